@@ -1,0 +1,1 @@
+"""The `broadaxe` command. Server parts are imported only by the commands that need them."""

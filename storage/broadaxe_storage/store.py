@@ -1,0 +1,112 @@
+"""The port behind which the record lives: what actors and gateway may ask of storage.
+
+Two implementations pass one suite (`tests/conformance`): `postgres.PostgresStore`, and `memory.MemoryStore` for simulation.
+May touch only `records` and `errors`. All methods are coroutines; none is called from inside an actor's handler.
+
+Shards: tenants hash to `LOGICAL_SHARDS` fixed logical shards. `open_shards` takes them over: it raises the epoch of each,
+and only then may anything be read for recovery. Each commit carries that epoch and a flush number; in the same transaction every
+shard row that the batch touches goes `SET flush = n WHERE epoch = e`, which fences a stale owner and tells, after a connection was lost
+during COMMIT, whether the flush took place (`read_flush`).
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from broadaxe_storage.records import (
+    Batch,
+    FinishedTaskRun,
+    SpilledQueue,
+    TaskRunRow,
+    TenantRow,
+    WorkerRow,
+    WorkflowVersionRow,
+)
+
+LOGICAL_SHARDS = 256
+
+
+def shard_of(tenant_id: str) -> int:
+    """The logical shard that owns a tenant: fixed for ever, the same in every process."""
+    return zlib.crc32(tenant_id.encode()) % LOGICAL_SHARDS
+
+
+class ShardStore(Protocol):
+    """What one shard needs: to commit, to recover, to page."""
+
+    async def open_shards(self) -> int:
+        """Take over all logical shards and return the new epoch, committed.
+
+        Raises `DatabaseInUse` when another live engine owns them.
+        """
+        ...
+
+    async def commit(self, epoch: int, flush: int, shards: Sequence[int], batch: Batch) -> None:
+        """Write one batch in one transaction, guarded by `epoch`. `shards` are the logical shards touched.
+
+        Raises:
+            Fenced: the epoch is not ours any more; nothing was written.
+            RefusedRecords: the data itself was refused (bad bytes, duplicate id, guard not met); nothing was
+                written. The caller bisects.
+            Unavailable: Postgres could not be reached; nothing was written.
+            CommitUnknown: the connection was lost while committing; `read_flush` tells the outcome.
+        """
+        ...
+
+    async def read_flush(self, shard: int) -> tuple[int, int]:
+        """Epoch and last flush number of a logical shard. Raises `Unavailable`."""
+        ...
+
+    async def load_tenants(self) -> list[TenantRow]: ...
+
+    async def fetch_tenant(self, tenant_id: str) -> TenantRow | None: ...
+
+    async def load_max_seq(self) -> int:
+        """Highest `seq` that any live task run holds; 0 if none."""
+        ...
+
+    async def load_workers(self, tenant_id: str | None = None) -> list[WorkerRow]:
+        """Workers that may come back (not STOPPED, changed or seen within the last 7 days, or holding a task run)."""
+        ...
+
+    async def load_latest_versions(self, tenant_id: str | None = None) -> list[WorkflowVersionRow]:
+        """The newest version of every workflow, plus every older one that a live task run still names."""
+        ...
+
+    async def load_live_task_runs(
+        self, tenant_id: str | None, after: str | None, limit: int
+    ) -> list[TaskRunRow]:
+        """Live task runs held in memory (not spilled), with payloads, ordered by id, those after `after`."""
+        ...
+
+    async def load_spilled_queues(self, tenant_id: str | None = None) -> list[SpilledQueue]: ...
+
+    async def page_spilled(
+        self, tenant_id: str, spill_queue: str, queue_priority: int, after_seq: int, limit: int
+    ) -> list[TaskRunRow]:
+        """The next task runs of one spilled sub-queue at one priority, by `seq`, those past `after_seq`."""
+        ...
+
+    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
+        """Spilled task runs whose schedule deadline has passed, oldest deadline first."""
+        ...
+
+    async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:
+        """Live task runs by id, spilled ones included. Unknown ids are left out."""
+        ...
+
+    async def fetch_finished(self, tenant_id: str, ids: Sequence[str]) -> list[FinishedTaskRun]:
+        """Ended task runs by id. Unknown ids are left out."""
+        ...
+
+    async def fetch_children(
+        self, tenant_id: str, parent_task_run_id: str
+    ) -> list[tuple[int | None, str | None, str]]:
+        """(child index, child key, run id) of every run that this task run ever spawned, ended ones included."""
+        ...
+
+    async def fetch_version(self, tenant_id: str, version_id: str) -> WorkflowVersionRow | None: ...
+
+    async def close(self) -> None:
+        """Give up the shards and close every connection. May be called twice."""
+        ...
