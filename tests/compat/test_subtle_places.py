@@ -11,7 +11,7 @@ import grpc
 import pytest
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire.v1 import workflows_pb2 as v1
-from broadaxe.wire.v1.shared import trigger_pb2 as trigger
+from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 
 from tests.compat.conftest import Workers
 from tests.compat.wire import BareWorker, Wire, code_of, unique
@@ -423,8 +423,8 @@ def test_14_bulk_answers_existing_children_in_order(wire: Wire, bare_worker: Bar
     worker, name, parent = started(wire, bare_worker)
     worker.next()
 
-    def child(index: int) -> trigger.TriggerWorkflowRequest:
-        return trigger.TriggerWorkflowRequest(
+    def child(index: int) -> triggers.TriggerWorkflowRequest:
+        return triggers.TriggerWorkflowRequest(
             name=name, input="{}", parent_task_run_external_id=parent, child_index=index
         )
 

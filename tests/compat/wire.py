@@ -17,7 +17,7 @@ from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire import events_pb2 as events
 from broadaxe.wire import workflows_pb2 as workflows
 from broadaxe.wire.v1 import workflows_pb2 as v1
-from broadaxe.wire.v1.shared import trigger_pb2 as trigger
+from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 
 M = TypeVar("M")
 
@@ -167,11 +167,11 @@ class Wire:
         return self.unary("/v1.AdminService/PutWorkflow", request, v1.CreateWorkflowVersionResponse)
 
     def trigger(self, name: str, value: str = "{}", **fields: Any) -> str:
-        request = trigger.TriggerWorkflowRequest(name=name, input=value, **fields)
+        request = triggers.TriggerWorkflowRequest(name=name, input=value, **fields)
         answer = self.unary("/WorkflowService/TriggerWorkflow", request, workflows.TriggerWorkflowResponse)
         return str(answer.workflow_run_id)
 
-    def bulk_trigger(self, *requests: trigger.TriggerWorkflowRequest) -> list[str]:
+    def bulk_trigger(self, *requests: triggers.TriggerWorkflowRequest) -> list[str]:
         request = workflows.BulkTriggerWorkflowRequest(workflows=requests)
         answer = self.unary(
             "/WorkflowService/BulkTriggerWorkflow", request, workflows.BulkTriggerWorkflowResponse
