@@ -1,0 +1,343 @@
+"""Messages of the batched streams to engine messages and back.
+
+The hot path: each message is built once for everything that is ready, and what assignments of one step share is sent once a stream.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from broadaxe.wire import stream_pb2 as wire
+from broadaxe_actors.errors import Code, Refused
+from broadaxe_actors.messages import (
+    Assignment,
+    CancelOrder,
+    HeldAttempt,
+    NewChunk,
+    NewLog,
+    NewRun,
+    ReportKind,
+    RunFinished,
+    StepRef,
+    TaskReport,
+)
+from broadaxe_storage.records import TaskRunState
+
+from broadaxe_gateway.rpc.convert.checks import (
+    OFF_LOOP_BYTES,
+    check_json_bytes,
+    check_name,
+    check_priority,
+    check_text,
+    check_uuid,
+    refuse,
+    utf8,
+)
+from broadaxe_gateway.rpc.convert.events import log_line
+from broadaxe_gateway.rpc.convert.runs import fit_results, labels_text, with_traceparent
+from broadaxe_gateway.rpc.convert.workers import (
+    DEFAULT_SLOTS,
+    Labels,
+    Registration,
+    action_ids,
+    completion,
+    labels,
+    metadata_of,
+    runtime_info,
+    slot_config,
+)
+
+TARGET_BYTES = OFF_LOOP_BYTES
+"""A message is closed once it has this many bytes; one item larger than that travels alone."""
+ASSIGNMENT_OVERHEAD_BYTES = 256
+_MAX_KNOWN_OBJECTS = 10_000
+
+_FINAL_STATES = {
+    TaskRunState.COMPLETED: wire.FINAL_STATE_COMPLETED,
+    TaskRunState.SKIPPED: wire.FINAL_STATE_COMPLETED,
+    TaskRunState.FAILED: wire.FINAL_STATE_FAILED,
+    TaskRunState.CANCELLED: wire.FINAL_STATE_CANCELLED,
+}
+
+Order = Assignment | CancelOrder
+"""What waits for a worker's stream, in order."""
+
+
+# ---------------------------------------------------------------- worker up
+
+
+def batched_registration(hello: wire.Hello) -> Registration:
+    return Registration(
+        name=check_name(hello.worker_name, "worker_name"),
+        actions=action_ids(hello.actions),
+        slot_config=slot_config(hello.slot_config) or DEFAULT_SLOTS,
+        labels=labels(hello.labels),
+        runtime_info=runtime_info(hello.runtime_info if hello.HasField("runtime_info") else None),
+        is_batched=True,
+    )
+
+
+def returning_worker(hello: wire.Hello) -> tuple[str, tuple[HeldAttempt, ...]]:
+    """Id of a worker that comes back, and what it holds."""
+    return check_uuid(hello.worker_id, "worker_id"), tuple(
+        HeldAttempt(check_uuid(held.task_run_id, "in_flight.task_run_id"), held.attempt)
+        for held in hello.in_flight
+    )
+
+
+def upserted_labels(up: wire.WorkerUp) -> Labels:
+    return labels(up.upsert_labels)
+
+
+def task_reports(up: wire.WorkerUp) -> tuple[TaskReport, ...]:
+    """Raises `Refused` (INVALID_ARGUMENT) for a report that names no task run or kind."""
+    found = []
+    for report in up.reports:
+        kind: int = report.kind
+        payload = report.payload
+        if kind == wire.REPORT_KIND_COMPLETED and payload:
+            try:
+                kind, payload = completion(payload.decode())
+            except UnicodeDecodeError as error:
+                kind, payload = ReportKind.FAILED, f"task output is not UTF-8: {error}".encode()
+        if not ReportKind.STARTED <= kind <= ReportKind.CANCELLED:
+            raise refuse(f"report kind {kind} is not valid: expected STARTED (1) to CANCELLED (4)")
+        found.append(
+            TaskReport(
+                check_uuid(report.task_run_id, "task_run_id"),
+                report.attempt,
+                ReportKind(kind),
+                payload,
+                report.should_not_retry,
+                report.started_at_us,
+                report.retry_after_ms,
+            )
+        )
+    return tuple(found)
+
+
+# ---------------------------------------------------------------- worker down
+
+
+def welcome(worker_id: str, tenant_id: str, heartbeat_interval_ms: int) -> wire.WorkerDown:
+    return wire.WorkerDown(
+        welcome=wire.Welcome(
+            worker_id=worker_id, tenant_id=tenant_id, heartbeat_interval_ms=heartbeat_interval_ms
+        )
+    )
+
+
+def order_bytes(order: Order) -> int:
+    """About how many bytes an order takes in a message."""
+    if isinstance(order, Assignment):
+        return len(order.input) + len(order.metadata) + ASSIGNMENT_OVERHEAD_BYTES
+    return ASSIGNMENT_OVERHEAD_BYTES
+
+
+class DownWriter:
+    """Builds the messages of one worker stream: knows which steps it has named."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._ref_of_object: dict[int, tuple[StepRef, int]] = {}
+        self._ref_of_step: dict[StepRef, int] = {}
+        self._batch = 0
+
+    @property
+    def last_batch(self) -> int:
+        """Number of the newest batch of assignments."""
+        return self._batch
+
+    def build(self, orders: deque[Order]) -> tuple[wire.WorkerDown, int, int, list[Assignment]]:
+        """Take orders off the left up to the target size.
+
+        Returns the message, the bytes taken (as `order_bytes`), the number of assignments in it, and assignments that no message
+        can carry.
+        """
+        down = wire.WorkerDown()
+        assignments = down.assignments
+        taken = held = 0
+        oversized: list[Assignment] = []
+        while orders and taken < TARGET_BYTES:
+            order = orders[0]
+            size = order_bytes(order)
+            if taken and taken + size > self._max_bytes:
+                break
+            orders.popleft()
+            taken += size
+            if isinstance(order, CancelOrder):
+                down.cancels.add(task_run_id=order.task_run_id, attempt=order.attempt)
+                continue
+            if size + ASSIGNMENT_OVERHEAD_BYTES > self._max_bytes:
+                oversized.append(order)
+                continue
+            held += 1
+            step = order.step
+            known = self._ref_of_object.get(id(step))
+            assignments.add(
+                step=known[1] if known is not None else self._ref(step, down),
+                task_run_id=order.task_run_id,
+                run_id="" if order.run_id == order.task_run_id else order.run_id,
+                attempt=order.attempt,
+                priority=order.priority,
+                input=order.input,
+                metadata=metadata_of(order.metadata, order.run_id).encode(),
+                parent_task_run_id=order.parent_task_run_id,
+                child_index=order.child_index,
+                child_key=order.child_key,
+                triggering_event_id=order.triggering_event_id,
+                triggering_event_key=order.triggering_event_key,
+            )
+        if held:
+            self._batch += 1
+            down.batch = self._batch
+        return down, taken, held, oversized
+
+    def _ref(self, step: StepRef, down: wire.WorkerDown) -> int:
+        ref = self._ref_of_step.get(step)
+        if ref is None:
+            ref = self._ref_of_step[step] = len(self._ref_of_step) + 1
+            down.steps.add(
+                ref=ref,
+                step_id=step.step_id,
+                action_id=step.action,
+                task_name=step.task_name,
+                workflow_id=step.workflow_id,
+                workflow_version_id=step.workflow_version_id,
+            )
+        # An object is kept with its id, or another could come to live at its address. Where batches are pickled every
+        # batch brings new objects, so the table is emptied before it grows large.
+        if len(self._ref_of_object) >= _MAX_KNOWN_OBJECTS:
+            self._ref_of_object.clear()
+        self._ref_of_object[id(step)] = (step, ref)
+        return ref
+
+
+# ---------------------------------------------------------------- client up
+
+
+def stream_runs(trigger: wire.TriggerRuns, run_ids: Sequence[str]) -> tuple[NewRun, ...]:
+    """The runs of a trigger; `run_ids` stand in where the client chose none. Raises `Refused` (INVALID_ARGUMENT)."""
+    count = len(trigger.runs)
+    found = []
+    for index, (run, run_id) in enumerate(zip(trigger.runs, run_ids, strict=True)):
+        try:
+            found.append(_stream_run(run, run_id))
+        except Refused as error:
+            if count == 1:
+                raise
+            raise Refused(error.code, f"entry {index} of {count}: {error.message}") from error
+    return tuple(found)
+
+
+def _stream_run(run: wire.NewRun, run_id: str) -> NewRun:
+    name = run.workflow_name
+    if not name:
+        raise refuse("the trigger names no workflow")
+    if run.run_id:
+        run_id = check_uuid(run.run_id, "run_id")
+    parent = check_uuid(run.parent_task_run_id, "parent_task_run_id") if run.parent_task_run_id else None
+    metadata = run.metadata
+    return NewRun(
+        name,
+        check_json_bytes(run.input, f"input of workflow {name!r}"),
+        with_traceparent(
+            utf8(metadata, "metadata") if metadata else "",
+            f"metadata of workflow {name!r}",
+            run_id,
+            parent,
+        ),
+        run_id,
+        check_priority(run.priority) if run.HasField("priority") else None,
+        parent,
+        run.child_index if run.HasField("child_index") else None,
+        check_text(run.child_key, "child_key") if run.HasField("child_key") else None,
+        check_uuid(run.desired_worker_id, "desired_worker_id") if run.desired_worker_id else None,
+        labels_text(f"workflow {name!r}", run.desired_worker_labels) if run.desired_worker_labels else None,
+    )
+
+
+def watched_ids(run_ids: Sequence[str]) -> list[str]:
+    return [check_uuid(run_id, "run id") for run_id in run_ids]
+
+
+def stream_logs(up: wire.ClientUp) -> tuple[list[NewLog], list[Refused]]:
+    """Lines to keep, and why others are not: nobody waits for an answer about a line."""
+    lines: list[NewLog] = []
+    refusals: list[Refused] = []
+    for line in up.logs:
+        try:
+            lines.append(
+                log_line(
+                    line.task_run_id,
+                    line.attempt,
+                    created_at=line.created_at_us,
+                    level=line.level or None,
+                    metadata=line.metadata,
+                    message=line.message,
+                )
+            )
+        except Refused as refusal:
+            refusals.append(refusal)
+    return lines, refusals
+
+
+def stream_chunks(up: wire.ClientUp) -> tuple[NewChunk, ...]:
+    return tuple(
+        NewChunk(check_uuid(chunk.task_run_id, "task_run_id"), chunk.attempt, chunk.index, chunk.message)
+        for chunk in up.chunks
+    )
+
+
+# ---------------------------------------------------------------- client down
+
+
+def refusal(request: int, code: Code, message: str) -> wire.TriggerReply:
+    return wire.TriggerReply(request=request, refusal=wire.Refusal(code=int(code), message=message))
+
+
+def trigger_reply(request: int, run_ids: Sequence[str]) -> wire.TriggerReply:
+    return wire.TriggerReply(request=request, run_ids=run_ids)
+
+
+def finished_bytes(finished: RunFinished) -> int:
+    """About how many bytes a result takes in a message."""
+    return 128 + sum(
+        128 + len(result.output or b"") + len(result.error or b"") for result in finished.results
+    )
+
+
+def client_down(
+    items: "deque[wire.TriggerReply | RunFinished]", max_bytes: int
+) -> tuple[wire.ClientDown, int]:
+    """Take items off the left up to the target size. Returns the message and the bytes taken (as `finished_bytes`)."""
+    down = wire.ClientDown()
+    taken = weight = 0
+    while items and weight < TARGET_BYTES:
+        item = items[0]
+        if isinstance(item, wire.TriggerReply):
+            size = 0
+            bulk = item.ByteSize() if len(item.run_ids) > 1 else 64
+        else:
+            size = bulk = finished_bytes(item)
+        if weight and weight + bulk > max_bytes:
+            break
+        items.popleft()
+        weight += bulk
+        taken += size
+        if isinstance(item, wire.TriggerReply):
+            down.replies.append(item)
+        else:
+            _add_finished(down, item, max_bytes)
+    return down, taken
+
+
+def _add_finished(down: wire.ClientDown, finished: RunFinished, max_bytes: int) -> None:
+    entry = down.finished.add(run_id=finished.run_id, state=_FINAL_STATES[TaskRunState(finished.state)])
+    for result, output, error in fit_results(finished.results, max_bytes - 64 * 1024):
+        entry.results.add(
+            task_run_id=result.task_run_id,
+            task_name=result.task_name,
+            state=_FINAL_STATES[TaskRunState(result.state)],
+            output=output,
+            error=error,
+        )

@@ -1,0 +1,306 @@
+"""`PutWorkflow` of the wire to a `WorkflowDefinition`, with the checks and defaults of behaviour-core 4.1.
+
+Expressions are kept as text: what compiles them belongs to the engine. Mappings within a definition:
+
+    condition    kind parent|sleep|event, action QUEUE|CANCEL|SKIP, or_group_id, expression, readable_data_key, and
+                 parent | sleep_for | event_key, event_scope
+    concurrency  expression, max_runs, limit_strategy (name), and name, is_tenant_scoped, max_runs_expression if given
+    rate limit   key, duration (name), and units, key_expr, units_expr, limit_values_expr if given
+    worker label value, comparator (name), weight, required
+    batch        max_size, max_interval_ms, group_key, group_max_runs, broadcast_output
+    idempotency  expression, ttl_ms, method TTL|STATUS
+    filter       expression, scope, payload (JSON text or None)
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from broadaxe.wire.v1 import workflows_pb2 as wire
+from broadaxe.wire.v1.shared import condition_pb2, trigger_pb2
+from broadaxe_actors.definitions import (
+    DEFAULT_TIMEOUT,
+    TaskDefinition,
+    WorkflowDefinition,
+    duration_us,
+    to_json,
+    validate,
+)
+from broadaxe_actors.messages import WorkflowRegistered
+from croniter import croniter
+
+from broadaxe_gateway.rpc.convert.checks import (
+    check_action,
+    check_json_bytes,
+    check_name,
+    check_object,
+    has_escaped_null,
+    json_problem,
+    refuse,
+    shown,
+    utf8,
+)
+
+DEFAULT_BACKOFF_MAX_SECONDS = 86_400
+_REJECTED_STRATEGIES = frozenset({"DROP_NEWEST", "QUEUE_NEWEST"})
+_CONDITION_ACTIONS = {
+    condition_pb2.QUEUE: "QUEUE",
+    condition_pb2.CANCEL: "CANCEL",
+    condition_pb2.SKIP: "SKIP",
+}
+
+
+def workflow_definition(request: wire.CreateWorkflowVersionRequest) -> WorkflowDefinition:
+    """The definition that a request declares, checked as a whole. Raises `Refused` (INVALID_ARGUMENT)."""
+    check_name(request.name, "workflow name")
+    where = f"workflow {request.name!r}"
+    concurrency = [*request.concurrency_arr]
+    if request.HasField("concurrency"):
+        concurrency.insert(0, request.concurrency)
+    definition = WorkflowDefinition(
+        name=request.name,
+        tasks=tuple(_task(where, task) for task in request.tasks),
+        description=request.description,
+        on_failure_task=_task(where, request.on_failure_task)
+        if request.HasField("on_failure_task")
+        else None,
+        event_triggers=tuple(request.event_triggers),
+        cron_triggers=tuple(_cron(where, text) for text in request.cron_triggers),
+        cron_input=_cron_input(where, request),
+        concurrency=tuple(_concurrency(where, entry) for entry in concurrency),
+        sticky=_enum_name(where, "sticky", wire.StickyStrategy, request.sticky)
+        if request.HasField("sticky")
+        else None,
+        default_priority=request.default_priority if request.HasField("default_priority") else None,
+        default_filters=tuple(_filter(where, entry) for entry in request.default_filters),
+        input_json_schema=_json_text(where, "input_json_schema", request.input_json_schema),
+        idempotency=_idempotency(where, request.idempotency) if request.HasField("idempotency") else None,
+    )
+    validate(definition)
+    if has_escaped_null(to_json(definition)):
+        raise refuse(f"{where}: a text of the definition holds a null character, which text may not")
+    return definition
+
+
+def workflow_registered(value: WorkflowRegistered) -> wire.CreateWorkflowVersionResponse:
+    return wire.CreateWorkflowVersionResponse(id=value.version_id, workflow_id=value.workflow_id)
+
+
+def _task(workflow: str, task: wire.CreateTaskOpts) -> TaskDefinition:
+    check_name(task.readable_id, f"{workflow}: task name")
+    where = f"{workflow}, task {task.readable_id!r}"
+    factor = _backoff_factor(task.backoff_factor) if task.HasField("backoff_factor") else None
+    if task.HasField("backoff_max_seconds"):
+        most: int | None = task.backoff_max_seconds
+    else:
+        most = None if factor is None else DEFAULT_BACKOFF_MAX_SECONDS
+    for parent in task.parents:
+        check_name(parent, f"{where}: parent")
+    return TaskDefinition(
+        name=task.readable_id,
+        action=check_action(task.action, f"{where}: action"),
+        execution_timeout=task.timeout or DEFAULT_TIMEOUT,
+        schedule_timeout=task.schedule_timeout or DEFAULT_TIMEOUT,
+        parents=tuple(task.parents),
+        retries=task.retries,
+        backoff_factor=factor,
+        backoff_max_seconds=most,
+        is_durable=task.is_durable,
+        slot_requests=dict(task.slot_requests) or {"durable" if task.is_durable else "default": 1},
+        rate_limits=tuple(_rate_limit(where, limit) for limit in task.rate_limits),
+        worker_labels=desired_labels(where, task.worker_labels),
+        concurrency=tuple(_concurrency(where, entry) for entry in task.concurrency),
+        conditions=tuple(_conditions(where, task.conditions)) if task.HasField("conditions") else (),
+        batch=_batch(where, task.batch) if task.HasField("batch") else None,
+    )
+
+
+def _backoff_factor(value: float) -> float:
+    # The wire's single precision would turn 1.1 into 1.10000002384186.
+    return float(f"{value:.7g}")
+
+
+def desired_labels(
+    where: str, labels: Mapping[str, trigger_pb2.DesiredWorkerLabels]
+) -> dict[str, dict[str, Any]]:
+    """Worker labels asked for, by key, with their defaults filled in."""
+    found: dict[str, dict[str, Any]] = {}
+    for key in sorted(labels):
+        label = labels[key]
+        if label.HasField("str_value") and label.HasField("int_value"):
+            raise refuse(f"{where}: worker label {key!r} has both a text and a number: give one")
+        found[key] = {
+            "value": label.int_value if label.HasField("int_value") else label.str_value,
+            "comparator": _enum_name(
+                where,
+                f"worker label {key!r}: comparator",
+                trigger_pb2.WorkerLabelComparator,
+                label.comparator,
+            ),
+            "weight": label.weight if label.HasField("weight") else 100,
+            "required": label.required,
+        }
+    return found
+
+
+def _enum_name(where: str, field: str, enum: Any, value: int) -> str:
+    try:
+        name: str = enum.Name(value)
+    except ValueError as error:
+        known = ", ".join(f"{name} ({number})" for name, number in enum.items())
+        raise refuse(f"{where}: {field} {value} is not known: expected one of {known}") from error
+    return name
+
+
+def _cron(where: str, text: str) -> str:
+    expression = text.strip()
+    zone, _, rest = expression.partition(" ")
+    if zone.startswith(("TZ=", "CRON_TZ=")):
+        expression = rest.strip()
+    if len(expression.split()) not in {5, 6} or not croniter.is_valid(expression, second_at_beginning=True):
+        raise refuse(
+            f"{where}: cron expression {shown(text)} is not valid: expected 5 fields (minute, hour, day, month, weekday), "
+            "or 6 with seconds first"
+        )
+    return text
+
+
+def _cron_input(where: str, request: wire.CreateWorkflowVersionRequest) -> str | None:
+    if not request.cron_input:
+        return None
+    problem = json_problem(request.cron_input)
+    if problem is not None:
+        raise refuse(f"{where}: cron_input is not valid JSON: {problem}")
+    return request.cron_input
+
+
+def _json_text(where: str, field: str, data: bytes) -> str | None:
+    return utf8(check_json_bytes(data, f"{where}: {field}"), field) if data else None
+
+
+def _concurrency(where: str, entry: wire.Concurrency) -> dict[str, Any]:
+    if not entry.expression:
+        raise refuse(f"{where}: a concurrency entry has no expression: give one, such as input.user_id")
+    strategy = _enum_name(
+        where, "concurrency limit_strategy", wire.ConcurrencyLimitStrategy, entry.limit_strategy
+    )
+    if strategy in _REJECTED_STRATEGIES:
+        raise refuse(
+            f"{where}: concurrency limit_strategy {strategy} is not supported: "
+            "use CANCEL_IN_PROGRESS, GROUP_ROUND_ROBIN or CANCEL_NEWEST"
+        )
+    found: dict[str, Any] = {
+        "expression": entry.expression,
+        "max_runs": entry.max_runs if entry.HasField("max_runs") else 1,
+        "limit_strategy": strategy,
+    }
+    for field in ("name", "is_tenant_scoped", "max_runs_expression"):
+        if entry.HasField(field):
+            found[field] = getattr(entry, field)
+    return found
+
+
+def _rate_limit(where: str, limit: wire.CreateTaskRateLimit) -> dict[str, Any]:
+    if not limit.key:
+        raise refuse(f"{where}: a rate limit has no key: give one")
+    if not limit.HasField("units") and not limit.HasField("units_expr"):
+        raise refuse(f"{where}: rate limit {limit.key!r} has neither units nor units_expr: give one")
+    found: dict[str, Any] = {
+        "key": limit.key,
+        "duration": _enum_name(
+            where,
+            f"rate limit {limit.key!r}: duration",
+            wire.RateLimitDuration,
+            limit.duration if limit.HasField("duration") else wire.MINUTE,
+        ),
+    }
+    for field in ("units", "key_expr", "units_expr", "limit_values_expr"):
+        if limit.HasField(field):
+            found[field] = getattr(limit, field)
+    return found
+
+
+def _conditions(where: str, conditions: condition_pb2.TaskConditions) -> Iterable[dict[str, Any]]:
+    for parent in conditions.parent_override_conditions:
+        # A parent condition's data key is the parent's name, whatever the client sent.
+        yield {
+            **_base(where, parent.base, parent.parent_readable_id),
+            "kind": "parent",
+            "parent": check_name(parent.parent_readable_id, f"{where}: parent of a condition"),
+        }
+    for sleep in conditions.sleep_conditions:
+        try:
+            duration_us(sleep.sleep_for)
+        except ValueError as error:
+            raise refuse(f"{where}: sleep condition: {error}") from error
+        yield {
+            **_base(where, sleep.base, sleep.base.readable_data_key),
+            "kind": "sleep",
+            "sleep_for": sleep.sleep_for,
+        }
+    for event in conditions.user_event_conditions:
+        if not event.user_event_key:
+            raise refuse(f"{where}: an event condition has no user_event_key: give one")
+        yield {
+            **_base(where, event.base, event.base.readable_data_key),
+            "kind": "event",
+            "event_key": event.user_event_key,
+        }
+
+
+def _base(where: str, base: condition_pb2.BaseMatchCondition, data_key: str) -> dict[str, Any]:
+    if not data_key:
+        raise refuse(f"{where}: a condition has no readable_data_key: give one")
+    action = _CONDITION_ACTIONS.get(base.action)
+    if action is None:
+        raise refuse(f"{where}: condition action {base.action} is not valid: expected QUEUE, CANCEL or SKIP")
+    if base.or_group_id:
+        try:
+            group = str(uuid.UUID(base.or_group_id))
+        except ValueError as error:
+            raise refuse(f"{where}: or_group_id is not a UUID: {shown(base.or_group_id)}") from error
+    else:
+        group = str(uuid.uuid4())
+    return {
+        "action": action,
+        "or_group_id": group,
+        "expression": base.expression,
+        "readable_data_key": data_key,
+    }
+
+
+def _batch(where: str, batch: wire.TaskBatchConfig) -> dict[str, Any]:
+    found = {
+        "max_size": batch.batch_max_size,
+        "max_interval_ms": batch.batch_max_interval_ms if batch.HasField("batch_max_interval_ms") else 1_000,
+        "group_key": batch.batch_group_key or "'default'",
+        "group_max_runs": batch.batch_group_max_runs if batch.HasField("batch_group_max_runs") else 100,
+        "broadcast_output": batch.broadcast_output,
+    }
+    for field, most in (("max_size", 100_000), ("max_interval_ms", 86_400_000), ("group_max_runs", 10_000)):
+        value = found[field]
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise refuse(f"{where}: batch {field} is {value}, expected 1 to {most:,}")
+    return found
+
+
+def _idempotency(where: str, config: wire.IdempotencyConfig) -> dict[str, Any]:
+    if not config.expression:
+        raise refuse(f"{where}: idempotency has no expression: give one, such as input.order_id")
+    if config.ttl_ms < 1:
+        raise refuse(f"{where}: idempotency ttl_ms is {config.ttl_ms}, expected 1 or more")
+    return {
+        "expression": config.expression,
+        "ttl_ms": config.ttl_ms,
+        "method": _enum_name(where, "idempotency method", wire.IdempotencyMethod, config.method),
+    }
+
+
+def _filter(where: str, entry: wire.DefaultFilter) -> dict[str, Any]:
+    if entry.payload:
+        check_object(utf8(entry.payload, "filter payload"), f"{where}: filter payload")
+    return {
+        "expression": entry.expression,
+        "scope": entry.scope,
+        "payload": entry.payload.decode() if entry.payload else None,
+    }

@@ -1,0 +1,1 @@
+"""One wire service a module: check, convert, ask the engine, answer."""

@@ -1,0 +1,46 @@
+"""`v1.AdminService`: workflows registered, runs triggered and read."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from broadaxe_actors.messages import GetRun, PutWorkflow, TriggerRuns
+
+from broadaxe_gateway.hub import Hub
+from broadaxe_gateway.rpc.convert import definitions, runs
+from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid
+from broadaxe_gateway.rpc.limits import GrpcLimits
+
+if TYPE_CHECKING:
+    from broadaxe.wire.v1 import workflows_pb2 as wire
+
+
+class AdminService:
+    """Method names are the wire's; what is missing here is answered UNIMPLEMENTED."""
+
+    def __init__(self, hub: Hub, limits: GrpcLimits) -> None:
+        self._hub = hub
+        self._limits = limits
+
+    async def PutWorkflow(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.CreateWorkflowVersionRequest"
+    ) -> "wire.CreateWorkflowVersionResponse":
+        definition = definitions.workflow_definition(request)
+        return definitions.workflow_registered(await self._hub.ask(PutWorkflow, tenant_id, definition))
+
+    async def TriggerWorkflowRun(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.TriggerWorkflowRunRequest"
+    ) -> "wire.TriggerWorkflowRunResponse":
+        run_id = self._hub.new_id()
+        if len(request.input) > OFF_LOOP_BYTES:
+            run = await asyncio.to_thread(runs.new_admin_run, request, run_id)
+        else:
+            run = runs.new_admin_run(request, run_id)
+        (created,) = await self._hub.ask(TriggerRuns, tenant_id, (run,))
+        return runs.admin_triggered(created)
+
+    async def GetRunDetails(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.GetRunDetailsRequest"
+    ) -> "wire.GetRunDetailsResponse":
+        run_id = check_uuid(request.external_id, "external_id")
+        details = await self._hub.ask(GetRun, tenant_id, run_id)
+        return runs.run_details(details, self._limits.max_message_bytes)

@@ -1,0 +1,46 @@
+"""`EventsService`: events pushed, log lines kept, stream chunks passed on."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from broadaxe_actors.messages import PushEvents, PutLogs, PutStream
+
+from broadaxe_gateway.hub import Hub
+from broadaxe_gateway.rpc.convert import events
+from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
+
+if TYPE_CHECKING:
+    from broadaxe.wire import events_pb2 as wire
+
+
+class EventsService:
+    """Method names are the wire's; what is missing here is answered UNIMPLEMENTED."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def Push(self, tenant_id: str, request: "wire.PushEventRequest") -> "wire.Event":  # noqa: N802 - wire name
+        if len(request.payload) > OFF_LOOP_BYTES:
+            event = await asyncio.to_thread(events.new_event, request)
+        else:
+            event = events.new_event(request)
+        pushed = await self._hub.ask(PushEvents, tenant_id, (event,))
+        return events.pushed_events(tenant_id, (request,), pushed)[0]
+
+    async def BulkPush(self, tenant_id: str, request: "wire.BulkPushEventRequest") -> "wire.Events":  # noqa: N802 - wire name
+        if request.ByteSize() > OFF_LOOP_BYTES:
+            new = await asyncio.to_thread(events.new_events, request)
+        else:
+            new = events.new_events(request)
+        pushed = await self._hub.ask(PushEvents, tenant_id, new)
+        return events.events(events.pushed_events(tenant_id, request.events, pushed))
+
+    async def PutLog(self, tenant_id: str, request: "wire.PutLogRequest") -> "wire.PutLogResponse":  # noqa: N802 - wire name
+        await self._hub.ask(PutLogs, tenant_id, (events.put_log(request),))
+        return events.log_put()
+
+    async def PutStreamEvent(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.PutStreamEventRequest"
+    ) -> "wire.PutStreamEventResponse":
+        await self._hub.ask(PutStream, tenant_id, (events.put_chunk(request),))
+        return events.chunk_put()
