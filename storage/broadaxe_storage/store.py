@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from broadaxe_storage.records import (
+    ApiTokenRow,
     Batch,
+    Defaults,
     FinishedTaskRun,
     SpilledQueue,
     TaskRunRow,
+    TenantMemberRow,
     TenantRow,
+    UserRow,
     WorkerRow,
     WorkflowVersionRow,
 )
@@ -109,4 +113,56 @@ class ShardStore(Protocol):
 
     async def close(self) -> None:
         """Give up the shards and close every connection. May be called twice."""
+        ...
+
+
+class DirectoryStore(Protocol):
+    """Tenants, people and tokens: what the gateway reads and writes itself. Every method raises `Unavailable` without Postgres."""
+
+    async def ensure_default_tenant_and_admin(self, defaults: Defaults) -> TenantRow:
+        """Make sure that the default tenant and its administrator exist, and return the tenant.
+
+        What exists is left as it is: names and the password that people have changed meanwhile stay changed. A tenant of the
+        same slug counts as the default tenant, whatever its id.
+        """
+        ...
+
+    async def insert_tenant(self, tenant: TenantRow) -> None:
+        """Raises `RefusedRecords` for an id or slug that exists."""
+        ...
+
+    async def load_tenants(self) -> list[TenantRow]: ...
+
+    async def fetch_tenant(self, tenant_id: str) -> TenantRow | None: ...
+
+    async def fetch_tenant_by_slug(self, slug: str) -> TenantRow | None: ...
+
+    async def insert_user(self, user: UserRow) -> None:
+        """Raises `RefusedRecords` for an id or e-mail address that exists."""
+        ...
+
+    async def fetch_user(self, user_id: str) -> UserRow | None: ...
+
+    async def fetch_user_by_email(self, email: str) -> UserRow | None:
+        """By address, in any case of letters."""
+        ...
+
+    async def put_member(self, member: TenantMemberRow) -> None:
+        """Make a user a member, or change a member's role. Raises `RefusedRecords` for an unknown tenant or user."""
+        ...
+
+    async def list_members(self, tenant_id: str) -> list[TenantMemberRow]: ...
+
+    async def list_memberships(self, user_id: str) -> list[TenantMemberRow]: ...
+
+    async def insert_token(self, token: ApiTokenRow) -> None:
+        """Raises `RefusedRecords` for an id that exists or an unknown tenant."""
+        ...
+
+    async def fetch_token(self, token_id: str) -> ApiTokenRow | None: ...
+
+    async def list_tokens(self, tenant_id: str) -> list[ApiTokenRow]: ...
+
+    async def revoke_token(self, tenant_id: str, token_id: str, at: int) -> bool:
+        """Revoke a token of this tenant; False if it has no such token. A revoked token keeps the time of its first revocation."""
         ...

@@ -1,0 +1,112 @@
+"""Writes one batch in one transaction, over a connection of its own. The actor decides when; this knows how.
+
+May touch asyncpg through `pool`. Facts to know, measured by `benchmarks/storage_bench.py`:
+
+- A batch is one statement and one round trip: `commit_batch` gets one array of rows a kind. Arrays of rows cost a third of one array a
+  column, on both sides.
+- From `COPY_FROM` created task runs on, those travel by COPY within an explicit transaction: three more round trips, half the CPU, and less
+  log, because COPY fills a page at a time.
+- Only Postgres' refusal proves that nothing was written. A connection that breaks after a statement was sent leaves the outcome open.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+
+import asyncpg
+
+from broadaxe_storage.config import DatabaseConfig
+from broadaxe_storage.errors import CommitUnknown, RefusedRecords, StorageError, Unavailable
+from broadaxe_storage.pool import Connection, Pool, close, connect, translate
+from broadaxe_storage.queries import query
+from broadaxe_storage.records import Batch, TaskRunRow
+
+COPY_FROM = 256
+"""Created task runs in one batch from which COPY is the cheaper way."""
+_CREATED_COLUMNS = TaskRunRow._fields
+_ENDING_CODES = frozenset({"57P01", "57P02", "57P03", "57P05"})
+"""Postgres ends the session: whether a commit that was under way took place is not said."""
+
+
+class JournalWriter:
+    """One connection that commits batches, one at a time; reconnects when it must."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self._config = config
+        self._connection: Connection | None = None
+        self._name = ""
+        self._one_at_a_time = asyncio.Lock()
+        self._lost: list[str] = []
+        """Names of connections that broke while committing: Postgres may still be at work for them."""
+
+    async def commit(self, epoch: int, flush: int, shards: Sequence[int], batch: Batch) -> None:
+        """See `ShardStore.commit`."""
+        async with self._one_at_a_time:
+            connection = await self._connected()
+            try:
+                async with asyncio.timeout(self._config.commit_timeout_seconds):
+                    await self._write(connection, epoch, flush, shards, batch)
+            except asyncio.CancelledError:
+                self._give_up(connection)
+                raise
+            except Exception as error:
+                raise self._judge(error, connection, epoch, flush) from error
+
+    async def read_flush(self, pool: Pool, shard: int) -> tuple[int, int]:
+        """See `ShardStore.read_flush`. Ends what lost connections may still be executing first, so that the answer is final."""
+        while self._lost:
+            await pool.fetch("end_backend", self._lost[-1])
+            self._lost.pop()
+        rows = await pool.fetch("read_flush", shard)
+        return rows[0]["epoch"], rows[0]["flush"]
+
+    async def close(self) -> None:
+        """May be called twice."""
+        connection, self._connection = self._connection, None
+        await close(connection)
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.is_closed():
+            self._name = f"broadaxe-journal-{os.getpid()}-{next(self._numbers)}"
+            self._connection = await connect(self._config.url, self._config, name=self._name, keepalive=True)
+        return self._connection
+
+    async def _write(
+        self, connection: Connection, epoch: int, flush: int, shards: Sequence[int], batch: Batch
+    ) -> None:
+        if len(batch.created) >= COPY_FROM:
+            async with connection.transaction():
+                await connection.copy_records_to_table(
+                    "task_run", records=batch.created, columns=_CREATED_COLUMNS
+                )
+                await connection.fetchval(
+                    query("commit_batch"), epoch, flush, shards, (), *batch[1:]
+                )
+        elif self._config.is_pgbouncer:
+            async with connection.transaction():
+                await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
+        else:
+            await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
+
+    def _judge(self, error: Exception, connection: Connection, epoch: int, flush: int) -> Exception:
+        """Which of our errors this is, given when it happened."""
+        code = getattr(error, "sqlstate", None)
+        if isinstance(error, asyncpg.PostgresError) and code not in _ENDING_CODES and not connection.is_closed():
+            return translate(error, epoch=epoch) or error
+        if isinstance(error, asyncpg.DataError | UnicodeEncodeError):
+            return RefusedRecords(str(error))
+        if isinstance(error, TimeoutError):
+            self._give_up(connection)
+            return CommitUnknown(flush, f"no answer within {self._config.commit_timeout_seconds:g} s")
+        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+            self._give_up(connection)
+            return CommitUnknown(flush, str(error) or type(error).__name__)
+        return error
+
+    def _give_up(self, connection: Connection) -> None:
+        self._lost.append(self._name)
+        connection.terminate()
+        self._connection = None

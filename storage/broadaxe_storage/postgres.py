@@ -1,0 +1,154 @@
+"""The record in Postgres: `ShardStore` and `DirectoryStore` over asyncpg.
+
+Composes the parts: `ownership` (who may write), `journal` (writing), `partitions`, `directory`, and the reads that stand here. Reads
+go through a pool, the journal through a connection of its own, the owner's lock through another; an idle store sends nothing.
+"""
+
+import time
+from collections.abc import Sequence
+
+from broadaxe_storage.config import DatabaseConfig
+from broadaxe_storage.directory import PostgresDirectory
+from broadaxe_storage.history import History
+from broadaxe_storage.journal import JournalWriter
+from broadaxe_storage.migrate import migrate
+from broadaxe_storage.ownership import Ownership
+from broadaxe_storage.partitions import DAY_US, Partitions
+from broadaxe_storage.pool import Pool
+from broadaxe_storage.records import (
+    Batch,
+    FinishedTaskRun,
+    SpilledQueue,
+    TaskRunRow,
+    WorkerRow,
+    WorkflowVersionRow,
+)
+
+WORKER_MEMORY_US = 7 * DAY_US
+"""How long a worker that was last heard of may still come back."""
+_NO_ID = "00000000-0000-0000-0000-000000000000"
+
+
+class PostgresStore(PostgresDirectory):
+    """See `store.ShardStore` and `store.DirectoryStore` for what each method promises."""
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        """Connects nothing: use `open`."""
+        super().__init__(
+            Pool(config.url, config, name="broadaxe", least=config.min_conns, most=config.max_conns)
+        )
+        self.config = config
+        self.ownership = Ownership(config)
+        self.history = History(
+            Pool(
+                config.replica_url or config.url,
+                config,
+                name="broadaxe-history",
+                least=config.replica_min_conns,
+                most=config.replica_max_conns,
+            )
+        )
+        self._journal = JournalWriter(config)
+        self._partitions = Partitions(config)
+
+    @classmethod
+    async def open(cls, config: DatabaseConfig) -> "PostgresStore":
+        """Migrate the database, connect, and return the store; the shards are taken by `open_shards`.
+
+        Raises `CannotConnect`, `DatabaseTooOld`, `SchemaTooNew`.
+        """
+        await migrate(config)
+        store = cls(config)
+        try:
+            await store._pool.open()
+            await store.history.open()
+            today = _now() // DAY_US
+            await store._partitions.make((today, today + 1))
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        await self._partitions.stop()
+        await self._journal.close()
+        await self._pool.close()
+        await self.history.close()
+        await self.ownership.release()
+
+    # ---------------------------------------------------------------- ownership and writing
+
+    async def open_shards(self) -> int:
+        await self.ownership.take()
+        epoch: int = await self._pool.fetchval("raise_epochs")
+        return epoch
+
+    async def commit(self, epoch: int, flush: int, shards: Sequence[int], batch: Batch) -> None:
+        await self._partitions.cover(batch, _now())
+        await self._journal.commit(epoch, flush, shards, batch)
+
+    async def read_flush(self, shard: int) -> tuple[int, int]:
+        return await self._journal.read_flush(self._pool, shard)
+
+    # ---------------------------------------------------------------- recovery
+
+    async def load_max_seq(self) -> int:
+        highest: int = await self._pool.fetchval("load_max_seq")
+        return highest
+
+    async def load_workers(self, tenant_id: str | None = None) -> list[WorkerRow]:
+        rows = await self._pool.fetch("load_workers", tenant_id, _now() - WORKER_MEMORY_US)
+        return [WorkerRow._make(row)._replace(actions=tuple(row["actions"])) for row in rows]
+
+    async def load_latest_versions(self, tenant_id: str | None = None) -> list[WorkflowVersionRow]:
+        return [
+            WorkflowVersionRow._make(row) for row in await self._pool.fetch("load_latest_versions", tenant_id)
+        ]
+
+    async def load_live_task_runs(
+        self, tenant_id: str | None, after: str | None, limit: int
+    ) -> list[TaskRunRow]:
+        rows = await self._pool.fetch("load_live_task_runs", tenant_id, after or _NO_ID, limit)
+        return [TaskRunRow._make(row) for row in rows]
+
+    # ---------------------------------------------------------------- paging
+
+    async def load_spilled_queues(self, tenant_id: str | None = None) -> list[SpilledQueue]:
+        return [SpilledQueue._make(row) for row in await self._pool.fetch("load_spilled_queues", tenant_id)]
+
+    async def page_spilled(
+        self, tenant_id: str, spill_queue: str, queue_priority: int, after_seq: int, limit: int
+    ) -> list[TaskRunRow]:
+        rows = await self._pool.fetch(
+            "page_spilled", tenant_id, spill_queue, queue_priority, after_seq, limit
+        )
+        return [TaskRunRow._make(row) for row in rows]
+
+    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
+        rows = await self._pool.fetch("load_expired_spilled", tenant_id, now, limit)
+        return [TaskRunRow._make(row) for row in rows]
+
+    # ---------------------------------------------------------------- by id
+
+    async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:
+        return [TaskRunRow._make(row) for row in await self._pool.fetch("fetch_live", tenant_id, ids)]
+
+    async def fetch_finished(self, tenant_id: str, ids: Sequence[str]) -> list[FinishedTaskRun]:
+        return [
+            FinishedTaskRun._make(row) for row in await self._pool.fetch("fetch_finished", tenant_id, ids)
+        ]
+
+    async def fetch_children(
+        self, tenant_id: str, parent_task_run_id: str
+    ) -> list[tuple[int | None, str | None, str]]:
+        rows = await self._pool.fetch("fetch_children", tenant_id, parent_task_run_id)
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    async def fetch_version(self, tenant_id: str, version_id: str) -> WorkflowVersionRow | None:
+        rows = await self._pool.fetch("fetch_version", tenant_id, version_id)
+        return WorkflowVersionRow._make(rows[0]) if rows else None
+
+
+def _now() -> int:
+    """Microseconds since the Unix epoch. Only for partitions and a week's memory: what is recorded carries its own times."""
+    return time.time_ns() // 1000

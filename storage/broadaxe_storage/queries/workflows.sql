@@ -1,0 +1,30 @@
+-- Workflow versions and workers. Columns are in the order of `WorkflowVersionRow` and `WorkerRow`.
+
+-- name: load_latest_versions
+-- The newest version of each workflow, and older ones that a live task run names. $1 tenant or null for all.
+SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
+FROM workflow_version AS v JOIN workflow AS w ON w.id = v.workflow_id
+WHERE ($1::uuid IS NULL OR v.tenant_id = $1)
+    AND (
+        v.number = (SELECT max(n.number) FROM workflow_version AS n WHERE n.workflow_id = v.workflow_id)
+        OR v.id IN (SELECT workflow_version_id FROM task_run)
+    )
+ORDER BY v.tenant_id, w.name, v.number;
+
+-- name: fetch_version
+-- One version. $1 tenant, $2 version.
+SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
+FROM workflow_version AS v JOIN workflow AS w ON w.id = v.workflow_id
+WHERE v.id = $2 AND v.tenant_id = $1;
+
+-- name: load_workers
+-- Workers that may come back: not stopped, and changed since $2 or holding a task run. $1 tenant or null for all.
+SELECT id::text, tenant_id::text, name, actions, slot_config, labels, runtime_info, is_batched, is_paused, status,
+    created_at, updated_at
+FROM worker
+WHERE ($1::uuid IS NULL OR tenant_id = $1)
+    AND (
+        (status <> 2 AND updated_at >= $2)
+        OR id IN (SELECT worker_id FROM task_run WHERE worker_id IS NOT NULL)
+    )
+ORDER BY created_at, id;
