@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from broadaxe._durations import duration_to_wire
 from broadaxe.wire.stream_pb2 import Assignment, LogLine, StepInfo, StreamChunk
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Context:
         "_task_run_errors",
         "_triggers",
         "exit_flag",
-        "has_unsent_output",
+        "has_chunks",
     )
 
     def __init__(
@@ -111,8 +112,8 @@ class Context:
         self._triggers: dict[str, Any] | None = None
         self.exit_flag = False
         """True once the run was cancelled. A synchronous task looks at it and returns: a thread cannot be stopped."""
-        self.has_unsent_output = False
-        """The task put log lines or stream chunks, which are to arrive before its end does."""
+        self.has_chunks = False
+        """The task put stream chunks: those who follow the stream must get them before its end."""
 
     @classmethod
     def for_test(
@@ -335,7 +336,6 @@ class Context:
         """Send one line at a level of DEBUG, INFO, WARN or ERROR; the time is now when not given."""
         if not text:
             return
-        self.has_unsent_output = True
         self._services.put_log(
             LogLine(
                 task_run_id=self._assignment.task_run_id,
@@ -350,7 +350,7 @@ class Context:
         """Send a chunk to those who follow this run's stream; returns at once. Chunks arrive in order, or not at all."""
         if self._chunk_indexes is None:
             self._chunk_indexes = itertools.count()
-        self.has_unsent_output = True
+        self.has_chunks = True
         self._services.put_chunk(
             StreamChunk(
                 task_run_id=self._assignment.task_run_id,
@@ -386,12 +386,12 @@ class Context:
 
         Raises the engine's refusal: an engine that does not know the call says so.
         """
-        increment = _duration(increment_by)
+        increment = duration_to_wire(increment_by, "increment_by")
         self._services.refresh_timeout(self._assignment.task_run_id, increment).result()
 
     async def aio_refresh_timeout(self, increment_by: str | timedelta) -> None:
         """Add to the execution timeout of this attempt. As `refresh_timeout`."""
-        increment = _duration(increment_by)
+        increment = duration_to_wire(increment_by, "increment_by")
         await _awaitable(self._services.refresh_timeout(self._assignment.task_run_id, increment))
 
     def release_slot(self) -> None:
@@ -466,10 +466,3 @@ def _encodable(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-8", "backslashreplace").decode()
     return text
-
-
-def _duration(value: str | timedelta) -> str:
-    """A duration as the wire writes it: a number and a unit of ms, s, m or h."""
-    if isinstance(value, timedelta):
-        return f"{int(value.total_seconds() * 1000)}ms"
-    return value
