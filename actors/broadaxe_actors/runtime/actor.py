@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, Self
 import pykka
 
 from broadaxe_actors.runtime.clock import Clock, Rng
-from broadaxe_actors.runtime.handle import STOPPED, Handle, Inbox, LoopFuture, is_handler
+from broadaxe_actors.runtime.handle import STOPPED, Handle, Inbox, LoopFuture, handle_class_of, is_handler
 from broadaxe_actors.runtime.outbox import Outbox, TimerChange
 
 HOOKS = frozenset({"on_start", "on_stop", "on_failure", "on_receive"})
@@ -42,6 +42,8 @@ class Actor(pykka.Actor):
 
     handlers: ClassVar[Mapping[str, Callable[..., Any]]] = MappingProxyType({})
     """Every handler by name."""
+
+    handle_class: ClassVar[type[Handle[Any]]] = Handle
 
     me: Handle[Self]
     clock: Clock
@@ -68,6 +70,7 @@ class Actor(pykka.Actor):
                 )
             handlers[name] = value
         cls.handlers = MappingProxyType(handlers)
+        cls.handle_class = handle_class_of(handlers)
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise TypeError(

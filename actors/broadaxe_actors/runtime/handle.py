@@ -8,7 +8,7 @@ import asyncio
 import difflib
 import sys
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -188,9 +188,11 @@ class Handle(Generic[A_co]):
 
     Handlers appear as attributes (`RemoteMethod`, made at first use and kept). A name that is no handler raises
     `AttributeError`. A handle outlives its actor: sends to a stopped actor are dropped. Pickles never.
+
+    Every actor class has a handle class of its own, with a slot for each handler: 100,000 handles need no dictionaries.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_inbox", "actor_class", "actor_name")
+    __slots__ = ("__weakref__", "_inbox", "actor_class", "actor_name")
 
     def __init__(self, inbox: Inbox, actor_class: type[A_co], actor_name: str | None) -> None:
         self._inbox = inbox
@@ -210,7 +212,7 @@ class Handle(Generic[A_co]):
 
     def __getattr__(self, name: str) -> RemoteMethod:
         method = RemoteMethod(self._inbox, handler_of(self.actor_class, name))
-        self.__dict__[name] = method
+        setattr(self, name, method)  # found without this method from now on
         return method
 
     def __repr__(self) -> str:
@@ -221,6 +223,11 @@ class Handle(Generic[A_co]):
         raise TypeError(
             f"{self!r} refers to a live actor and cannot be pickled: send plain values between processes"
         )
+
+
+def handle_class_of(handlers: Iterable[str]) -> type[Handle[Any]]:
+    """The handle class of an actor class with these handlers."""
+    return type("Handle", (Handle,), {"__slots__": tuple(sorted(handlers)), "__module__": __name__})
 
 
 def handler_of(actor_class: "type[Actor]", name: str) -> Callable[..., Any]:

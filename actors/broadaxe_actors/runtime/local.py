@@ -46,6 +46,8 @@ TURN_MESSAGES = 64
 """The same in messages: what bounds a turn under virtual time, where handlers take no time."""
 SLICE_TURNS = 256
 """How many turns a slice has at most, for the same reason."""
+SPARE_QUEUES = 1_000
+"""How many empty queues are kept for the next actors that become ready."""
 SLOW_SECONDS = 0.005
 """A handler that takes longer is counted in `Runtime.slow_handlers`."""
 
@@ -122,7 +124,6 @@ class Runtime:
         self._is_stopped = False
         self._main = Outbox()
         self._queues: list[deque[Message]] = []
-        """Empty queues for the next actors that become ready."""
         self._fetches: dict[Inbox, set[asyncio.Task[None]]] = {}
 
     @property
@@ -157,7 +158,7 @@ class Runtime:
         inbox.runtime = self
         inbox.lane = self._lanes.get(lane) or Lane(lane)
         inbox.actor = actor
-        handle: Handle[A] = Handle(inbox, actor_class, name)
+        handle: Handle[A] = actor_class.handle_class(inbox, actor_class, name)
         actor.actor_inbox = inbox
         actor.me = handle
         actor.clock = self.clock
@@ -204,8 +205,17 @@ class Runtime:
             self._end(handle._inbox)  # noqa: SLF001
 
     def retire(self, handle: Handle[Any]) -> bool:
-        """Stop an actor for which neither message nor fetch waits. Returns whether it has stopped. Outside of handlers."""
-        inbox = handle._inbox  # noqa: SLF001
+        """Stop an actor for which neither message nor fetch waits. Returns whether it has stopped.
+
+        Raises `RuntimeError` inside a handler, whose sends are not in any inbox yet: `Actor.retire` is for there.
+        """
+        if self.outbox is not None:
+            raise RuntimeError(
+                f"{handle} cannot be retired inside a handler: an actor retires itself with Actor.retire"
+            )
+        return self._retire(handle._inbox)  # noqa: SLF001
+
+    def _retire(self, inbox: Inbox) -> bool:
         if not inbox.items and inbox not in self._fetches:
             self._end(inbox)
         return inbox.items is STOPPED
@@ -362,7 +372,8 @@ class Runtime:
                     inbox.lane.ready.append(inbox)
                 else:
                     inbox.items = None
-                    self._queues.append(items)
+                    if len(self._queues) < SPARE_QUEUES:
+                        self._queues.append(items)
 
     # ------------------------------------------------------------ after a handler
 
@@ -375,18 +386,19 @@ class Runtime:
         if (outbox.records or outbox.effects) and self.journal_append is not None:
             said = (inbox.lane.name, tuple(outbox.records), tuple(outbox.effects))
             self.deliver((self.journal_append, said, None))
-        if outbox.timers and self.timekeeper_apply is not None and inbox.actor is not None:
+        if outbox.timers and self.timekeeper_apply is not None and inbox.items is not STOPPED:
             inbox.has_timers = True
-            self.deliver((self.timekeeper_apply, (inbox.actor.me, tuple(outbox.timers)), None))
-        for fetch in outbox.fetches:
-            self._start_fetch(inbox, fetch)
+            self.deliver((self.timekeeper_apply, (inbox.handle, tuple(outbox.timers)), None))
+        if inbox.items is not STOPPED:
+            for fetch in outbox.fetches:
+                self._start_fetch(inbox, fetch)
         stops, is_retiring = tuple(outbox.stops), outbox.is_retiring
         # Cleared before actors stop: their hooks may use this same outbox's runtime.
         outbox.clear()
         for stopped in stops:
             self._end(stopped)
-        if is_retiring and inbox.actor is not None:
-            self.retire(inbox.actor.me)
+        if is_retiring:
+            self._retire(inbox)
 
     def _roll_back(self, outbox: Outbox) -> None:
         """Forget what was said, and stop what was spawned meanwhile, newest first."""
@@ -398,8 +410,6 @@ class Runtime:
     def _fail(self, inbox: Inbox, message: Message, error: BaseException) -> None:
         """Apply the failure rules to a handler that raised."""
         method, args, reply = message
-        actor = inbox.actor
-        assert actor is not None
         self._roll_back(self._main)
         if isinstance(error, Refused) and reply is not None:
             if not reply.done():
@@ -410,7 +420,7 @@ class Runtime:
         self._end(inbox, error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise error
-        self._report(Crash(actor.me, inbox.lane.name, method.name, args, error))
+        self._report(Crash(inbox.handle, inbox.lane.name, method.name, args, error))
 
     def _report(self, crash: Crash) -> None:
         """Tell the supervisor, outside of any handler: what it sends and stops takes effect at once."""
@@ -433,7 +443,7 @@ class Runtime:
             return
         inbox.items = STOPPED
         if items:
-            stopped = f"{actor.me} stopped before it handled the message"
+            stopped = f"{inbox.handle} stopped before it handled the message"
             for _, _, reply in items:
                 if reply is not None and not reply.done():
                     reply.set_exception(ActorStopped(stopped))
@@ -448,7 +458,7 @@ class Runtime:
         for task in self._fetches.pop(inbox, ()):
             task.cancel()
         if inbox.has_timers and self._timekeeper_forget is not None:
-            self.deliver((self._timekeeper_forget, (actor.me,), None))
+            self.deliver((self._timekeeper_forget, (inbox.handle,), None))
         self._call_hook(inbox, actor, error)
         inbox.actor = None
 
@@ -469,7 +479,7 @@ class Runtime:
             hook(*args)
         except Exception as raised:  # noqa: BLE001 - reported as a crash, below
             self._roll_back(inner)
-            self._report(Crash(actor.me, inbox.lane.name, hook.__name__, args, raised))
+            self._report(Crash(inbox.handle, inbox.lane.name, hook.__name__, args, raised))
         else:
             self._leave(inbox, inner)
         finally:

@@ -103,7 +103,12 @@ class _AnyHandlers(Mapping[str, Callable[..., Any]]):
         return 0
 
 
+class _AnyHandle(Handle[_AnyActor]):
+    """Has a dictionary, to keep whatever method it is asked for."""
+
+
 _AnyActor.handlers = _AnyHandlers()
+_AnyActor.handle_class = _AnyHandle
 
 _peers = _Silent(VirtualClock(), SeededRng())
 
@@ -157,11 +162,14 @@ class Probe(Generic[A]):
     def _run(self, function: Callable[[], Any]) -> Said:
         runtime = self.runtime
         outbox = Outbox()
-        runtime.outbox, runtime.sends = outbox, outbox.sends
+        # Peers have no runtime of their own to speak of: what is sent to them belongs to the handler that runs.
+        for each in (runtime, _peers):
+            each.outbox, each.sends = outbox, outbox.sends
         try:
             result = function()
         finally:
-            runtime.outbox = runtime.sends = None
+            for each in (runtime, _peers):
+                each.outbox = each.sends = None
         return _said(result, outbox, self.clock)
 
 
@@ -173,7 +181,8 @@ def peer(name: str, actor_class: type[Actor] | None = None, lane: str = "") -> H
     inbox = Inbox()
     inbox.runtime = _peers
     inbox.lane = Lane(lane)
-    return Handle(inbox, actor_class or _AnyActor, name)
+    actor_class = actor_class or _AnyActor
+    return actor_class.handle_class(inbox, actor_class, name)
 
 
 def _said(result: Any, outbox: Outbox, clock: VirtualClock) -> Said:
