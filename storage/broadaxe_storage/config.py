@@ -5,7 +5,8 @@ May touch only `errors`. Variable names are the documented ones; durations are w
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from broadaxe_storage.errors import InvalidConfig
@@ -18,7 +19,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DatabaseConfig:
     """Where the record lives and how many connections may reach it."""
 
@@ -56,7 +57,7 @@ class DatabaseConfig:
         return self.direct_url or self.url
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
+        problems = _relations(asdict(self))
         if problems:
             raise InvalidConfig(problems)
 
@@ -67,25 +68,27 @@ class DatabaseConfig:
         `embedded_url` is used when `env` names no database at all. Raises `InvalidConfig` with every problem.
         """
         read = _Reader(env)
+        # With slots the class itself does not hold the defaults.
+        unset = cls(url="postgresql://")
         url = read.url("DATABASE_URL") or _url_from_parts(read) or embedded_url
         if not url and not read.problems:
             read.problems.append("DATABASE_URL is not set, and neither is DATABASE_POSTGRES_HOST: set one")
-        values = {
+        values: dict[str, Any] = {
             "url": url,
             "direct_url": read.url("DATABASE_DIRECT_URL"),
-            "is_pgbouncer": read.boolean("DATABASE_PGBOUNCER_ENABLED", cls.is_pgbouncer),
-            "max_conns": read.integer("DATABASE_MAX_CONNS", cls.max_conns, 1),
-            "min_conns": read.integer("DATABASE_MIN_CONNS", cls.min_conns, 0),
+            "is_pgbouncer": read.boolean("DATABASE_PGBOUNCER_ENABLED", unset.is_pgbouncer),
+            "max_conns": read.integer("DATABASE_MAX_CONNS", unset.max_conns, 1),
+            "min_conns": read.integer("DATABASE_MIN_CONNS", unset.min_conns, 0),
             "max_conn_lifetime_seconds": read.duration(
-                "DATABASE_MAX_CONN_LIFETIME", cls.max_conn_lifetime_seconds
+                "DATABASE_MAX_CONN_LIFETIME", unset.max_conn_lifetime_seconds
             ),
             "max_conn_idle_seconds": read.duration(
-                "DATABASE_MAX_CONN_IDLE_TIME", cls.max_conn_idle_seconds
+                "DATABASE_MAX_CONN_IDLE_TIME", unset.max_conn_idle_seconds
             ),
-            "log_queries": read.boolean("DATABASE_LOG_QUERIES", cls.log_queries),
+            "log_queries": read.boolean("DATABASE_LOG_QUERIES", unset.log_queries),
             "replica_url": read.url("READ_REPLICA_DATABASE_URL"),
-            "replica_max_conns": read.integer("READ_REPLICA_MAX_CONNS", cls.replica_max_conns, 1),
-            "replica_min_conns": read.integer("READ_REPLICA_MIN_CONNS", cls.replica_min_conns, 0),
+            "replica_max_conns": read.integer("READ_REPLICA_MAX_CONNS", unset.replica_max_conns, 1),
+            "replica_min_conns": read.integer("READ_REPLICA_MIN_CONNS", unset.replica_min_conns, 0),
         }
         if read.boolean("READ_REPLICA_ENABLED", False):
             if not values["replica_url"] and not read.has_problem("READ_REPLICA_DATABASE_URL"):
@@ -108,23 +111,21 @@ def without_password(url: str) -> str:
     parts = urlsplit(url)
     if parts.password is not None:
         user, _, rest = parts.netloc.rpartition("@")
-        netloc = f"{user.split(':', 1)[0]}:***@{rest}" if parts.password else f"{user.split(':', 1)[0]}@{rest}"
+        netloc = (
+            f"{user.split(':', 1)[0]}:***@{rest}" if parts.password else f"{user.split(':', 1)[0]}@{rest}"
+        )
     else:
         netloc = parts.netloc
     socket_dir = re.search(r"(?:^|&)host=([^&]+)", parts.query)
     return urlunsplit((parts.scheme, netloc, parts.path, f"host={socket_dir[1]}" if socket_dir else "", ""))
 
 
-def _problems(config: DatabaseConfig) -> list[str]:
-    return _relations({name: getattr(config, name) for name in DatabaseConfig.__slots__})
-
-
-def _relations(values: Mapping[str, object]) -> list[str]:
+def _relations(values: Mapping[str, Any]) -> list[str]:
     """What must hold between settings, and for those given in code rather than by the environment."""
     problems = []
     for prefix, name in (("DATABASE", ""), ("READ_REPLICA", "replica_")):
         least, most = values[f"{name}min_conns"], values[f"{name}max_conns"]
-        if isinstance(least, int) and isinstance(most, int) and least > most:
+        if least > most:
             problems.append(f"{prefix}_MIN_CONNS is {least}, above {prefix}_MAX_CONNS, which is {most}")
     if values["is_pgbouncer"] and not values["direct_url"]:
         problems.append(

@@ -40,9 +40,7 @@ class PostgresDirectory:
             admin = await connection.fetchrow(query("fetch_user_by_email"), defaults.admin_email)
             if admin is None:
                 raise StorageBug("", "the administrator is missing right after being inserted")
-            await connection.execute(
-                query("ensure_member"), tenant.id, admin["id"], "OWNER", defaults.now
-            )
+            await connection.execute(query("ensure_member"), tenant.id, admin["id"], "OWNER", defaults.now)
         return tenant
 
     async def insert_tenant(self, tenant: TenantRow) -> None:

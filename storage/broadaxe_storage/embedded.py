@@ -141,7 +141,9 @@ class _Starter:
             self._start(account)
             server = self._await_settled()
         if server is None:
-            raise EmbeddedFailed(f"the Postgres in {self._pgdata} stopped right after its start{self._log_tail()}")
+            raise EmbeddedFailed(
+                f"the Postgres in {self._pgdata} stopped right after its start{self._log_tail()}"
+            )
         url = f"postgresql://postgres@/postgres?host={quote(str(server.socket_dir))}&port={_PORT}"
         return EmbeddedPostgres(url, self._root, was_running, server.pid, self._programs)
 
@@ -216,7 +218,11 @@ class _Starter:
 
     def _write_settings(self, account: str | None) -> None:
         socket_dir = self._choose_socket_dir(account)
-        settings = {**_SETTINGS, **(_SETTINGS_SINCE_18 if self._program_version() >= 18 else {}), **self._settings}
+        settings = {
+            **_SETTINGS,
+            **(_SETTINGS_SINCE_18 if self._program_version() >= 18 else {}),
+            **self._settings,
+        }
         lines = [
             "# Written at each start of the embedded server; put your own settings into postgresql.auto.conf (ALTER SYSTEM).",
             f"unix_socket_directories = '{socket_dir}'",
@@ -316,7 +322,15 @@ def _ensure_account() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(_ACCOUNT)
     except KeyError:
-        _run(Path("useradd"), "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _ACCOUNT, account=None)
+        _run(
+            Path("useradd"),
+            "--system",
+            "--no-create-home",
+            "--shell",
+            "/usr/sbin/nologin",
+            _ACCOUNT,
+            account=None,
+        )
         return pwd.getpwnam(_ACCOUNT)
 
 
@@ -342,7 +356,7 @@ def _run(program: Path, *arguments: str, account: str | None) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     with tempfile.TemporaryFile("w+") as output:
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - programs and arguments are ours
                 [str(program), *arguments],
                 check=False,
                 stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from broadaxe_storage.config import DatabaseConfig
-from broadaxe_storage.errors import CommitUnknown, RefusedRecords, StorageError, Unavailable
+from broadaxe_storage.errors import CommitUnknown, RefusedRecords
 from broadaxe_storage.pool import Connection, Pool, close, connect, translate
 from broadaxe_storage.queries import query
 from broadaxe_storage.records import Batch, TaskRunRow
@@ -82,9 +82,7 @@ class JournalWriter:
                 await connection.copy_records_to_table(
                     "task_run", records=batch.created, columns=_CREATED_COLUMNS
                 )
-                await connection.fetchval(
-                    query("commit_batch"), epoch, flush, shards, (), *batch[1:]
-                )
+                await connection.fetchval(query("commit_batch"), epoch, flush, shards, (), *batch[1:])
         elif self._config.is_pgbouncer:
             async with connection.transaction():
                 await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
@@ -94,7 +92,11 @@ class JournalWriter:
     def _judge(self, error: Exception, connection: Connection, epoch: int, flush: int) -> Exception:
         """Which of our errors this is, given when it happened."""
         code = getattr(error, "sqlstate", None)
-        if isinstance(error, asyncpg.PostgresError) and code not in _ENDING_CODES and not connection.is_closed():
+        if (
+            isinstance(error, asyncpg.PostgresError)
+            and code not in _ENDING_CODES
+            and not connection.is_closed()
+        ):
             return translate(error, epoch=epoch) or error
         if isinstance(error, asyncpg.DataError | UnicodeEncodeError):
             return RefusedRecords(str(error))

@@ -38,9 +38,7 @@ def known_migrations() -> list[Migration]:
         match = _FILE.match(file.name)
         if match:
             down = folder / file.name.replace(".up.sql", ".down.sql")
-            found.append(
-                Migration(int(match[1]), match[2], file.read_text("utf-8"), down.read_text("utf-8"))
-            )
+            found.append(Migration(int(match[1]), match[2], file.read_text("utf-8"), down.read_text("utf-8")))
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
         raise ValueError(f"migrations are not numbered 1 to {len(found)}")

@@ -251,7 +251,7 @@ def translate(error: BaseException, *, epoch: int = 0) -> StorageError | None:
 
 
 def _ids_in(detail: str | None) -> tuple[str, ...]:
-    """The id in `Key (id)=(...) already exists.`"""
+    """The id that a duplicate-key detail names: `Key (id)=(...) already exists.`."""
     found = _KEY_ID.search(detail or "")
     return (found[1],) if found else ()
 

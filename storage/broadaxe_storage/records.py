@@ -309,7 +309,7 @@ class SpilledQueue(NamedTuple):
     tenant_id: str
     spill_queue: str
     queue_priority: int
-    count: int
+    count: int  # type: ignore[assignment]  # nobody needs tuple.count of a row
     first_schedule_deadline: int | None
 
 

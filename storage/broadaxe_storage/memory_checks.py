@@ -1,0 +1,170 @@
+"""What the schema checks on each record, repeated for the memory store: types and ranges of columns, and the state machine.
+
+Pure. A record that passes here is one that Postgres would store; one that fails raises `RefusedRecords` with its id, as Postgres would.
+"""
+
+import json
+import re
+import types
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from broadaxe_storage.errors import RefusedRecords
+from broadaxe_storage.records import (
+    FINAL_STATES,
+    Batch,
+    TaskRunFinish,
+    TaskRunRow,
+    TaskRunState,
+    TaskRunUpdate,
+)
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_JSON_FIELDS = frozenset({"metadata", "slot_config", "labels", "runtime_info"})
+_SMALL = frozenset({"state", "priority", "queue_priority", "step_index", "kind", "status"})
+_MEDIUM = frozenset(
+    {"attempt", "expected_attempt", "app_retries", "internal_retries", "child_index", "number"}
+)
+_WITH_WORKER = (TaskRunState.ASSIGNED, TaskRunState.RUNNING)
+
+_Check = Callable[[object], str | None]
+
+
+def check_batch(batch: Batch) -> None:
+    """Raises `RefusedRecords` for the first kind of record that has faulty ones, naming them all."""
+    for rows in batch:
+        faults = [(fault, row) for row in rows if (fault := _fault(row)) is not None]
+        if faults:
+            raise RefusedRecords(
+                f"{type(faults[0][1]).__name__}: {faults[0][0]}",
+                [row_id for _, row in faults if (row_id := _id_of(row))],
+            )
+
+
+def check_record(row: tuple[object, ...]) -> None:
+    """Raises `RefusedRecords` when a column would refuse its value."""
+    fault = _fault(row)
+    if fault is not None:
+        row_id = _id_of(row)
+        raise RefusedRecords(f"{type(row).__name__}: {fault}", [row_id] if row_id else [])
+
+
+def _id_of(row: object) -> str:
+    return str(getattr(row, "id", "") or getattr(row, "task_run_id", ""))
+
+
+def _fault(row: tuple[object, ...]) -> str | None:
+    for (name, check), value in zip(_checks(type(row)), row, strict=True):
+        fault = check(value)
+        if fault is not None:
+            return f"{name} {fault}"
+    return _state_fault(row)
+
+
+def _state_fault(row: object) -> str | None:
+    """What the CHECK constraints of task_run and task_run_history say."""
+    if isinstance(row, TaskRunFinish):
+        if row.state not in FINAL_STATES:
+            return f"state {row.state} is not final"
+        if row.state == TaskRunState.COMPLETED and row.error is not None:
+            return "a completed task run has no error"
+        if row.state != TaskRunState.COMPLETED and row.output is not None:
+            return "only a completed task run has an output"
+    if isinstance(row, TaskRunRow | TaskRunUpdate):
+        if not 0 <= row.state <= TaskRunState.EVICTED:
+            return f"state {row.state} is not one of a live task run"
+        if row.attempt < 0:
+            return f"attempt {row.attempt} is negative"
+        if row.state in _WITH_WORKER and (row.worker_id is None or row.assigned_at is None):
+            return f"state {row.state} needs worker_id and assigned_at"
+        if isinstance(row, TaskRunRow) and row.spill_queue is not None and row.state in _WITH_WORKER:
+            return "a spilled task run is with no worker"
+    return None
+
+
+@cache
+def _checks(kind: type[NamedTuple]) -> tuple[tuple[str, _Check], ...]:
+    return tuple((name, _check_for(name, hint)) for name, hint in get_type_hints(kind).items())
+
+
+def _check_for(name: str, hint: object) -> _Check:
+    is_optional = get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+    base = next(arg for arg in get_args(hint) if arg is not type(None)) if is_optional else hint
+    check: _Check
+    if base is int:
+        bits = 16 if name in _SMALL else 32 if name in _MEDIUM else 64
+        check = _integer(1 << (bits - 1))
+    elif base is str:
+        is_id = name == "id" or name.endswith("_id")
+        check = _is_id if is_id else _is_json if name in _JSON_FIELDS else _is_text
+    elif base is bytes:
+        check = _is_bytes
+    elif base is bool:
+        check = _is_bool
+    else:
+        check = _are_texts
+    if not is_optional:
+        return check
+    return lambda value: None if value is None else check(value)
+
+
+def _integer(limit: int) -> _Check:
+    def check(value: object) -> str | None:
+        if not isinstance(value, int):
+            return f"is {value!r}, not an integer"
+        return None if -limit <= value < limit else f"is {value}, out of range"
+
+    return check
+
+
+def _is_id(value: object) -> str | None:
+    return None if isinstance(value, str) and _ID.fullmatch(value) else f"is {value!r}, not an id"
+
+
+def _is_text(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"is {value!r}, not text"
+    if "\x00" in value:
+        return "has U+0000, which Postgres text refuses"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"is not Unicode text: {error}"
+    return None
+
+
+def _is_json(value: object) -> str | None:
+    fault = _is_text(value)
+    if fault is not None or not isinstance(value, str):
+        return fault
+    try:
+        json.loads(value)
+    except ValueError as error:
+        return f"is not JSON: {error}"
+    return "has \\u0000, which jsonb refuses" if "\\u0000" in value else None
+
+
+def _is_bytes(value: object) -> str | None:
+    return None if isinstance(value, bytes) else f"is {type(value).__name__}, not bytes"
+
+
+def _is_bool(value: object) -> str | None:
+    return None if isinstance(value, bool) else f"is {value!r}, not a boolean"
+
+
+def _are_texts(value: object) -> str | None:
+    if not isinstance(value, tuple):
+        return f"is {type(value).__name__}, not a tuple"
+    return next((fault for item in value if (fault := _is_text(item))), None)
+
+
+def repeated(ids: Iterable[str]) -> list[str]:
+    """The ids that come more than once."""
+    seen: set[str] = set()
+    twice = []
+    for row_id in ids:
+        if row_id in seen:
+            twice.append(row_id)
+        seen.add(row_id)
+    return twice
