@@ -1,0 +1,77 @@
+"""What an administrator does to an installation without a server's help: create tokens, whether the server runs or not.
+
+May lock the data directory, and start the embedded Postgres for as long as it takes.
+"""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+from broadaxe_storage.errors import StorageError
+
+from broadaxe_gateway.addresses import audience, local_address
+from broadaxe_gateway.config import ServerConfig
+from broadaxe_gateway.database import ensure_seed, open_store
+from broadaxe_gateway.datadir import DataDirError, DataDirInUse, DataDirLock, Holder, read_holder
+from broadaxe_gateway.keysets import KeysetError, open_keysets
+from broadaxe_gateway.tokens import DEFAULT_LIFETIME_SECONDS, TokenService, UnknownTenant
+
+EXPECTED_ERRORS = (DataDirError, KeysetError, StorageError, UnknownTenant, ValueError)
+"""What the caller or the world can do wrong: told in a line, without a traceback."""
+
+WAIT_SECONDS = 90.0
+"""For a server that is starting or stopping, or another command."""
+LOOK_SECONDS = 0.05
+
+
+async def create_token(
+    config: ServerConfig,
+    *,
+    tenant_id: str | None = None,
+    name: str = "token",
+    lifetime_seconds: float = DEFAULT_LIFETIME_SECONDS,
+) -> str:
+    """A new token of a tenant (default: the default tenant), for the addresses that are configured, else those of the data directory's server.
+
+    Raises `DataDirError`, `StorageError`, `KeysetError`, `UnknownTenant`, `ValueError`.
+    """
+    async with AsyncExitStack() as stack:
+        holder, is_running = await _enter_data_dir(config, stack)
+        keysets = open_keysets(config.data_dir, config.jwt_keyset, config.master_keyset)
+        store = await open_store(config, stack, keeps_running=is_running)
+        if tenant_id is None:
+            tenant_id = (await ensure_seed(store, config.seed)).id
+        tokens = TokenService(
+            store,
+            keysets.jwt,
+            audience(
+                config,
+                grpc_broadcast_address=holder.grpc_broadcast_address
+                or local_address(config.grpc.bind_address, config.grpc.port),
+                server_url=holder.server_url
+                or f"http://{local_address(config.http.bind_address, config.http.port)}",
+            ),
+        )
+        return await tokens.issue(tenant_id, name, lifetime_seconds)
+
+
+async def _enter_data_dir(config: ServerConfig, stack: AsyncExitStack) -> tuple[Holder, bool]:
+    """The directory's last or present server, and whether it runs; if it does not, the directory is ours until `stack` closes."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            lock = DataDirLock.acquire(config.data_dir, is_server=False)
+        except DataDirInUse as error:
+            holder = read_holder(config.data_dir)
+            if holder.is_server and holder.is_ready:
+                return holder, True
+            if time.monotonic() > deadline:
+                raise DataDirError(
+                    f"data directory {config.data_dir}: its server (pid {error.pid}) is neither ready nor gone after "
+                    f"{WAIT_SECONDS:.0f} s; see its log"
+                ) from error
+            # Another process's file lock gives no event to wait for.
+            await asyncio.sleep(LOOK_SECONDS)
+        else:
+            stack.callback(lock.release)
+            return lock.holder, False

@@ -1,0 +1,1 @@
+"""HTTP: REST, health and metrics. Thin: authenticate, parse, ask the engine, answer."""

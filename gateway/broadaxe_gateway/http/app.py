@@ -1,0 +1,36 @@
+"""The HTTP application: its layers and routes, composed here. Nothing is built at import."""
+
+from fastapi import FastAPI
+
+from broadaxe_gateway.config import ServerConfig
+from broadaxe_gateway.http.errors import add_error_handlers
+from broadaxe_gateway.http.health import Readiness, health_router
+from broadaxe_gateway.http.limits import BodyLimit
+from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
+from broadaxe_gateway.http.rest import meta, workers
+from broadaxe_gateway.tokens import TokenService
+
+
+def create_app(
+    *,
+    hub: workers.EngineLink,
+    tokens: TokenService,
+    telemetry: TelemetrySource,
+    gateway_figures: GatewaySource,
+    readiness: Readiness,
+    config: ServerConfig,
+    version: str,
+) -> FastAPI:
+    """The application of the HTTP port. Layers, outermost first: errors to answers, body size, then per route the token."""
+    app = FastAPI(title="Broadaxe", openapi_url=None)
+    app.state.hub = hub
+    app.state.tokens = tokens
+    app.state.version = version
+    add_error_handlers(app)
+    # As large as a gRPC message may be: both carry the same payloads.
+    app.add_middleware(BodyLimit, max_bytes=config.grpc.max_message_bytes)
+    app.include_router(health_router(readiness))
+    app.include_router(metrics_router(telemetry, gateway_figures, config.prometheus.path))
+    app.include_router(meta.router)
+    app.include_router(workers.router)
+    return app
