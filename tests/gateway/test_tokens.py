@@ -120,8 +120,9 @@ async def test_issued_token_verifies_and_survives_a_restart(service, store, cloc
 
 
 async def test_unknown_tenant_and_senseless_lifetimes_are_refused(service, store):
-    with pytest.raises(UnknownTenant):
-        await service.issue(str(uuid.uuid4()), "x")
+    for tenant_id in (str(uuid.uuid4()), "none", ""):
+        with pytest.raises(UnknownTenant):
+            await service.issue(tenant_id, "x")
     for lifetime in (0, -1, 1e12):
         with pytest.raises(ValueError, match="live for"):
             await service.issue(TENANT, "x", lifetime)
