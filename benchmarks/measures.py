@@ -7,11 +7,14 @@ carry minimum and maximum.
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import psutil
 
 from benchmarks.meters import CpuMeter, Postgres, is_lease, rss_mb
 from benchmarks.stack import Bench, median, percentile, spread
-from tests.processes import Process, Server, wait_until
+from tests.processes import Process, wait_until
 
 Figures = dict[str, Any]
 
@@ -99,7 +102,7 @@ def tenants(bench: Bench) -> Figures:
     """Tenant B starts 50 tasks/s on a worker of its own while tenant A runs the fan-out without a pause."""
     stack = bench.stack()
     server = stack.server
-    environment = server.client_environment(token=second_tenant(server))
+    environment = server.client_environment(token=server.new_tenant("bench-b"))
     worker, client = bench.worker(environment, slots=10), bench.client(environment)
     client.call(do="warm", timeout=60)
     alone = client.call(do="singles", rate=50, seconds=bench.scaled(5, 2), timeout=60)
@@ -125,13 +128,6 @@ def tenants(bench: Bench) -> Figures:
         f"A meanwhile {spread(rates)} tasks/s"
     )
     return {"tenant_b_start_p99_ms": round(percentile(beside["start_ms"], 0.99), 2)}
-
-
-def second_tenant(server: Server) -> str:
-    """A token of a tenant made for this run."""
-    return server.command(
-        "token", "create", "--data-dir", str(server.data_dir), "--tenant", "bench-b"
-    ).strip()
 
 
 def compat(bench: Bench) -> Figures:
@@ -175,13 +171,7 @@ def idle(bench: Bench) -> Figures:
     client = bench.client(environment)
     client.call(do="warm", timeout=120)
     for worker in workers:
-        wait_until(
-            lambda one=worker: any(
-                c.status == "ESTABLISHED" for p in one.tree() for c in p.net_connections()
-            ),
-            what="ten connected workers",
-            timeout=60,
-        )
+        wait_until(partial(is_connected, worker), what="ten connected workers", timeout=60)
     client.close()
     seconds = bench.scaled(60, 10)
     time.sleep(3)  # what the last start set in motion is not idleness; nothing observable marks its end
@@ -208,6 +198,14 @@ def idle(bench: Bench) -> Figures:
         "idle_cpu_percent": round(100 * spent["engine"] / seconds, 2),
         "idle_sql_statements": len(other),
     }
+
+
+def is_connected(worker: Process) -> bool:
+    return any(
+        connection.status == psutil.CONN_ESTABLISHED
+        for process in worker.tree()
+        for connection in process.net_connections()
+    )
 
 
 def queued(bench: Bench) -> Figures:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import psutil
 
 from tests.processes import Server, wait_until
@@ -68,7 +67,7 @@ class Postgres:
 
     def _ask(self, *statements: str) -> list[Any]:
         async def ask() -> list[Any]:
-            connection = await connect(self._server)
+            connection = await self._server.connect_postgres()
             try:
                 return [await connection.fetchval(f"{OWN.decode()} {one}") for one in statements]
             finally:
@@ -135,13 +134,6 @@ class Postgres:
         with path.open("rb") as file:
             file.seek(offset)
             return file.read()
-
-
-async def connect(server: Server) -> asyncpg.Connection:
-    """A connection to a server's embedded Postgres as its owner, to the database that the server uses."""
-    host, port = server.postgres_address()
-    user, database = "postgres", "postgres"
-    return await asyncpg.connect(host=host, port=port, user=user, database=database, statement_cache_size=0)
 
 
 def is_lease(statement: str) -> bool:

@@ -43,7 +43,7 @@ class Stack:
         answer = self.client.call(do="fanout", count=count, timeout=300)
         if answer["results"] != count:
             raise RuntimeError(f"{count} tasks triggered, {answer['results']} results")
-        return count / answer["seconds"]
+        return count / float(answer["seconds"])
 
 
 @dataclass

@@ -9,6 +9,7 @@ Facts to know:
 - Only process ids that were started here (or that the server's own data directory names) are ever signalled.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,10 +21,12 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import asyncpg
 import psutil
 
 T = TypeVar("T")
@@ -41,7 +44,9 @@ class WaitTimeout(AssertionError):  # noqa: N818 - reads as what happened
     """A condition did not become true in time; the text says which, how long, and what was seen last."""
 
 
-def wait_until(condition: Callable[[], T], *, what: str, timeout: float = 30.0, interval: float = 0.02) -> T:
+def wait_until(
+    condition: Callable[[], T | None], *, what: str, timeout: float = 30.0, interval: float = 0.02
+) -> T:
     """Returns the first true value of `condition`, asked every `interval` seconds; raises `WaitTimeout` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -348,6 +353,33 @@ class Server:
         if self._token is None:
             self._token = self.command("token", "create", "--data-dir", str(self.data_dir)).strip()
         return self._token
+
+    def new_tenant(self, slug: str) -> str:
+        """Makes a tenant and returns a token of it. There is no command for tenants yet, so its row is written directly."""
+        tenant_id = str(uuid.uuid4())
+
+        async def insert() -> None:
+            connection = await self.connect_postgres()
+            try:
+                await connection.execute(
+                    "INSERT INTO tenant (id, name, slug, created_at) VALUES ($1, $2, $2, now())",
+                    tenant_id,
+                    slug,
+                )
+            finally:
+                await connection.close()
+
+        asyncio.run(insert())
+        return self.command(
+            "token", "create", "--data-dir", str(self.data_dir), "--tenant-id", tenant_id
+        ).strip()
+
+    async def connect_postgres(self) -> asyncpg.Connection:
+        """A connection to the embedded Postgres as its owner, to the database that the server uses."""
+        host, port = self.postgres_address()
+        return await asyncpg.connect(
+            host=host, port=port, user="postgres", database="postgres", statement_cache_size=0
+        )
 
     def client_environment(self, *, token: str | None = None) -> dict[str, str | None]:
         """Variables by which workers and clients of both SDKs find this server."""

@@ -6,6 +6,8 @@ Each speaks the bare wire: what it sends and what it must see are the contract, 
 import json
 import time
 import uuid
+from functools import partial
+from typing import Any
 
 import grpc
 import pytest
@@ -14,14 +16,14 @@ from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 
 from tests.compat.conftest import Workers
-from tests.compat.wire import BareWorker, Wire, code_of, unique
+from tests.compat.wire import BareWorker, Stream, Wire, code_of, unique
 from tests.processes import Server, closing, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 BareWorkers = type[Workers]
 
 
-def started(wire: Wire, workers: BareWorkers, **fields: object) -> tuple[BareWorker, str, str]:
+def started(wire: Wire, workers: BareWorkers, **fields: Any) -> tuple[BareWorker, str, str]:
     """A worker, the name of a workflow it serves, and the id of a run just triggered."""
     name = unique("subtle")
     worker = workers.of(wire.put_workflow(name, **fields))
@@ -208,9 +210,7 @@ def test_06_unknown_task_in_a_step_event_is_an_invalid_argument(wire: Wire, bare
     worker, _, _ = started(wire, bare_worker)
     action = worker.next()
     for task_run_id in (str(uuid.uuid4()), "not-an-id", ""):
-        code, text = code_of(
-            lambda task_run_id=task_run_id: wire.complete(action, task_run_external_id=task_run_id)
-        )
+        code, text = code_of(partial(wire.complete, action, task_run_external_id=task_run_id))
         assert code == grpc.StatusCode.INVALID_ARGUMENT, text
 
 
@@ -333,7 +333,7 @@ def test_11_event_subscription_of_an_unknown_run_waits_and_is_not_found(wire: Wi
     assert time.monotonic() - begun > 5  # a run just triggered may still come
 
 
-def subscribed(wire: Wire, run_id: str) -> object:
+def subscribed(wire: Wire, run_id: str) -> Stream[dispatcher.WorkflowEvent]:
     """An events subscription that stands: it shows a probe sent to it. Streams are not replayed, so the probe repeats."""
     stream = wire.run_events(run_id)
     for _ in range(100):
@@ -631,7 +631,7 @@ def test_stream_events_are_put_in_order_by_their_index(wire: Wire, bare_worker: 
     wire.complete(action)
     chunks = [
         event.event_payload
-        for event in stream.rest()  # type: ignore[attr-defined]
+        for event in stream.rest()
         if event.event_type == dispatcher.RESOURCE_EVENT_TYPE_STREAM and event.event_payload != "probe"
     ]
     assert chunks == ["0", "1", "2"]

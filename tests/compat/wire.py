@@ -86,7 +86,7 @@ class Stream(Generic[M]):
 
     def rest(self, *, timeout: float = TIMEOUT_SECONDS) -> list[M]:
         """All messages up to an orderly end of the stream."""
-        messages = []
+        messages: list[M] = []
         deadline = time.monotonic() + timeout
         while True:
             arrived = self._arrived.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -164,7 +164,9 @@ class Wire:
         return action.lower()
 
     def put(self, request: v1.CreateWorkflowVersionRequest) -> v1.CreateWorkflowVersionResponse:
-        return self.unary("/v1.AdminService/PutWorkflow", request, v1.CreateWorkflowVersionResponse)
+        answer = self.unary("/v1.AdminService/PutWorkflow", request, v1.CreateWorkflowVersionResponse)
+        assert isinstance(answer, v1.CreateWorkflowVersionResponse)
+        return answer
 
     def trigger(self, name: str, value: str = "{}", **fields: Any) -> str:
         request = triggers.TriggerWorkflowRequest(name=name, input=value, **fields)
@@ -179,11 +181,13 @@ class Wire:
         return list(answer.workflow_run_ids)
 
     def details(self, run_id: str) -> v1.GetRunDetailsResponse:
-        return self.unary(
+        answer = self.unary(
             "/v1.AdminService/GetRunDetails",
             v1.GetRunDetailsRequest(external_id=run_id),
             v1.GetRunDetailsResponse,
         )
+        assert isinstance(answer, v1.GetRunDetailsResponse)
+        return answer
 
     # ---- being a worker
 
@@ -210,7 +214,7 @@ class Wire:
     def report(
         self,
         action: dispatcher.AssignedAction,
-        kind: dispatcher.StepActionEventType,
+        kind: dispatcher.StepActionEventType.ValueType,
         payload: str = "",
         *,
         worker_id: str = "",
@@ -232,7 +236,9 @@ class Wire:
         event = dispatcher.StepActionEvent(
             **{key: value for key, value in values.items() if value is not None}
         )
-        return self.unary("/Dispatcher/SendStepActionEvent", event, dispatcher.ActionEventResponse)
+        answer = self.unary("/Dispatcher/SendStepActionEvent", event, dispatcher.ActionEventResponse)
+        assert isinstance(answer, dispatcher.ActionEventResponse)
+        return answer
 
     def complete(self, action: dispatcher.AssignedAction, payload: str = "{}", **fields: Any) -> None:
         self.report(action, dispatcher.STEP_EVENT_TYPE_COMPLETED, payload, **fields)

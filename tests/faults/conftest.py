@@ -69,8 +69,7 @@ class Field:
 
     async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
         """Rows straight from the server's Postgres."""
-        host, port = self.server.postgres_address()
-        connection = await asyncpg.connect(host=host, port=port, user="postgres", database="postgres")
+        connection = await self.server.connect_postgres()
         try:
             return list(await connection.fetch(query, *arguments))
         finally:

@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.faults.conftest import Field
@@ -39,13 +40,16 @@ class Fanout:
         moments = [0, *sorted(rng.sample(range(1, int(self.count * 0.9)), times - 1))]
         for moment in moments:
             wait_until(
-                lambda moment=moment: self.ground.executed() >= moment,
+                partial(self._has_reached, moment),
                 what=f"{moment} of {self.count} executions",
                 timeout=120,
             )
             time.sleep(rng.random() * 0.05)  # the moment is random on purpose
             strike()
         return seed
+
+    def _has_reached(self, executions: int) -> bool:
+        return self.ground.executed() >= executions
 
     def outcome(self, *, timeout: float = 240) -> list[dict[str, Any]]:
         """All results in order of the triggers; fails on a missing one."""

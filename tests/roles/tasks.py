@@ -146,6 +146,10 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
             await ctx.aio_put_stream(f"chunk {index};")
         return {"chunks": input.index}
 
+    @client.task(name="unserialisable", input_validator=Item)
+    async def unserialisable(input: Item, ctx: Any) -> dict[str, Any]:  # noqa: A002
+        return {"index": object()}
+
     return SimpleNamespace(
         noop=noop,
         stamp=stamp,
@@ -158,4 +162,5 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
         parent=parent,
         family=family,
         chunks=chunks,
+        unserialisable=unserialisable,
     )
