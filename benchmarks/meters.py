@@ -21,9 +21,10 @@ import psutil
 
 from tests.processes import Server, wait_until
 
-STATEMENT = re.compile(rb"LOG:  (?:statement|execute [^:]*): (.{0,400})", re.DOTALL)
-OWN = b"/* bench */"
-LEASE = re.compile(rb"lease|shards?\b", re.IGNORECASE)
+ENTRY = re.compile(r"^\d{4}-\d\d-\d\d .*?\[\d+\] ", re.MULTILINE)
+STATEMENT = re.compile(r"LOG:  (?:statement|execute [^:]*): (.*)", re.DOTALL)
+OWN = "/* bench */"
+LEASE = re.compile(r"lease|\bshard\b", re.IGNORECASE)
 
 
 def cpu_seconds(processes: list[psutil.Process]) -> float:
@@ -69,7 +70,7 @@ class Postgres:
         async def ask() -> list[Any]:
             connection = await self._server.connect_postgres()
             try:
-                return [await connection.fetchval(f"{OWN.decode()} {one}") for one in statements]
+                return [await connection.fetchval(f"{OWN} {one}") for one in statements]
             finally:
                 await connection.close()
 
@@ -108,11 +109,7 @@ class Postgres:
                 what="the end of Postgres' log",
                 timeout=10,
             )
-            statements += [
-                match.group(1).decode(errors="replace")
-                for match in STATEMENT.finditer(self._read_from(log, begin))
-                if OWN not in match.group(1)
-            ]
+            statements += statements_of(self._read_from(log, begin).decode(errors="replace"))
         finally:
             self._ask(
                 "ALTER SYSTEM RESET log_statement",
@@ -136,6 +133,12 @@ class Postgres:
             return file.read()
 
 
+def statements_of(log: str) -> list[str]:
+    """The statements in a stretch of Postgres' log, in order, our own left out."""
+    matches = (STATEMENT.match(entry) for entry in ENTRY.split(log))
+    return [match.group(1).strip() for match in matches if match and OWN not in match.group(1)]
+
+
 def is_lease(statement: str) -> bool:
     """Whether a logged statement only keeps the shard's lease."""
-    return bool(LEASE.search(statement.encode()))
+    return bool(LEASE.search(statement))
