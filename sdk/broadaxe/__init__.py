@@ -1,0 +1,118 @@
+"""Broadaxe: durable tasks and workflows in Python.
+
+    from broadaxe import Broadaxe, Context, EmptyModel
+
+    broadaxe = Broadaxe()
+
+    @broadaxe.task()
+    def hello(input: EmptyModel, ctx: Context) -> dict[str, str]:
+        return {"greeting": "Hello!"}
+
+    broadaxe.worker("my-worker", workflows=[hello]).start()     # in one process
+    hello.run()                                                 # in another
+
+What is listed here is the public surface; everything else may change. Importing it starts no thread and opens no connection.
+"""
+
+from broadaxe._client import Broadaxe
+from broadaxe._conditions import Condition, OrGroup, ParentCondition, SleepCondition, UserEventCondition, or_
+from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig
+from broadaxe._context import Context, WorkerContext
+from broadaxe._depends import Depends
+from broadaxe._errors import (
+    BroadaxeError,
+    ClientClosedError,
+    ConfigurationError,
+    DefinitionError,
+    FailedRunError,
+    InvalidInputError,
+    InvalidOutputError,
+    NonRetryableException,
+    NotAuthenticatedError,
+    PayloadTooLargeError,
+    RequestRefusedError,
+    RunCancelledError,
+    RunNotFoundError,
+    ServerUnavailableError,
+    TaskRunError,
+)
+from broadaxe._events import BulkPushEventWithMetadata, Event, EventClient, PushEventOptions
+from broadaxe._options import (
+    ConcurrencyExpression,
+    ConcurrencyLimitStrategy,
+    DefaultFilter,
+    DesiredWorkerLabel,
+    Priority,
+    RateLimit,
+    RateLimitDuration,
+    StickyStrategy,
+    TaskDefaults,
+    TriggerWorkflowOptions,
+    WorkerLabelComparator,
+    WorkflowRunTriggerConfig,
+)
+from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
+from broadaxe._run_client import RunDetails, RunsClient, RunStatus, TaskRunDetails
+from broadaxe._task import Task
+from broadaxe._types import EmptyModel
+from broadaxe._worker import Worker
+from broadaxe._workflow import Standalone, Workflow
+
+__all__ = [
+    "Broadaxe",
+    "BroadaxeError",
+    "BulkPushEventWithMetadata",
+    "ClientClosedError",
+    "ClientConfig",
+    "ClientTLSConfig",
+    "ConcurrencyExpression",
+    "ConcurrencyLimitStrategy",
+    "Condition",
+    "ConfigurationError",
+    "Context",
+    "DefaultFilter",
+    "DefinitionError",
+    "Depends",
+    "DesiredWorkerLabel",
+    "EmptyModel",
+    "Event",
+    "EventClient",
+    "FailedRunError",
+    "HealthcheckConfig",
+    "InvalidInputError",
+    "InvalidOutputError",
+    "NonRetryableException",
+    "NotAuthenticatedError",
+    "OrGroup",
+    "ParentCondition",
+    "PayloadTooLargeError",
+    "Priority",
+    "PushEventOptions",
+    "RateLimit",
+    "RateLimitDuration",
+    "RequestRefusedError",
+    "RunCancelledError",
+    "RunDetails",
+    "RunNotFoundError",
+    "RunStatus",
+    "RunStream",
+    "RunsClient",
+    "ServerUnavailableError",
+    "SleepCondition",
+    "Standalone",
+    "StickyStrategy",
+    "Task",
+    "TaskDefaults",
+    "TaskRunDetails",
+    "TaskRunError",
+    "TaskRunRef",
+    "TriggerWorkflowOptions",
+    "UserEventCondition",
+    "Worker",
+    "WorkerContext",
+    "WorkerLabelComparator",
+    "Workflow",
+    "WorkflowRunRef",
+    "WorkflowRunTriggerConfig",
+    "or_",
+]

@@ -1,0 +1,343 @@
+"""The client: where the server is, how tasks and workflows are declared, and how runs are reached.
+
+Making one reads no setting and opens no connection: both happen at first use, so that a module which declares tasks can be imported
+anywhere, also before a fork and in tests without a server.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+
+from broadaxe._annotations import caller_locals
+from broadaxe._config import ClientConfig, Settings, load_namespace, load_settings, with_arguments
+from broadaxe._context import Context
+from broadaxe._errors import ConfigurationError
+from broadaxe._events import EventClient
+from broadaxe._options import Concurrency, DefaultFilter, StickyStrategy, TaskDefaults
+from broadaxe._run_client import RunsClient
+from broadaxe._runs import Runs
+from broadaxe._stubs import StubsClient
+from broadaxe._task import TaskSettings
+from broadaxe._transport.base import Transport
+from broadaxe._transport.stream import StreamTransport
+from broadaxe._types import EmptyModel, P, R, TInput
+from broadaxe._workflow import BaseWorkflow, Standalone, Workflow, WorkflowSettings
+
+if TYPE_CHECKING:
+    from broadaxe._worker import Worker
+
+T = TypeVar("T")
+
+
+class StandaloneDecorator(Protocol):
+    """Turns a function into a standalone task whose input type is that of the function's first parameter."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[TInput, Context, P], Coroutine[Any, Any, R]], /
+    ) -> Standalone[TInput, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Standalone[TInput, R]: ...
+
+
+class TypedStandaloneDecorator(Protocol[TInput]):
+    """Turns a function into a standalone task whose input type was given as `input_validator`."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[TInput, Context, P], Coroutine[Any, Any, R]], /
+    ) -> Standalone[TInput, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Standalone[TInput, R]: ...
+
+
+class StandaloneSettings(TaskSettings, total=False):
+    """Settings of a standalone task: those of any task, and those of the workflow that it is.
+
+    description: for people. on_events, on_crons: what starts runs by itself; `*` in an event key stands for anything.
+    cron_input: the input of runs started by a cron. version: for people. sticky: whether children stay on a worker.
+    default_priority: 1 to 3 for runs that do not say. default_filters: event filters to create with the task.
+    default_additional_metadata: metadata of every run, under its own.
+    """
+
+    description: str | None
+    on_events: Sequence[str] | None
+    on_crons: Sequence[str] | None
+    cron_input: Any
+    version: str | None
+    sticky: StickyStrategy | None
+    default_priority: int
+    default_filters: Sequence[DefaultFilter] | None
+    default_additional_metadata: Mapping[str, Any] | None
+
+
+class Broadaxe:
+    """A client of one tenant on one server.
+
+    token, host_port, namespace: the settings most often given; `config` has all of them. What is not given comes from
+    `BROADAXE_CLIENT_*`, then `HATCHET_CLIENT_*`, then the profile that a server on this machine has written; so with a
+    local server nothing need be given. Wrong or missing settings raise `ConfigurationError` at first use.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        host_port: str | None = None,
+        namespace: str | None = None,
+        config: ClientConfig | None = None,
+        debug: bool = False,
+    ) -> None:
+        self._config = with_arguments(config, token=token, host_port=host_port, namespace=namespace)
+        self._lock = threading.Lock()
+        self._settings: Settings | None = None
+        self._transport: Transport | None = None
+        self.debug = debug
+        self.started = Runs(self)
+        """Starts runs and waits for them, below the typed surface."""
+
+    def __repr__(self) -> str:
+        where = self._settings.host_port if self._settings is not None else "not connected"
+        return f"Broadaxe({where})"
+
+    # ---- connection
+
+    @property
+    def settings(self) -> Settings:
+        """Every setting, decided at the first look. Raises `ConfigurationError`."""
+        if self._settings is None:
+            self._settings = load_settings(self._config)
+        return self._settings
+
+    @cached_property
+    def namespace(self) -> str:
+        """What stands before the names of workflows, workers and events: lower case, ending in `_`, or empty."""
+        return load_namespace(self._config)
+
+    @property
+    def tenant_id(self) -> str:
+        """The tenant of the API token."""
+        return self.settings.tenant_id
+
+    @property
+    def transport(self) -> Transport:
+        """The connection, opened at the first use."""
+        if self._transport is None:
+            with self._lock:
+                if self._transport is None:
+                    self._transport = StreamTransport(self.settings)
+        return self._transport
+
+    async def on_io(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine that runs on the transport's loop."""
+        return await asyncio.wrap_future(self.transport.submit(work))
+
+    def close(self) -> None:
+        """Send what is queued, and close the connection. The client cannot be used afterwards. May be called twice."""
+        if self._transport is not None:
+            self._transport.close()
+
+    async def aio_close(self) -> None:
+        """As `close`."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aio_close()
+
+    # ---- parts
+
+    @cached_property
+    def event(self) -> EventClient:
+        """Pushes events."""
+        return EventClient(self)
+
+    @cached_property
+    def runs(self) -> RunsClient:
+        """Reads runs by id, and follows their streams."""
+        return RunsClient(self)
+
+    @cached_property
+    def stubs(self) -> StubsClient:
+        """Tasks and workflows that live elsewhere, by name and types."""
+        return StubsClient(self)
+
+    # ---- declaring
+
+    @overload
+    def task(
+        self, fn: Callable[Concatenate[TInput, Context, P], Coroutine[Any, Any, R]], /
+    ) -> Standalone[TInput, R]: ...
+    @overload
+    def task(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Standalone[TInput, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: type[TInput],
+        **settings: Unpack[StandaloneSettings],
+    ) -> TypedStandaloneDecorator[TInput]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: None = None,
+        **settings: Unpack[StandaloneSettings],
+    ) -> StandaloneDecorator: ...
+    def task(  # type: ignore[misc]  # mypy: **Any does not count as accepting a TypedDict
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        **settings: Any,
+    ) -> Any:
+        """Declare a standalone task; with or without parentheses.
+
+        name: the function's own when not given. input_validator: the input's type, when it is not the annotation of the
+        function's first parameter. For the rest see `StandaloneSettings`. The function takes the input and a `Context`.
+        Raises `DefinitionError` for a wrong signature or setting.
+        """
+        local_names = caller_locals()
+        own, of_task = _split(cast("StandaloneSettings", settings))
+
+        def declare(function: Callable[..., Any]) -> Standalone[Any, Any]:
+            workflow_settings = WorkflowSettings(
+                name=name or str(getattr(function, "__name__", "")), input_validator=input_validator, **own
+            )
+            return Standalone(self, function, workflow_settings, of_task, local_names)
+
+        return declare if fn is None else declare(fn)
+
+    @overload
+    def workflow(
+        self,
+        *,
+        name: str,
+        input_validator: type[TInput],
+        description: str | None = None,
+        on_events: Sequence[str] | None = None,
+        on_crons: Sequence[str] | None = None,
+        cron_input: TInput | None = None,
+        version: str | None = None,
+        sticky: StickyStrategy | None = None,
+        default_priority: int = 1,
+        concurrency: Concurrency | None = None,
+        task_defaults: TaskDefaults | None = None,
+        default_filters: Sequence[DefaultFilter] | None = None,
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Workflow[TInput]: ...
+    @overload
+    def workflow(
+        self,
+        *,
+        name: str,
+        input_validator: None = None,
+        description: str | None = None,
+        on_events: Sequence[str] | None = None,
+        on_crons: Sequence[str] | None = None,
+        cron_input: EmptyModel | None = None,
+        version: str | None = None,
+        sticky: StickyStrategy | None = None,
+        default_priority: int = 1,
+        concurrency: Concurrency | None = None,
+        task_defaults: TaskDefaults | None = None,
+        default_filters: Sequence[DefaultFilter] | None = None,
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Workflow[EmptyModel]: ...
+    def workflow(
+        self,
+        *,
+        name: str,
+        input_validator: Any = None,
+        description: str | None = None,
+        on_events: Sequence[str] | None = None,
+        on_crons: Sequence[str] | None = None,
+        cron_input: Any = None,
+        version: str | None = None,
+        sticky: StickyStrategy | None = None,
+        default_priority: int = 1,
+        concurrency: Concurrency | None = None,
+        task_defaults: TaskDefaults | None = None,
+        default_filters: Sequence[DefaultFilter] | None = None,
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Workflow[Any]:
+        """Declare a workflow; its tasks are declared with its own `task` decorator.
+
+        input_validator: type of the input of all its tasks; any object when not given. on_events, on_crons: what starts runs by
+        itself. concurrency: how many runs at once, by key; a number is a limit over all. task_defaults: settings for tasks
+        that do not say. The rest is as for `task`.
+        """
+        settings = WorkflowSettings(
+            name=name,
+            description=description,
+            input_validator=input_validator,
+            on_events=on_events or (),
+            on_crons=on_crons or (),
+            cron_input=cron_input,
+            version=version,
+            sticky=sticky,
+            default_priority=default_priority,
+            concurrency=concurrency,
+            task_defaults=task_defaults or TaskDefaults(),
+            default_filters=default_filters or (),
+            default_additional_metadata=default_additional_metadata or {},
+        )
+        return Workflow(self, settings)
+
+    def worker(
+        self,
+        name: str,
+        *,
+        slots: int | None = None,
+        durable_slots: int | None = None,
+        labels: Mapping[str, str | int] | None = None,
+        workflows: Sequence[BaseWorkflow[Any]] | None = None,
+        lifespan: Callable[[], AsyncGenerator[Any, None]] | None = None,
+    ) -> "Worker":
+        """A worker for these workflows and standalone tasks; `start` runs it. See `Worker`."""
+        from broadaxe._worker import Worker  # noqa: PLC0415 - a process that only triggers has no use for it
+
+        for item in workflows or ():
+            if not isinstance(item, BaseWorkflow):
+                raise ConfigurationError(
+                    f"worker {name!r}: workflows holds {item!r}: expected workflows and standalone tasks"
+                )
+        return Worker(
+            self,
+            name,
+            slots=slots,
+            durable_slots=durable_slots,
+            labels=labels,
+            workflows=cast("Sequence[Workflow[Any] | Standalone[Any, Any]]", workflows or ()),
+            lifespan=lifespan,
+        )
+
+
+_WORKFLOW_KEYS = StandaloneSettings.__annotations__.keys() - TaskSettings.__annotations__.keys()
+
+
+def _split(settings: StandaloneSettings) -> tuple[dict[str, Any], TaskSettings]:
+    """Settings of the workflow and of its task. What was given as None counts as not given."""
+    known = _WORKFLOW_KEYS | TaskSettings.__annotations__.keys()
+    unknown = settings.keys() - known
+    if unknown:
+        raise TypeError(
+            f"unknown task setting {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}"
+        )
+    own = {name: value for name, value in settings.items() if name in _WORKFLOW_KEYS and value is not None}
+    of_task = {name: value for name, value in settings.items() if name not in _WORKFLOW_KEYS}
+    return own, cast("TaskSettings", of_task)

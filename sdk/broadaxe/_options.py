@@ -1,0 +1,245 @@
+"""The values with which users configure tasks and runs, and how each is written on the wire. No I/O.
+
+Which of them the engine acts on yet is the engine's affair: all reach it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from broadaxe._errors import DefinitionError
+from broadaxe._types import Duration
+from broadaxe.wire.v1 import workflows_pb2 as wire
+from broadaxe.wire.v1.shared.trigger_pb2 import DesiredWorkerLabels as WireLabel
+
+
+class Priority(IntEnum):
+    """Order of dispatch among queued tasks: higher first."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+
+
+class StickyStrategy(StrEnum):
+    """Whether tasks of one run, and children run with `sticky=True`, go to the same worker: if possible, or only there."""
+
+    SOFT = "SOFT"
+    HARD = "HARD"
+
+
+class ConcurrencyLimitStrategy(StrEnum):
+    """What happens to a run whose group is full."""
+
+    CANCEL_IN_PROGRESS = "CANCEL_IN_PROGRESS"
+    GROUP_ROUND_ROBIN = "GROUP_ROUND_ROBIN"
+    CANCEL_NEWEST = "CANCEL_NEWEST"
+    CANCEL_QUEUED_EXCEPT_NEWEST = "CANCEL_QUEUED_EXCEPT_NEWEST"
+    CANCEL_QUEUED_EXCEPT_OLDEST = "CANCEL_QUEUED_EXCEPT_OLDEST"
+
+
+class RateLimitDuration(StrEnum):
+    """The window of a rate limit."""
+
+    SECOND = "SECOND"
+    MINUTE = "MINUTE"
+    HOUR = "HOUR"
+    DAY = "DAY"
+    WEEK = "WEEK"
+    MONTH = "MONTH"
+    YEAR = "YEAR"
+
+
+class WorkerLabelComparator(IntEnum):
+    """How a desired label is compared with a worker's; the ordering ones work on integers only."""
+
+    EQUAL = 0
+    NOT_EQUAL = 1
+    GREATER_THAN = 2
+    GREATER_THAN_OR_EQUAL = 3
+    LESS_THAN = 4
+    LESS_THAN_OR_EQUAL = 5
+
+
+class ConcurrencyExpression(BaseModel):
+    """At most `max_runs` at once for each value of `expression` (CEL over `input` and `additional_metadata`).
+
+    `max_runs` as text is a CEL expression giving the limit. `is_tenant_scoped` shares the group by `name` over workflows.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    expression: str
+    max_runs: int | str
+    limit_strategy: ConcurrencyLimitStrategy
+    name: str | None = None
+    is_tenant_scoped: bool = False
+
+    def to_wire(self) -> wire.Concurrency:
+        if isinstance(self.max_runs, int) and self.max_runs < 1:
+            raise DefinitionError(
+                f"concurrency {self.expression!r}: max_runs is {self.max_runs}, expected 1 or more"
+            )
+        if self.is_tenant_scoped and not self.name:
+            raise DefinitionError(
+                f"concurrency {self.expression!r} is tenant-scoped: give it the name by which workflows share it"
+            )
+        return wire.Concurrency(
+            expression=self.expression,
+            max_runs=self.max_runs if isinstance(self.max_runs, int) else 1,
+            limit_strategy=wire.ConcurrencyLimitStrategy.Value(self.limit_strategy.value),
+            name=self.name,
+            is_tenant_scoped=self.is_tenant_scoped or None,
+            max_runs_expression=self.max_runs if isinstance(self.max_runs, str) else None,
+        )
+
+
+Concurrency = int | ConcurrencyExpression | Sequence[ConcurrencyExpression]
+
+
+def concurrency_to_wire(value: Concurrency | None) -> list[wire.Concurrency]:
+    """A number is a limit over all runs, admitted in turn."""
+    if value is None:
+        return []
+    if isinstance(value, int):
+        value = ConcurrencyExpression(
+            expression="'constant'",
+            max_runs=value,
+            limit_strategy=ConcurrencyLimitStrategy.GROUP_ROUND_ROBIN,
+        )
+    items = [value] if isinstance(value, ConcurrencyExpression) else value
+    return [item.to_wire() for item in items]
+
+
+class RateLimit(BaseModel):
+    """What a task spends of a rate limit when it starts.
+
+    static_key: name of a limit declared apart. dynamic_key: CEL giving the name; then `limit` (number or CEL) is needed.
+    units: how much one task spends, a number or CEL.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    static_key: str | None = None
+    dynamic_key: str | None = None
+    units: int | str = 1
+    limit: int | str | None = None
+    duration: RateLimitDuration = RateLimitDuration.MINUTE
+
+    def to_wire(self) -> wire.CreateTaskRateLimit:
+        if (self.static_key is None) == (self.dynamic_key is None):
+            raise DefinitionError("a rate limit needs exactly one of static_key and dynamic_key")
+        if self.dynamic_key is not None and self.limit is None:
+            raise DefinitionError(f"rate limit with dynamic_key {self.dynamic_key!r} needs a limit")
+        # A limit of -1 is the wire's way to say: spend from the bucket, do not change its limit.
+        return wire.CreateTaskRateLimit(
+            key=self.static_key or self.dynamic_key or "",
+            key_expr=self.dynamic_key,
+            units=self.units if isinstance(self.units, int) else None,
+            units_expr=self.units if isinstance(self.units, str) else None,
+            limit_values_expr=str(self.limit) if self.limit is not None else "-1",
+            duration=wire.RateLimitDuration.Value(self.duration.value),
+        )
+
+
+class DesiredWorkerLabel(BaseModel):
+    """A label that a worker should, or with `required` must, have. `key` is for lists; in a mapping the key stands outside."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: str | int
+    key: str | None = None
+    required: bool = False
+    weight: int | None = None
+    comparator: WorkerLabelComparator | None = None
+
+    def to_wire(self) -> WireLabel:
+        return WireLabel(
+            str_value=self.value if isinstance(self.value, str) else None,
+            int_value=self.value if isinstance(self.value, int) else None,
+            required=self.required,
+            weight=self.weight,
+            comparator=int(self.comparator) if self.comparator is not None else None,  # type: ignore[arg-type]
+        )
+
+
+DesiredLabels = Mapping[str, DesiredWorkerLabel] | Sequence[DesiredWorkerLabel]
+
+
+def labels_to_wire(labels: DesiredLabels | None) -> dict[str, WireLabel]:
+    """Raises `DefinitionError` for a label in a list that has no key."""
+    if labels is None:
+        return {}
+    if isinstance(labels, Mapping):
+        return {key: label.to_wire() for key, label in labels.items()}
+    named: dict[str, WireLabel] = {}
+    for label in labels:
+        if not label.key:
+            raise DefinitionError(f"desired worker label {label.value!r} stands in a list: give it a key")
+        named[label.key] = label.to_wire()
+    return named
+
+
+class DefaultFilter(BaseModel):
+    """An event filter registered with its workflow: events of `scope` start a run when `expression` (CEL) is true."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expression: str
+    scope: str
+    payload: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class TaskDefaults(BaseModel):
+    """Settings for the tasks of a workflow that do not say otherwise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schedule_timeout: Duration | None = None
+    execution_timeout: Duration | None = None
+    priority: int | None = None
+    retries: int | None = None
+    backoff_factor: float | None = None
+    backoff_max_seconds: int | None = None
+
+
+class TriggerWorkflowOptions(BaseModel):
+    """Options of one run; each may be given to `run` as a keyword instead, which wins.
+
+    additional_metadata: JSON object kept with the run, over the workflow's default metadata.
+    priority: 1 to 3. namespace: of the workflow, when not the client's own.
+    child_key, child_index: identity of a child among its parent's: the same key gives back the same run. `key` is `child_key`, too.
+    sticky: run the child on the parent's worker. desired_worker_id: run it on that one.
+    desired_worker_label: labels that replace the task's own for this run.
+    parent_id, parent_step_run_id: the spawning run and task, when it is not the task in which the call is made.
+    """
+
+    parent_id: str | None = None
+    parent_step_run_id: str | None = None
+    child_index: int | None = None
+    child_key: str | None = None
+    namespace: str | None = None
+    additional_metadata: Mapping[str, Any] = Field(default_factory=dict)
+    priority: int | None = None
+    desired_worker_id: str | None = None
+    sticky: bool = False
+    key: str | None = None
+    desired_worker_label: Mapping[str, DesiredWorkerLabel] | list[DesiredWorkerLabel] | None = None
+
+
+@dataclass(slots=True)
+class WorkflowRunTriggerConfig:
+    """One run of a bulk call, made by `create_bulk_run_item`."""
+
+    workflow_name: str
+    """With its namespace."""
+    input: bytes
+    """JSON text."""
+    options: TriggerWorkflowOptions | None = None
+    key: str | None = None
+    metadata: bytes = field(default=b"{}", repr=False)
+    """Default metadata of the workflow as JSON text, used when the options bring none."""
+    default_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -1,0 +1,293 @@
+"""Starting runs and waiting for them: from what users give to what the transport carries, and back.
+
+One implementation under both faces: everything is posted to the transport and answered by a future; the synchronous face waits for
+it, the asynchronous one awaits it. Encoding happens on the caller's thread, in chunks that leave as soon as they are full.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from broadaxe._context import Context, current_context
+from broadaxe._errors import (
+    FailedRunError,
+    InvalidInputError,
+    RequestRefusedError,
+    RunCancelledError,
+    TaskRunError,
+)
+from broadaxe._ids import new_run_ids
+from broadaxe._options import DesiredLabels, TriggerWorkflowOptions, WorkflowRunTriggerConfig, labels_to_wire
+from broadaxe._transport.base import MAX_RUNS_PER_TRIGGER, Gather, TriggerTicket, encode_runs
+from broadaxe._validation import EMPTY_OBJECT, dump
+from broadaxe.wire.stream_pb2 import (
+    FINAL_STATE_CANCELLED,
+    FINAL_STATE_FAILED,
+    NewRun,
+    RunFinished,
+    TaskResult,
+)
+
+if TYPE_CHECKING:
+    from broadaxe._client import Broadaxe
+
+logger = logging.getLogger("broadaxe")
+
+T = TypeVar("T")
+Decode = Callable[[RunFinished], T]
+
+
+class BulkRunOptions(TypedDict, total=False):
+    """Options of one run of a bulk call as keywords; they win over `options`. See `TriggerWorkflowOptions`."""
+
+    child_key: str | None
+    additional_metadata: Mapping[str, Any] | None
+    priority: int | None
+    sticky: bool
+    desired_worker_id: str | None
+    desired_worker_label: DesiredLabels | None
+    desired_worker_labels: DesiredLabels | None
+
+
+class RunOptions(BulkRunOptions, total=False):
+    """Options of one run as keywords; they win over `options`. See `TriggerWorkflowOptions` for what each means."""
+
+    key: str | None
+
+
+OPTION_NAMES = frozenset(RunOptions.__annotations__)
+_SYNONYMS = {"desired_worker_labels": "desired_worker_label"}
+
+
+def merged_options(
+    options: TriggerWorkflowOptions | None, given: Mapping[str, Any]
+) -> TriggerWorkflowOptions | None:
+    """The options with keywords laid over them; None when nothing is said at all."""
+    if not given:
+        return options
+    unknown = given.keys() - OPTION_NAMES
+    if unknown:
+        raise TypeError(
+            f"unknown option {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(OPTION_NAMES))}"
+        )
+    update = {_SYNONYMS.get(name, name): value for name, value in given.items() if value is not None}
+    base = options or TriggerWorkflowOptions()
+    return base.model_copy(update=update) if update else options
+
+
+class Runs:
+    """Starts runs of one client and waits for their results."""
+
+    def __init__(self, client: "Broadaxe") -> None:
+        self._client = client
+
+    # ---- many runs
+
+    def _tickets(
+        self, configs: Iterable[WorkflowRunTriggerConfig], count: int, gather: Gather | None
+    ) -> Iterator[TriggerTicket]:
+        """Posts chunk after chunk, so that the first travels while the next is encoded."""
+        transport = self._client.transport
+        offset = 0
+        for chunk in encode_runs(self._wire_runs(configs, count), self._client.settings.max_send_bytes):
+            ticket = TriggerTicket(chunk, gather, offset)
+            offset += len(chunk.run_ids)
+            transport.post_trigger(ticket)
+            yield ticket
+
+    def _wire_runs(self, configs: Iterable[WorkflowRunTriggerConfig], count: int) -> Iterator[NewRun]:
+        context = current_context.get()
+        for run_id, config in zip(new_run_ids(count), configs, strict=True):
+            if context is None and config.options is None and config.key is None:
+                yield NewRun(
+                    run_id=run_id,
+                    workflow_name=config.workflow_name,
+                    input=config.input,
+                    metadata=config.metadata,
+                )
+            else:
+                yield _wire_run(run_id, config, context)
+
+    def start_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[str]:
+        tickets = list(self._tickets(configs, len(configs), None))
+        return _ids_of(tickets)
+
+    async def aio_start_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[str]:
+        tickets = await self._aio_tickets(configs, None)
+        await _settled([ticket.ids for ticket in tickets])
+        return _ids_of(tickets)
+
+    def run_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[RunFinished]:
+        """Results in the order of the configs, once the last has ended."""
+        gather = Gather(len(configs))
+        tickets = list(self._tickets(configs, len(configs), gather))
+        return self._wait(gather, tickets)
+
+    async def aio_run_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[RunFinished]:
+        gather = Gather(len(configs))
+        tickets = await self._aio_tickets(configs, gather)
+        return await self._aio_wait(gather, tickets)
+
+    async def _aio_tickets(
+        self, configs: Sequence[WorkflowRunTriggerConfig], gather: Gather | None
+    ) -> list[TriggerTicket]:
+        tickets = []
+        for ticket in self._tickets(configs, len(configs), gather):
+            tickets.append(ticket)
+            if len(configs) > MAX_RUNS_PER_TRIGGER:
+                await asyncio.sleep(0)  # the caller's loop has other things to do between chunks
+        return tickets
+
+    # ---- results
+
+    def wait_for(self, run_ids: Sequence[str]) -> list[RunFinished]:
+        """Results of runs by id, in order; waits for the last."""
+        gather = Gather(len(run_ids))
+        if run_ids:
+            self._client.transport.post_watch(run_ids, gather)
+        try:
+            return gather.future.result()
+        except BaseException:
+            self._client.transport.post_unwatch(run_ids, gather)
+            raise
+
+    async def aio_wait_for(self, run_ids: Sequence[str]) -> list[RunFinished]:
+        """As `wait_for`. Cancelling it takes the watch back."""
+        gather = Gather(len(run_ids))
+        if run_ids:
+            self._client.transport.post_watch(run_ids, gather)
+        try:
+            return await asyncio.wrap_future(gather.future)
+        except BaseException:
+            self._client.transport.post_unwatch(run_ids, gather)
+            raise
+
+    def _wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished]:
+        _warn_if_blocking()
+        try:
+            return gather.future.result()
+        except BaseException as error:
+            self._forget(gather, tickets)
+            _note_created(error, tickets)
+            raise
+
+    async def _aio_wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished]:
+        try:
+            return await asyncio.wrap_future(gather.future)
+        except BaseException as error:
+            self._forget(gather, tickets)
+            _note_created(error, tickets)
+            raise
+
+    def _forget(self, gather: Gather, tickets: list[TriggerTicket]) -> None:
+        for ticket in tickets:
+            self._client.transport.post_unwatch(ticket.chunk.run_ids, gather)
+
+
+def _ids_of(tickets: list[TriggerTicket]) -> list[str]:
+    try:
+        return [run_id for ticket in tickets for run_id in ticket.ids.result()]
+    except RequestRefusedError as error:
+        _note_created(error, tickets)
+        raise
+
+
+async def _settled(futures: list["Future[list[str]]"]) -> None:
+    """Return when all are done, whatever they hold."""
+    await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+
+
+def _note_created(error: BaseException, tickets: list[TriggerTicket]) -> None:
+    """Of a bulk call in several parts, say which parts were done."""
+    if isinstance(error, RequestRefusedError) and len(tickets) > 1:
+        error.created_run_ids = tuple(
+            run_id
+            for ticket in tickets
+            if ticket.ids.done() and ticket.ids.exception() is None
+            for run_id in ticket.ids.result()
+        )
+
+
+def _warn_if_blocking() -> None:
+    if current_context.get() is None:
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    logger.warning(
+        "a blocking run() inside an async task holds up every async task of this worker: await aio_run() instead"
+    )
+
+
+def _wire_run(run_id: str, config: WorkflowRunTriggerConfig, context: Context | None) -> NewRun:
+    options = config.options
+    run = NewRun(
+        run_id=run_id,
+        workflow_name=config.workflow_name,
+        input=config.input,
+        metadata=config.metadata,
+    )
+    if context is not None:
+        run.parent_task_run_id = context.task_run_id
+        run.child_index = context.next_child_index()
+    key = config.key
+    if options is not None:
+        if options.parent_step_run_id:
+            run.parent_task_run_id = options.parent_step_run_id
+        if options.child_index is not None:
+            run.child_index = options.child_index
+        if options.priority is not None:
+            if not 1 <= options.priority <= 3:
+                raise InvalidInputError(
+                    f"run of {config.workflow_name!r}: priority is {options.priority}, expected 1 to 3"
+                )
+            run.priority = options.priority
+        if options.additional_metadata:
+            run.metadata = dump(
+                {**config.default_metadata, **options.additional_metadata},
+                f"the metadata of a run of {config.workflow_name!r}",
+                InvalidInputError,
+            )
+        if options.sticky:
+            if context is None:
+                raise InvalidInputError(
+                    f"run of {config.workflow_name!r}: sticky=True keeps a child on its parent's worker; there is no parent "
+                    "outside of a task"
+                )
+            run.desired_worker_id = context.worker_id
+        if options.desired_worker_id:
+            run.desired_worker_id = options.desired_worker_id
+        for label, wanted in labels_to_wire(options.desired_worker_label).items():
+            run.desired_worker_labels[label].CopyFrom(wanted)
+        key = options.child_key or options.key or key
+    if key is not None:
+        run.child_key = key
+        if not run.HasField("child_index"):
+            run.child_index = 0
+    return run
+
+
+def completed_results(finished: RunFinished) -> Sequence[TaskResult]:
+    """The tasks of a run that completed. Raises `FailedRunError` or `RunCancelledError` for any other end."""
+    if finished.state == FINAL_STATE_FAILED:
+        errors = [
+            TaskRunError.from_wire(
+                result.error.decode("utf-8", "replace"), result.task_run_id, result.task_name
+            )
+            for result in finished.results
+            if result.state == FINAL_STATE_FAILED
+        ]
+        raise FailedRunError(
+            finished.run_id, errors or [TaskRunError("the run failed, and the engine gave no error text")]
+        )
+    if finished.state == FINAL_STATE_CANCELLED:
+        raise RunCancelledError(finished.run_id)
+    return finished.results
+
+
+def metadata_text(metadata: Mapping[str, Any], where: str) -> bytes:
+    """JSON text of default metadata. Raises `InvalidInputError` naming `where`."""
+    return dump(dict(metadata), where, InvalidInputError) if metadata else EMPTY_OBJECT

@@ -1,0 +1,46 @@
+"""Stubs: tasks and workflows whose code lives elsewhere, known here by name and types, to be run but not served."""
+
+from typing import TYPE_CHECKING, Any, NoReturn, overload
+
+from broadaxe._types import EmptyModel, R, TInput
+from broadaxe._workflow import Standalone, Workflow, WorkflowSettings
+
+if TYPE_CHECKING:
+    from broadaxe._client import Broadaxe
+
+
+class StubsClient:
+    """Makes stubs. Name and types must be those of the task that a worker serves."""
+
+    def __init__(self, client: "Broadaxe") -> None:
+        self._client = client
+
+    @overload
+    def task(
+        self, *, name: str, input_validator: type[TInput], output_validator: type[R]
+    ) -> Standalone[TInput, R]: ...
+    @overload
+    def task(self, *, name: str, input_validator: type[TInput]) -> Standalone[TInput, Any]: ...
+    @overload
+    def task(self, *, name: str, output_validator: type[R]) -> Standalone[EmptyModel, R]: ...
+    @overload
+    def task(self, *, name: str) -> Standalone[EmptyModel, Any]: ...
+    def task(
+        self, *, name: str, input_validator: Any = None, output_validator: Any = Any
+    ) -> Standalone[Any, Any]:
+        """A standalone task that some worker serves under `name`."""
+
+        def stub(value: Any, context: Any) -> NoReturn:
+            raise NotImplementedError(f"task {name!r} is a stub: its code runs on the workers that serve it")
+
+        stub.__annotations__ = {"return": output_validator}
+        settings = WorkflowSettings(name=name, input_validator=input_validator or EmptyModel)
+        return Standalone(self._client, stub, settings, {}, {})
+
+    @overload
+    def workflow(self, *, name: str, input_validator: type[TInput]) -> Workflow[TInput]: ...
+    @overload
+    def workflow(self, *, name: str) -> Workflow[EmptyModel]: ...
+    def workflow(self, *, name: str, input_validator: Any = None) -> Workflow[Any]:
+        """A workflow that some worker serves under `name`."""
+        return Workflow(self._client, WorkflowSettings(name=name, input_validator=input_validator))

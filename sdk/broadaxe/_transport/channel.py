@@ -1,0 +1,124 @@
+"""Channels, unary calls with their retries, and the one place where gRPC's errors become the SDK's."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from broadaxe._config import Settings
+from broadaxe._errors import (
+    BroadaxeError,
+    NotAuthenticatedError,
+    RequestRefusedError,
+    RunNotFoundError,
+    ServerUnavailableError,
+)
+
+Code = grpc.StatusCode
+
+NEVER_RETRIED = frozenset(
+    {
+        Code.UNIMPLEMENTED,
+        Code.INVALID_ARGUMENT,
+        Code.ALREADY_EXISTS,
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
+        Code.NOT_FOUND,
+        Code.FAILED_PRECONDITION,
+        Code.OUT_OF_RANGE,
+    }
+)
+MAX_ATTEMPTS = 5
+"""Of a unary call, for errors of a server that answers. One that does not is asked for `connect_timeout_seconds`."""
+CALL_TIMEOUT_SECONDS = 30.0
+
+
+def open_channel(settings: Settings) -> grpc.aio.Channel:
+    """A channel to the server; connects at the first call. To be made on the loop that uses it."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", settings.max_send_bytes),
+        ("grpc.max_receive_message_length", settings.max_receive_bytes),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A server that restarts is found again quickly; the defaults wait for up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.enable_retries", 0),
+        # Clients of one process and address must not share a connection: flow control of one would hold the other.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    tls = settings.tls
+    if tls.strategy == "none":
+        return grpc.aio.insecure_channel(settings.host_port, options=options)
+    if tls.server_name:
+        options.append(("grpc.ssl_target_name_override", tls.server_name))
+    credentials = grpc.ssl_channel_credentials(tls.root_ca, tls.key, tls.cert)
+    return grpc.aio.secure_channel(settings.host_port, credentials, options=options)
+
+
+def sdk_error(error: grpc.aio.AioRpcError, what: str, settings: Settings) -> BroadaxeError:
+    """The SDK's error for a failed call. `what` names the operation."""
+    code = error.code()
+    details = error.details() or "no reason given"
+    if code in {Code.UNAUTHENTICATED, Code.PERMISSION_DENIED}:
+        return NotAuthenticatedError(
+            code.name,
+            f"{details}: the server at {settings.host_port} does not accept this API token; check that it is of this "
+            "server, and neither expired nor revoked",
+            what,
+        )
+    if code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED}:
+        return ServerUnavailableError(unavailable_text(what, details, settings))
+    if code is Code.NOT_FOUND:
+        return RunNotFoundError(code.name, details, what)
+    return RequestRefusedError(code.name, details, what)
+
+
+def unavailable_text(what: str, details: str, settings: Settings) -> str:
+    hint = (
+        ""
+        if settings.tls.strategy == "none"
+        else "; for a server without TLS set BROADAXE_CLIENT_TLS_STRATEGY=none"
+    )
+    return f"{what}: the server at {settings.host_port} cannot be reached ({details}). Is it running?{hint}"
+
+
+class Backoff:
+    """Waits that double from 50 ms to 5 s, each with up to half of it taken off at random."""
+
+    def __init__(self, first: float = 0.05, longest: float = 5.0) -> None:
+        self._first, self._longest = first, longest
+        self._next = first
+
+    def reset(self) -> None:
+        self._next = self._first
+
+    async def wait(self) -> None:
+        delay = self._next * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
+        self._next = min(self._next * 2, self._longest)
+        await asyncio.sleep(delay)
+
+
+async def call_unary(
+    method: Callable[..., Any], request: Any, *, what: str, settings: Settings, metadata: Any
+) -> Any:
+    """One unary call, repeated while the error may pass. Raises the SDK's errors."""
+    backoff = Backoff(first=0.1)
+    give_up_at = time.monotonic() + settings.connect_timeout_seconds
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return await method(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            is_away = code is Code.UNAVAILABLE and time.monotonic() < give_up_at
+            if code in NEVER_RETRIED or not (is_away or attempt < MAX_ATTEMPTS):
+                raise sdk_error(error, what, settings) from error
+        await backoff.wait()

@@ -1,0 +1,133 @@
+"""One bidirectional stream kept alive: connect, write what is ready, read, and begin anew when it breaks.
+
+What is said on the stream is the peer's affair; here live only reconnecting and its limits.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any, Protocol
+
+import grpc.aio
+
+from broadaxe._transport.channel import Backoff
+
+log = logging.getLogger("broadaxe")
+
+STABLE_SECONDS = 10.0
+"""A stream that lived so long was connected, even if the server had nothing to say (an attempt to connect ends sooner)."""
+
+
+class Peer(Protocol):
+    """What a `Duplex` asks of its owner, all on the loop."""
+
+    def open_call(self) -> Any:
+        """A fresh stream call. What it must say first comes out of `next_message` again."""
+        ...
+
+    def next_message(self) -> Any | None:
+        """What to write now, or None when there is nothing; called again after it was written."""
+        ...
+
+    def message_written(self) -> None:
+        """The last `next_message` has left."""
+        ...
+
+    def received(self, message: Any) -> None: ...
+
+    def has_work(self) -> bool:
+        """Whether a broken stream is needed again at once."""
+        ...
+
+    def broken(self, error: grpc.aio.AioRpcError | None, away_seconds: float, *, was_connected: bool) -> bool:
+        """The stream ended; None is a regular end. `away_seconds`: since the server last answered.
+
+        True: connect again. False: the owner has given up this stream for good.
+        """
+        ...
+
+
+class Duplex:
+    """Runs a peer's stream from its first `wake` on."""
+
+    def __init__(self, name: str, peer: Peer) -> None:
+        self._name = name
+        self._peer = peer
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._was_connected = False
+        self._has_answered = False
+        self._away_since: float | None = None
+
+    def wake(self) -> None:
+        """There may be something to write."""
+        self._wake.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
+
+    async def close(self) -> None:
+        """End the stream; nothing is written or read after it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            if not self._peer.has_work():
+                self._wake.clear()
+                await self._wake.wait()
+            started = time.monotonic()
+            self._has_answered = False
+            error = await self._serve()
+            if self._has_answered or time.monotonic() - started > STABLE_SECONDS:
+                self._was_connected = True
+                self._away_since = None
+                backoff.reset()
+            elif self._away_since is None:
+                self._away_since = started
+            away = time.monotonic() - self._away_since if self._away_since is not None else 0.0
+            if not self._peer.broken(error, away, was_connected=self._was_connected):
+                return
+            if self._peer.has_work():
+                log.info(
+                    "%s ended (%s); connecting again",
+                    self._name,
+                    error.details() if error else "by the server",
+                )
+            await backoff.wait()
+
+    async def _serve(self) -> grpc.aio.AioRpcError | None:
+        """One stream from start to end; returns how it ended, None for OK."""
+        call = self._peer.open_call()
+        reader = asyncio.ensure_future(self._read(call))
+        writer = asyncio.ensure_future(self._write(call))
+        try:
+            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reader})  # after a failed write the reader learns the status
+            error = reader.exception()
+            if error is not None and not isinstance(error, grpc.aio.AioRpcError):
+                raise error
+            return error
+        finally:
+            for task in (reader, writer):
+                task.cancel()
+            call.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read(self, call: Any) -> None:
+        received = self._peer.received
+        async for message in call:
+            self._has_answered = True
+            received(message)
+
+    async def _write(self, call: Any) -> None:
+        peer, wake = self._peer, self._wake
+        while True:
+            message = peer.next_message()
+            if message is None:
+                wake.clear()
+                await wake.wait()
+                continue
+            await call.write(message)
+            peer.message_written()
