@@ -90,6 +90,7 @@ class HttpListeners:
             self._route,
             log_config=None,
             access_log=False,
+            interface="asgi3",
             lifespan="off",
             ws="none",
             server_header=False,

@@ -18,6 +18,8 @@ from broadaxe_gateway.tokens import Identity, Unauthenticated
 logger = logging.getLogger("broadaxe.grpc")
 
 SCHEME = "bearer"
+IDLE_METHODS = frozenset({"/Dispatcher/Heartbeat"})
+"""What an idle worker calls: these must cost no SQL."""
 
 Context = grpc.aio.ServicerContext
 UnaryMethod = Callable[[str, Any], Awaitable[Any]]
@@ -27,8 +29,8 @@ StreamMethod = Callable[[str, Any, Any], Awaitable[None]]
 
 
 class TokenVerifier(Protocol):
-    async def verify(self, token: str) -> Identity:
-        """Raises `Unauthenticated`."""
+    async def verify(self, token: str, *, is_activity: bool = True) -> Identity:
+        """Raises `Unauthenticated`. A known token is not looked up again for what is no activity."""
         ...
 
 
@@ -52,7 +54,7 @@ class Guard:
         self._tokens = tokens
         self._counts = counts
 
-    async def _admit(self, context: Any, limiter: RateLimiter) -> str:
+    async def _admit(self, path: str, context: Any, limiter: RateLimiter) -> str:
         """The tenant of a call. Raises `Unauthenticated`, or `Refused` past the rate limit."""
         header: Any = None
         for key, value in context.invocation_metadata() or ():
@@ -64,7 +66,7 @@ class Guard:
         scheme, _, token = header.partition(" ")
         if scheme.lower() != SCHEME:
             raise Unauthenticated(f"authorization scheme {scheme[:20]!r} is not {SCHEME}")
-        identity = await self._tokens.verify(token.strip())
+        identity = await self._tokens.verify(token.strip(), is_activity=path not in IDLE_METHODS)
         if not limiter.try_take(identity.token_id):
             raise Refused(
                 Code.RESOURCE_EXHAUSTED,
@@ -80,7 +82,7 @@ class Guard:
         async def call(request: Any, context: Any) -> Any:
             started = time.perf_counter()
             try:
-                tenant_id = await self._admit(context, limiter)
+                tenant_id = await self._admit(path, context, limiter)
                 response = await method(tenant_id, request)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, in one place
                 await self._fail(path, error, context, started)
@@ -98,7 +100,7 @@ class Guard:
         async def call(request: Any | AsyncIterator[Any], context: Any) -> None:
             started = time.perf_counter()
             try:
-                tenant_id = await self._admit(context, limiter)
+                tenant_id = await self._admit(path, context, limiter)
                 await method(tenant_id, request, context)
             except Exception as error:  # noqa: BLE001 - every error becomes a status, in one place
                 await self._fail(path, error, context, started, is_stream=True)

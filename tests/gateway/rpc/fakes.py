@@ -25,7 +25,7 @@ def new_id() -> str:
 
 
 class FakeTokens:
-    async def verify(self, token: str) -> Identity:
+    async def verify(self, token: str, *, is_activity: bool = True) -> Identity:
         tenant = TOKENS.get(token)
         if tenant is None:
             raise Unauthenticated(f"unknown token {token!r}")
