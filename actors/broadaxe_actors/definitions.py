@@ -122,9 +122,7 @@ def _validate_task(workflow: str, task: TaskDefinition) -> None:
             f"{where}: the task name is not valid: use letters, digits, '.', '-' and '_' only"
         )
     if not ACTION.match(task.action):
-        raise InvalidDefinition(
-            f"{where}: action {task.action!r} is not valid: expected 'workflow:task'"
-        )
+        raise InvalidDefinition(f"{where}: action {task.action!r} is not valid: expected 'workflow:task'")
     for label, text in (
         ("execution_timeout", task.execution_timeout),
         ("schedule_timeout", task.schedule_timeout),
@@ -136,9 +134,7 @@ def _validate_task(workflow: str, task: TaskDefinition) -> None:
     if task.retries < 0:
         raise InvalidDefinition(f"{where}: retries is {task.retries}, expected 0 or more")
     if task.backoff_factor is not None and not 1 <= task.backoff_factor <= 1000:
-        raise InvalidDefinition(
-            f"{where}: backoff_factor is {task.backoff_factor}, expected 1 to 1000"
-        )
+        raise InvalidDefinition(f"{where}: backoff_factor is {task.backoff_factor}, expected 1 to 1000")
     if task.backoff_max_seconds is not None and not 1 <= task.backoff_max_seconds <= 86400:
         raise InvalidDefinition(
             f"{where}: backoff_max_seconds is {task.backoff_max_seconds}, expected 1 to 86400"
@@ -179,9 +175,7 @@ def from_json(text: str) -> WorkflowDefinition:
         **{
             **raw,
             "tasks": tuple(_task_from(task) for task in raw["tasks"]),
-            "on_failure_task": _task_from(raw["on_failure_task"])
-            if raw["on_failure_task"]
-            else None,
+            "on_failure_task": _task_from(raw["on_failure_task"]) if raw["on_failure_task"] else None,
             "event_triggers": tuple(raw["event_triggers"]),
             "cron_triggers": tuple(raw["cron_triggers"]),
             "concurrency": tuple(raw["concurrency"]),
@@ -217,6 +211,4 @@ def checksum(definition: WorkflowDefinition) -> str:
             condition["or_group_id"] = groups.setdefault(group, len(groups)) if group else None
             if condition.get("kind") == "parent":
                 condition["readable_data_key"] = condition.get("parent")
-    return hashlib.sha256(
-        json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,9 +1,9 @@
 """Errors of the engine, one shallow tree.
 
-    EngineError
-    |-- Refused            the caller's mistake; carries a gRPC-style code and changes nothing
-    |   `-- InvalidDefinition
-    `-- EngineBug          ours: takes down the tenant's actors, which are rebuilt from the record
+EngineError
+|-- Refused            the caller's mistake; carries a gRPC-style code and changes nothing
+|   `-- InvalidDefinition
+`-- EngineBug          ours: takes down the tenant's actors, which are rebuilt from the record
 """
 
 from enum import IntEnum

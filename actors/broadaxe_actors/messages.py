@@ -254,7 +254,7 @@ class PutLogs(NamedTuple):
 class NewChunk(NamedTuple):
     task_run_id: str
     attempt: int | None
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     message: bytes
 
 
@@ -414,7 +414,7 @@ class RunEvent(NamedTuple):
     at: int
     payload: bytes = b""
     attempt: int | None = None
-    index: int | None = None
+    index: int | None = None  # type: ignore[assignment]  # see NewChunk
 
 
 class RunEvents(NamedTuple):

@@ -1,0 +1,99 @@
+"""The workflows of a tenant as registered, by name and by version. Pure; held by `RunTracker`.
+
+A new version is made only when the checksum differs from the latest (behaviour-core 4.1.2). Runs stay on their version.
+"""
+
+import difflib
+import uuid
+from collections.abc import Callable
+
+from broadaxe_actors import definitions
+from broadaxe_actors.definitions import WorkflowDefinition
+from broadaxe_actors.errors import Code, Refused
+from broadaxe_actors.messages import StepRef
+from broadaxe_actors.task_run import Step, make_step
+from broadaxe_storage.records import WorkflowVersionRow
+
+
+class Version:
+    """One version of a workflow, with its steps ready for use."""
+
+    __slots__ = ("checksum", "definition", "id", "number", "steps", "workflow_id")
+
+    def __init__(self, row: WorkflowVersionRow, definition: WorkflowDefinition) -> None:
+        self.id = row.id
+        self.workflow_id = row.workflow_id
+        self.number = row.number
+        self.checksum = row.checksum
+        self.definition = definition
+        self.steps: tuple[Step, ...] = tuple(
+            make_step(
+                StepRef(
+                    step_id=str(uuid.uuid5(uuid.UUID(row.id), task.name)),
+                    action=task.action,
+                    task_name=task.name,
+                    workflow_id=row.workflow_id,
+                    workflow_version_id=row.id,
+                ),
+                index,
+                definition,
+            )
+            for index, task in enumerate(definition.all_tasks)
+        )
+
+
+class Catalog:
+    """Versions by id, and the latest by workflow name."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Version] = {}
+        self._by_id: dict[str, Version] = {}
+
+    def restore(self, row: WorkflowVersionRow) -> None:
+        """A version from the record; the highest number of a name is the latest."""
+        version = Version(row, definitions.from_json(row.definition))
+        self._by_id[row.id] = version
+        latest = self._by_name.get(row.name)
+        if latest is None or latest.number < row.number:
+            self._by_name[row.name] = version
+
+    def put(
+        self, tenant_id: str, definition: WorkflowDefinition, new_id: Callable[[int], str], now: int
+    ) -> tuple[Version, WorkflowVersionRow | None]:
+        """The version for a definition, and its record if it is new. Raises `InvalidDefinition`."""
+        definitions.validate(definition)
+        checksum = definitions.checksum(definition)
+        latest = self._by_name.get(definition.name)
+        if latest is not None and latest.checksum == checksum:
+            return latest, None
+        row = WorkflowVersionRow(
+            id=new_id(now),
+            workflow_id=latest.workflow_id if latest else new_id(now),
+            tenant_id=tenant_id,
+            name=definition.name,
+            number=latest.number + 1 if latest else 1,
+            checksum=checksum,
+            definition=definitions.to_json(definition),
+            created_at=now,
+        )
+        version = Version(row, definition)
+        self._by_id[row.id] = self._by_name[definition.name] = version
+        return version, row
+
+    def version(self, version_id: str) -> Version | None:
+        return self._by_id.get(version_id)
+
+    def latest(self, name: str) -> Version:
+        """The version that new runs use. Raises `Refused` for an unknown name, offering the nearest."""
+        version = self._by_name.get(name)
+        if version is None:
+            close = difflib.get_close_matches(name, self._by_name, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise Refused(
+                Code.INVALID_ARGUMENT,
+                f"workflow {name!r} is not registered{hint} (a worker registers its workflows when it starts)",
+            )
+        return version
+
+    def all_latest(self) -> list[Version]:
+        return list(self._by_name.values())

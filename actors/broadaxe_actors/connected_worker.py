@@ -1,0 +1,364 @@
+"""`ConnectedWorker`: one worker, its sessions, what it holds, and when it is lost.
+
+One per worker. It decides whether the worker may get work (a session is open, the last heartbeat is fresh, it is not paused
+and its stream takes more), when it is lost, and what it is told. A lost worker is not a dead id: it revives on Listen,
+and is sent cancels for the attempts that were taken from it. A heartbeat touches memory only.
+
+Deadlines use the monotonic clock and start afresh at recovery; a timer that comes late, because the loop stalled, extends them by the stall.
+May touch the runtime and the messages.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from broadaxe_actors.errors import Code
+from broadaxe_actors.messages import (
+    Assignment,
+    CancelOrder,
+    CancelTasks,
+    CloseSession,
+    Heartbeat,
+    HeldAttempt,
+    OpenSession,
+    PauseWorker,
+    Refusal,
+    Reply,
+    SessionFull,
+    StartTasks,
+    StopWorker,
+    UpsertLabels,
+    WorkerInfo,
+)
+from broadaxe_actors.runtime import Actor, Handle
+from broadaxe_actors.settings import ShardSettings
+from broadaxe_storage.records import WorkerRow, WorkerStatus
+
+MAX_TAKEN = 10_000
+"""Cancels kept for a worker that may come back."""
+STALL_US = 500_000
+"""A timer later than this shows that the loop stood still, and so did the heartbeats in its inbox."""
+
+
+class _Session(NamedTuple):
+    gateway: "Handle[Any]"
+    is_batched: bool
+    sends_heartbeats: bool
+
+
+class ConnectedWorker(Actor):
+    """See the module."""
+
+    def __init__(
+        self,
+        row: WorkerRow,
+        settings: ShardSettings,
+        queue: "Handle[Any]",
+        tracker: "Handle[Any]",
+        registry: "Handle[Any]",
+    ) -> None:
+        super().__init__()
+        self._row = row
+        self._settings = settings
+        self._queue, self._tracker, self._registry = queue, tracker, registry
+        self._slots = tuple(sorted(json.loads(row.slot_config).items()))
+        self._sessions: dict[str, _Session] = {}
+        self._full: set[str] = set()
+        self._in_flight: dict[str, Assignment] = {}
+        self._started: set[str] = set()
+        self._taken: dict[tuple[str, int], CancelOrder] = {}
+        self._is_open = False
+        self._last_seen = self.clock.monotonic()
+        self._last_heartbeat_at: int | None = None
+        self._last_session_at: int | None = None
+        self._had_session = False
+
+    def on_start(self) -> None:
+        """Start the clock of loss. The registry has put the worker into the queue already, closed."""
+        self._watch_heartbeat()
+
+    def mark_recovered(self) -> None:
+        """The worker is from the record: it had a session once, and has none now."""
+        self._had_session = True
+        self._arm_undelivered()
+
+    # ------------------------------------------------------------ sessions
+
+    def open_session(self, gateway: "Handle[Any]", message: OpenSession) -> None:
+        """A stream of this worker opened; a lost worker revives."""
+        self._sessions[message.session_id] = _Session(gateway, message.is_batched, message.sends_heartbeats)
+        self._had_session = True
+        self._last_session_at = self.clock.now()
+        self._seen()
+        self.cancel_timer("undelivered")
+        if self._row.status != WorkerStatus.ACTIVE:
+            self._revive()
+        if message.request_id:
+            self.send_after_commit(gateway.deliver, (Reply(message.request_id, None),))
+        if message.in_flight is not None:
+            self._reconcile(gateway, message)
+        taken = tuple(self._taken.values())
+        if taken:
+            self._taken.clear()
+            gateway.deliver.send((CancelTasks(message.session_id, taken),))
+        self._update_open()
+
+    def _reconcile(self, gateway: "Handle[Any]", message: OpenSession) -> None:
+        """A batched worker says what it holds: send what it never got, and sort out what we did not know of."""
+        assert message.in_flight is not None
+        held = set(message.in_flight)
+        unknown = [
+            item
+            for item in message.in_flight
+            if (known := self._in_flight.get(item.task_run_id)) is None or known.attempt != item.attempt
+        ]
+        lost = tuple(
+            assignment
+            for assignment in self._in_flight.values()
+            if HeldAttempt(assignment.task_run_id, assignment.attempt) not in held
+        )
+        if lost:
+            gateway.deliver.send((StartTasks(message.session_id, lost),))
+        if unknown:
+            self._tracker.adopt.send(self._row.id, tuple(unknown))
+
+    def close_session(self, message: CloseSession) -> None:
+        """A stream of this worker ended; what runs goes on."""
+        self._full.discard(message.session_id)
+        if self._sessions.pop(message.session_id, None) is not None and not self._sessions:
+            self._update_open()
+            self._arm_undelivered()
+
+    def session_full(self, message: SessionFull) -> None:
+        """A stream takes no more for now, or again."""
+        if message.is_full:
+            self._full.add(message.session_id)
+        else:
+            self._full.discard(message.session_id)
+        self._update_open()
+
+    def _arm_undelivered(self) -> None:
+        """What a unary worker gave no sign of may never have reached it; a batched one tells when it returns."""
+        if self._in_flight and not self._row.is_batched:
+            self.set_timer(
+                "undelivered", round(self._settings.undelivered_seconds * 1e6), self.me.undelivered
+            )
+
+    def undelivered(self) -> None:
+        """The stream broke a while ago: attempts without a sign of life are taken back."""
+        held = tuple(
+            HeldAttempt(item.task_run_id, item.attempt)
+            for item in self._in_flight.values()
+            if item.task_run_id not in self._started
+        )
+        if held:
+            self._take(held)
+            self._tracker.worker_lost.send(
+                self._row.id, held, f"worker {self._row.name!r} did not confirm the start"
+            )
+
+    # ------------------------------------------------------------ signs of life
+
+    def heartbeat(self, gateway: "Handle[Any]", message: Heartbeat) -> None:
+        """The worker lives."""
+        self._last_heartbeat_at = self.clock.now()
+        self._seen()
+        if self._sessions and self._row.status != WorkerStatus.ACTIVE:
+            self._revive()
+            self._send_taken()
+        self._update_open()
+        if not message.request_id:
+            return
+        if self._had_session and not self._sessions:
+            text = f"heartbeat rejected: the stream of worker {self._row.id} is not active; listen again"
+            gateway.deliver.send((Refusal(message.request_id, Code.FAILED_PRECONDITION, text),))
+        else:
+            gateway.deliver.send((Reply(message.request_id, None),))
+
+    def _seen(self) -> None:
+        self._last_seen = self.clock.monotonic()
+
+    def _watch_heartbeat(self) -> None:
+        """One timer: until the worker is stale, then until it is lost."""
+        age = self.clock.monotonic() - self._last_seen
+        stale = round(self._settings.worker_stale_seconds * 1e6)
+        lost = round(self._settings.worker_lost_seconds * 1e6)
+        wait = (stale if age < stale else lost) - age
+        self.set_timer("heartbeat", max(wait, 1000), self.me.check_heartbeat, self.clock.monotonic() + wait)
+
+    def check_heartbeat(self, expected_at: int) -> None:
+        """See whether the last sign of life is too old."""
+        if any(not session.sends_heartbeats for session in self._sessions.values()):
+            self._seen()
+        now = self.clock.monotonic()
+        late = now - expected_at
+        if late > STALL_US:
+            self._last_seen += late
+        age = now - self._last_seen
+        if age >= round(self._settings.worker_lost_seconds * 1e6):
+            self._lose()
+        else:
+            self._update_open()
+            self._watch_heartbeat()
+
+    def _lose(self) -> None:
+        held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in self._in_flight.values())
+        if self._row.status == WorkerStatus.ACTIVE:
+            self._put_row(status=WorkerStatus.LOST)
+        self._leave_queue()
+        if held:
+            self._take(held)
+            seconds = self._settings.worker_lost_seconds
+            self._tracker.worker_lost.send(
+                self._row.id,
+                held,
+                f"worker {self._row.name!r} sent no heartbeat for {seconds:g} s",
+            )
+        if self._row.status == WorkerStatus.STOPPED:
+            self._registry.forget_worker.send(self._row.id)
+
+    def _take(self, held: tuple[HeldAttempt, ...]) -> None:
+        for item in held:
+            assignment = self._in_flight.pop(item.task_run_id)
+            self._started.discard(item.task_run_id)
+            if len(self._taken) < MAX_TAKEN:
+                self._taken[item.task_run_id, item.attempt] = CancelOrder(
+                    assignment.step,
+                    assignment.run_id,
+                    item.task_run_id,
+                    item.attempt,
+                    assignment.metadata,
+                    assignment.priority,
+                )
+
+    def _send_taken(self) -> None:
+        taken = tuple(self._taken.values())
+        if taken:
+            self._taken.clear()
+            self.cancel(taken)
+
+    def _revive(self) -> None:
+        if self._in_flight:
+            # Held by a worker that was lost before a restart: it was never told, so it must not count twice.
+            held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in self._in_flight.values())
+            self._take(held)
+            self._tracker.worker_lost.send(self._row.id, held, f"worker {self._row.name!r} was lost")
+        self._put_row(status=WorkerStatus.ACTIVE)
+        self._join_queue()
+        self._watch_heartbeat()
+
+    def _join_queue(self) -> None:
+        self._is_open = False
+        self._queue.put_worker.send(self._row.id, frozenset(self._row.actions), self._slots)
+
+    def _leave_queue(self) -> None:
+        self._is_open = False
+        self._queue.remove_worker.send(self._row.id)
+
+    def _update_open(self) -> None:
+        is_fresh = self.clock.monotonic() - self._last_seen < self._settings.worker_stale_seconds * 1e6
+        is_open = (
+            self._row.status == WorkerStatus.ACTIVE
+            and not self._row.is_paused
+            and is_fresh
+            and any(session_id not in self._full for session_id in self._sessions)
+        )
+        if is_open != self._is_open:
+            self._is_open = is_open
+            self._queue.set_open.send(self._row.id, is_open)
+
+    # ------------------------------------------------------------ what it is told
+
+    def start_tasks(self, assignments: tuple[Assignment, ...]) -> None:
+        """Attempts for the worker: to its newest session that takes more."""
+        for assignment in assignments:
+            self._in_flight[assignment.task_run_id] = assignment
+        session_id = next(
+            (key for key in reversed(self._sessions) if key not in self._full),
+            next(reversed(self._sessions), None),
+        )
+        if session_id is None:
+            self._arm_undelivered()
+            return
+        self._sessions[session_id].gateway.deliver.send((StartTasks(session_id, assignments),))
+
+    def cancel(self, orders: tuple[CancelOrder, ...]) -> None:
+        """Attempts to stop: told on every session."""
+        for session_id, session in self._sessions.items():
+            session.gateway.deliver.send((CancelTasks(session_id, orders),))
+
+    def done(self, task_run_ids: tuple[str, ...]) -> None:
+        """The worker holds these no more."""
+        for task_run_id in task_run_ids:
+            self._in_flight.pop(task_run_id, None)
+            self._started.discard(task_run_id)
+        if not self._in_flight and self._row.status == WorkerStatus.STOPPED:
+            self._registry.forget_worker.send(self._row.id)
+
+    def started(self, task_run_ids: tuple[str, ...]) -> None:
+        """The worker gave a sign that it runs these."""
+        self._started.update(item for item in task_run_ids if item in self._in_flight)
+
+    def holds(self, items: tuple[tuple[Assignment, bool], ...]) -> None:
+        """Attempts that the worker holds, found at recovery or told by itself; True for those that have started."""
+        for assignment, is_started in items:
+            self._in_flight[assignment.task_run_id] = assignment
+            if is_started:
+                self._started.add(assignment.task_run_id)
+        if not self._sessions:
+            self._arm_undelivered()
+
+    # ------------------------------------------------------------ changes
+
+    def upsert_labels(self, gateway: "Handle[Any]", message: UpsertLabels) -> None:
+        """Add or replace labels."""
+        labels = json.loads(self._row.labels) | dict(message.labels)
+        self._put_row(labels=json.dumps(labels, separators=(",", ":")))
+        if message.request_id:
+            self.send_after_commit(gateway.deliver, (Reply(message.request_id, None),))
+
+    def pause(self, gateway: "Handle[Any]", message: PauseWorker) -> None:
+        """Set or clear the pause, or only read; answered with what the worker is now."""
+        if message.is_paused is not None and message.is_paused != self._row.is_paused:
+            self._put_row(is_paused=message.is_paused)
+            self._update_open()
+        if message.request_id:
+            self.send_after_commit(gateway.deliver, (Reply(message.request_id, self._info()),))
+
+    def stop_worker(self, gateway: "Handle[Any]", message: StopWorker) -> None:
+        """The worker says goodbye. What it still holds is taken back at once if its stream tells all, else when it is lost."""
+        self._sessions.clear()
+        self._put_row(status=WorkerStatus.STOPPED)
+        self._leave_queue()
+        if self._in_flight and self._row.is_batched:
+            held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in self._in_flight.values())
+            self._in_flight.clear()
+            self._tracker.worker_lost.send(
+                self._row.id, held, f"worker {self._row.name!r} stopped before it was done"
+            )
+        if not self._in_flight:
+            self._registry.forget_worker.send(self._row.id)
+        if message.request_id:
+            self.send_after_commit(gateway.deliver, (Reply(message.request_id, None),))
+
+    def _put_row(self, **changes: Any) -> None:
+        self._row = self._row._replace(updated_at=self.clock.now(), **changes)
+        self.record(self._row)
+
+    def _info(self) -> WorkerInfo:
+        row = self._row
+        return WorkerInfo(
+            worker_id=row.id,
+            name=row.name,
+            actions=row.actions,
+            slot_config=self._slots,
+            used_slots=(("default", len(self._in_flight)),),
+            labels=tuple(sorted(json.loads(row.labels).items())),
+            runtime_info=row.runtime_info,
+            is_paused=row.is_paused,
+            is_connected=bool(self._sessions),
+            last_heartbeat_at=self._last_heartbeat_at,
+            last_session_at=self._last_session_at,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            in_flight=tuple(HeldAttempt(item.task_run_id, item.attempt) for item in self._in_flight.values()),
+        )

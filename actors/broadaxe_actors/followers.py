@@ -1,0 +1,148 @@
+"""Who waits for a run's end, who follows its events, and the results of runs that ended lately. Held by `RunTracker`; pure.
+
+`SubscribeToWorkflowRuns` is answered late and repeatedly, `SubscribeToWorkflowEvents` never replays (behaviour-core 3.1, 3.2).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from broadaxe_actors.messages import RunEvent, RunFinished
+from broadaxe_actors.runtime import Handle
+
+RECENT_RESULTS = 10_000
+RECENT_BYTES = 8_000_000
+MAX_PENDING_WATCHES = 2_000_000
+
+
+class Subscription(NamedTuple):
+    gateway: "Handle[Any]"
+    subscription_id: str
+    run_id: str | None
+    metadata_key: str | None
+    metadata_value: str | None
+
+
+class Watchers:
+    """Gateways that wait for the end of runs."""
+
+    def __init__(self) -> None:
+        self._by_run: dict[str, tuple[Handle[Any], ...]] = {}
+
+    def add(self, run_id: str, gateway: "Handle[Any]") -> bool:
+        """False when too many runs are waited for already."""
+        waiting = self._by_run.get(run_id)
+        if waiting is None:
+            if len(self._by_run) >= MAX_PENDING_WATCHES:
+                return False
+            self._by_run[run_id] = (gateway,)
+        elif gateway not in waiting:
+            self._by_run[run_id] = (*waiting, gateway)
+        return True
+
+    def remove(self, run_id: str, gateway: "Handle[Any]") -> None:
+        waiting = tuple(item for item in self._by_run.get(run_id, ()) if item is not gateway)
+        if waiting:
+            self._by_run[run_id] = waiting
+        else:
+            self._by_run.pop(run_id, None)
+
+    def pop(self, run_id: str) -> tuple["Handle[Any]", ...]:
+        """Who waits; they are forgotten."""
+        return self._by_run.pop(run_id, ())
+
+    def is_watched(self, run_id: str) -> bool:
+        return run_id in self._by_run
+
+
+class RecentResults:
+    """Results of runs that ended lately, bounded by number and bytes; those not yet committed are never dropped."""
+
+    def __init__(self) -> None:
+        self._results: OrderedDict[str, RunFinished] = OrderedDict()
+        self._uncommitted: set[str] = set()
+        self._bytes = 0
+
+    def put(self, finished: RunFinished) -> None:
+        self._results[finished.run_id] = finished
+        self._uncommitted.add(finished.run_id)
+        self._bytes += _size(finished)
+
+    def committed(self, run_ids: tuple[str, ...]) -> None:
+        self._uncommitted.difference_update(run_ids)
+        while self._results and (len(self._results) > RECENT_RESULTS or self._bytes > RECENT_BYTES):
+            oldest = next(iter(self._results))
+            if oldest in self._uncommitted:
+                break
+            self._bytes -= _size(self._results.pop(oldest))
+
+    def get(self, run_id: str) -> RunFinished | None:
+        return self._results.get(run_id)
+
+    def is_uncommitted(self, run_id: str) -> bool:
+        return run_id in self._uncommitted
+
+
+class Subscriptions:
+    """Who follows the events of runs, by run id or by metadata."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[tuple[int, str], Subscription] = {}
+        self._by_run: dict[str, list[Subscription]] = {}
+        self._by_metadata: list[Subscription] = []
+        self._seen: dict[tuple[int, str], set[str]] = {}
+        """Of a subscription by metadata: its runs that have not ended."""
+
+    def __bool__(self) -> bool:
+        return bool(self._by_id)
+
+    def add(self, subscription: Subscription) -> None:
+        key = (id(subscription.gateway), subscription.subscription_id)
+        if key in self._by_id:
+            return
+        self._by_id[key] = subscription
+        if subscription.run_id is not None:
+            self._by_run.setdefault(subscription.run_id, []).append(subscription)
+        else:
+            self._by_metadata.append(subscription)
+            self._seen[key] = set()
+
+    def remove(self, gateway: "Handle[Any]", subscription_id: str) -> None:
+        key = (id(gateway), subscription_id)
+        subscription = self._by_id.pop(key, None)
+        if subscription is None:
+            return
+        if subscription.run_id is not None:
+            followers = self._by_run[subscription.run_id]
+            followers.remove(subscription)
+            if not followers:
+                del self._by_run[subscription.run_id]
+        else:
+            self._by_metadata.remove(subscription)
+            del self._seen[key]
+
+    def follows_metadata(self) -> bool:
+        return bool(self._by_metadata)
+
+    def of(self, run_id: str, metadata: dict[str, Any] | None) -> Iterator[Subscription]:
+        """Who follows this run. `metadata` is needed only when somebody follows by metadata."""
+        yield from self._by_run.get(run_id, ())
+        if metadata is not None:
+            for subscription in self._by_metadata:
+                if metadata.get(subscription.metadata_key or "") == subscription.metadata_value:
+                    yield subscription
+
+    def saw(self, subscription: Subscription, event: RunEvent) -> bool:
+        """Note an event that goes to a subscription; True when it is its last."""
+        if subscription.run_id is not None:
+            return event.is_run
+        seen = self._seen[id(subscription.gateway), subscription.subscription_id]
+        if event.is_run:
+            seen.discard(event.run_id)
+            return not seen
+        seen.add(event.run_id)
+        return False
+
+
+def _size(finished: RunFinished) -> int:
+    return 300 + sum(len(item.output or b"") + len(item.error or b"") for item in finished.results)

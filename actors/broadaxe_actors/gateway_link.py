@@ -1,0 +1,213 @@
+"""`GatewayLink`: one connected gateway, seen from the shard. It carries messages to the tenant's actors and answers back.
+
+One per gateway. It remembers what the gateway has open (sessions, watched runs, subscriptions) and what it still waits for, so that a
+tenant that is rebuilt, or not yet brought up, costs its clients at most a retry: reports are held and submitted again, other pending
+requests are answered UNAVAILABLE. It decides nothing else. May touch the runtime and the messages.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from broadaxe_actors.errors import Code
+from broadaxe_actors.messages import (
+    CloseSession,
+    CloseSubscription,
+    EndSession,
+    GetRun,
+    GetStats,
+    Heartbeat,
+    OpenSession,
+    OpenSubscription,
+    PauseWorker,
+    PushEvents,
+    PutLogs,
+    PutStream,
+    PutWorkflow,
+    Refusal,
+    RegisterWorker,
+    Reply,
+    ReportTasks,
+    RunEvents,
+    RunFinished,
+    SessionFull,
+    StopWorker,
+    TriggerRuns,
+    UnwatchRuns,
+    UpsertLabels,
+    WatchRuns,
+)
+from broadaxe_actors.runtime import Actor, Handle
+
+MAX_WAITING = 20_000
+"""Messages held for a tenant that is being brought up."""
+
+
+class TenantActors(NamedTuple):
+    """The actors of one tenant generation."""
+
+    tracker: "Handle[Any]"
+    queue: "Handle[Any]"
+    claims: "Handle[Any]"
+    router: "Handle[Any]"
+    registry: "Handle[Any]"
+
+
+_TO_TRACKER: dict[type, str] = {
+    PutWorkflow: "put_workflow",
+    TriggerRuns: "trigger",
+    ReportTasks: "report",
+    WatchRuns: "watch",
+    UnwatchRuns: "unwatch",
+    OpenSubscription: "open_subscription",
+    CloseSubscription: "close_subscription",
+    GetRun: "get_run",
+    PutLogs: "put_logs",
+    PutStream: "put_stream",
+    GetStats: "get_stats",
+}
+_TO_REGISTRY = frozenset(
+    {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
+)
+
+
+class GatewayLink(Actor):
+    """See the module."""
+
+    def __init__(
+        self, gateway_id: str, emit: Callable[[Sequence[Any]], None], supervisor: "Handle[Any]"
+    ) -> None:
+        super().__init__()
+        self._gateway_id = gateway_id
+        self._emit = emit
+        self._supervisor = supervisor
+        self._tenants: dict[str, TenantActors] = {}
+        self._waiting: dict[str, list[Any]] = {}
+        self._pending: dict[int, Any] = {}
+        self._sessions: dict[str, OpenSession] = {}
+        self._watched: dict[str, set[str]] = {}
+        self._subscriptions: dict[str, OpenSubscription] = {}
+        self._out: list[Any] = []
+
+    # ------------------------------------------------------------ from the gateway
+
+    def submit(self, batch: Sequence[Any]) -> None:
+        """Messages of the gateway, in order."""
+        for message in batch:
+            request_id = getattr(message, "request_id", 0)
+            if request_id:
+                self._pending[request_id] = message
+            self._note(message)
+            actors = self._tenants.get(message.tenant_id)
+            if actors is None:
+                self._hold(message)
+            else:
+                self._route(actors, message)
+
+    def _note(self, message: Any) -> None:
+        kind = type(message)
+        if kind is WatchRuns:
+            self._watched.setdefault(message.tenant_id, set()).update(message.run_ids)
+        elif kind is UnwatchRuns:
+            self._watched.get(message.tenant_id, set()).difference_update(message.run_ids)
+        elif kind is OpenSession:
+            self._sessions[message.session_id] = message
+        elif kind is CloseSession:
+            self._sessions.pop(message.session_id, None)
+        elif kind is OpenSubscription:
+            self._subscriptions[message.subscription_id] = message
+        elif kind is CloseSubscription:
+            self._subscriptions.pop(message.subscription_id, None)
+
+    def _route(self, actors: TenantActors, message: Any) -> None:
+        kind = type(message)
+        method = _TO_TRACKER.get(kind)
+        if method is not None:
+            getattr(actors.tracker, method).send(self.me, message)
+        elif kind in _TO_REGISTRY:
+            actors.registry.route.send(self.me, message)
+        elif kind is RegisterWorker:
+            actors.registry.register.send(self.me, message)
+        elif kind is PushEvents:
+            actors.router.push.send(self.me, message)
+        else:
+            raise TypeError(f"a gateway cannot submit {kind.__name__}")
+
+    def _hold(self, message: Any) -> None:
+        waiting = self._waiting.get(message.tenant_id)
+        if waiting is None:
+            waiting = self._waiting[message.tenant_id] = []
+            self._supervisor.activate.send(message.tenant_id, self.me)
+        if len(waiting) >= MAX_WAITING and type(message) is not CloseSession:
+            request_id = getattr(message, "request_id", 0)
+            if request_id:
+                text = "the engine is restoring this tenant and holds too many requests for it: try again"
+                self.deliver((Refusal(request_id, Code.RESOURCE_EXHAUSTED, text),))
+            return
+        waiting.append(message)
+
+    # ------------------------------------------------------------ from the shard
+
+    def tenant_ready(self, tenant_id: str, actors: TenantActors) -> None:
+        """A tenant's actors are up, for the first time or again: open what this gateway has open, then go on."""
+        self._tenants[tenant_id] = actors
+        waiting = self._waiting.pop(tenant_id, [])
+        waiting_sessions = {message.session_id for message in waiting if type(message) is OpenSession}
+        for session in self._sessions.values():
+            if session.tenant_id == tenant_id and session.session_id not in waiting_sessions:
+                reopened = session._replace(request_id=0, in_flight=None)
+                actors.registry.route.send(self.me, reopened)
+        for subscription in self._subscriptions.values():
+            if subscription.tenant_id == tenant_id and subscription.request_id not in self._pending:
+                actors.tracker.open_subscription.send(self.me, subscription._replace(request_id=0))
+        watched = self._watched.get(tenant_id)
+        if watched:
+            actors.tracker.watch.send(self.me, WatchRuns(tenant_id, tuple(watched)))
+        for message in waiting:
+            self._route(actors, message)
+
+    def tenant_down(self, tenant_id: str) -> None:
+        """A tenant's actors are gone and will be rebuilt."""
+        if self._tenants.pop(tenant_id, None) is None:
+            return
+        held: list[Any] = []
+        refused: list[Refusal] = []
+        for request_id, message in self._pending.items():
+            if message.tenant_id != tenant_id:
+                continue
+            if type(message) is ReportTasks:
+                held.append(message)
+            else:
+                text = "the engine had to restore this tenant from its record: try again"
+                refused.append(Refusal(request_id, Code.UNAVAILABLE, text))
+        self._waiting[tenant_id] = held
+        self._supervisor.activate.send(tenant_id, self.me)
+        self.deliver(tuple(refused))
+
+    def deliver(self, messages: Sequence[Any]) -> None:
+        """Messages for the gateway; those of one turn leave as one batch."""
+        for message in messages:
+            kind = type(message)
+            if kind is Reply or kind is Refusal:
+                asked = self._pending.pop(message.request_id, None)
+                if asked is None:
+                    continue
+                if kind is Refusal and type(asked) is OpenSession:
+                    self._sessions.pop(asked.session_id, None)
+                if type(asked) is OpenSubscription and (kind is Refusal or message.value is False):
+                    self._subscriptions.pop(asked.subscription_id, None)
+            elif kind is RunFinished:
+                self._watched.get(message.tenant_id, set()).discard(message.run_id)
+            elif kind is RunEvents:
+                if message.is_last:
+                    self._subscriptions.pop(message.subscription_id, None)
+            elif kind is EndSession:
+                self._sessions.pop(message.session_id, None)
+            if not self._out:
+                self.me.flush.send()
+            self._out.append(message)
+
+    def flush(self) -> None:
+        """Hand over what was said."""
+        out, self._out = self._out, []
+        if out:
+            self._emit(out)

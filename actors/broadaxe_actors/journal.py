@@ -1,0 +1,449 @@
+"""`Journal`: records that are not yet committed. It decides when to commit, and nothing else.
+
+Group commit: while one transaction is in flight the next one fills. An append is a tenant's records with the effects
+that may leave once they are durable; appends of a tenant commit, and release their effects, in the order they came.
+
+- `Lazy` records (an assignment, a start) wait for nobody: they are held for `LAZY_HOLD_US`, because the end of a short task makes
+  them superfluous, and then ride along. A crash loses at most those: the task runs again under the same attempt.
+- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected.
+- Tenants take turns within a flush, and while several are active a flush is short, so that one tenant's bulk does not hold another up.
+- Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
+- A commit of unknown outcome is settled by the flush number that the shard row tells.
+- A refusal of the data is bisected down to one append; its tenant is told by `records_refused`, the others commit.
+- Fenced: another engine owns the shards. Nothing more is written; `on_fenced` is called once.
+
+May touch the store's port, the records, the runtime.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from broadaxe_actors.runtime import Actor, Handle
+from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
+from broadaxe_storage.records import (
+    Batch,
+    EventRow,
+    LogRow,
+    TaskEventRow,
+    TaskRunFinish,
+    TaskRunRow,
+    TaskRunUpdate,
+    WorkerRow,
+    WorkflowVersionRow,
+)
+from broadaxe_storage.store import ShardStore, shard_of
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS_ALONE = 2_000
+"""Rows in a flush while one tenant is active."""
+MAX_ROWS_SHARED = 400
+"""Rows in a flush while several are: the others' latency is then bounded by some 15 ms."""
+MAX_FLUSH_BYTES = 8_000_000
+SHARED_WINDOW_US = 1_000_000
+LAZY_HOLD_US = 25_000
+LOG_HOLD_US = 200_000
+FIRST_PAUSE_US = 50_000
+LONGEST_PAUSE_US = 1_000_000
+
+
+class Lazy(NamedTuple):
+    """A record that may wait, and that a later record of the same task run makes superfluous."""
+
+    record: TaskRunUpdate
+
+
+class Append(NamedTuple):
+    """What one handler recorded, and what may leave when it is durable."""
+
+    lane: str
+    records: tuple[Any, ...]
+    effects: tuple[tuple[Any, tuple[Any, ...]], ...]
+
+
+class _Builder:
+    """Collects appends into one batch, one record a task run."""
+
+    def __init__(self) -> None:
+        self.created: dict[str, TaskRunRow] = {}
+        self.updated: dict[str, TaskRunUpdate] = {}
+        self.finished: dict[str, TaskRunFinish] = {}
+        self.other: dict[type, list[Any]] = {
+            kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
+        }
+        self.lanes: set[str] = set()
+        self.rows = 0
+        self.bytes = 0
+
+    def fits(self, append: Append) -> bool:
+        """False when a record of this append must not share a flush with an earlier one of the same row."""
+        for record in append.records:
+            kind = type(record)
+            if kind is TaskRunUpdate or kind is TaskRunFinish:
+                if record.id in self.created or record.id in self.finished:
+                    return False
+            elif kind is TaskRunRow and (record.id in self.created or record.id in self.finished):
+                return False
+        return True
+
+    def add(self, lane: str, records: tuple[Any, ...]) -> None:
+        self.lanes.add(lane)
+        for record in records:
+            kind = type(record)
+            if kind is TaskRunRow:
+                self.created[record.id] = record
+                self.bytes += len(record.input) + len(record.metadata) + 300
+            elif kind is TaskRunUpdate:
+                earlier = self.updated.get(record.id)
+                if earlier is not None:
+                    record = record._replace(expected_attempt=earlier.expected_attempt)  # noqa: PLW2901
+                self.updated[record.id] = record
+            elif kind is TaskRunFinish:
+                earlier = self.updated.pop(record.id, None)
+                if earlier is not None:
+                    record = record._replace(expected_attempt=earlier.expected_attempt)  # noqa: PLW2901
+                self.finished[record.id] = record
+                self.bytes += len(record.output or b"") + len(record.error or b"")
+            else:
+                if kind is WorkerRow:
+                    workers = self.other[kind]
+                    workers[:] = [row for row in workers if row.id != record.id]
+                self.other[kind].append(record)
+            self.rows += 1
+
+    def batch(self) -> Batch:
+        return Batch(
+            tuple(self.created.values()),
+            tuple(self.updated.values()),
+            tuple(self.finished.values()),
+            tuple(self.other[TaskEventRow]),
+            tuple(self.other[WorkerRow]),
+            tuple(self.other[WorkflowVersionRow]),
+            tuple(self.other[EventRow]),
+            tuple(self.other[LogRow]),
+        )
+
+
+class _Flush(NamedTuple):
+    """One transaction's worth of appends."""
+
+    appends: list[Append]
+    batch: Batch
+    lanes: frozenset[str]
+
+
+class Journal(Actor):
+    """See the module."""
+
+    def __init__(self, store: ShardStore, epoch: int, on_fenced: Callable[[], None]) -> None:
+        super().__init__()
+        self._store = store
+        self._epoch = epoch
+        self._on_fenced = on_fenced
+        self._flush_number = 0
+        self._pending: dict[str, deque[Append]] = {}
+        self._lazy: dict[str, dict[str, tuple[TaskRunUpdate, int]]] = {}
+        self._logs: list[tuple[str, LogRow]] = []
+        self._owners: dict[str, Handle[Any]] = {}
+        self._last_append: dict[str, int] = {}
+        self._in_flight: _Flush | None = None
+        self._queue: deque[_Flush] = deque()
+        """Halves of a refused flush, before anything newer."""
+        self._pause_us = FIRST_PAUSE_US
+        self._is_fenced = False
+        self._is_woken = False
+        self._is_lazy_timed = False
+        self._draining: list[tuple[str, Any]] = []
+        self.flushes = 0
+        self.flushed_rows = 0
+
+    # ------------------------------------------------------------ from actors
+
+    def set_owner(self, lane: str, owner: "Handle[Any]") -> None:
+        """Who is told when a record of this lane is refused (`records_refused`)."""
+        self._owners[lane] = owner
+
+    def append(
+        self,
+        lane: str,
+        records: tuple[Any, ...],
+        effects: tuple[tuple[Any, tuple[Any, ...]], ...],
+    ) -> None:
+        """Take what a handler recorded; its effects leave once it, and all before it of this lane, is durable."""
+        now = self.clock.monotonic()
+        firm: list[Any] = []
+        lazy = self._lazy.get(lane)
+        for record in records:
+            kind = type(record)
+            if kind is Lazy:
+                if lazy is None:
+                    lazy = self._lazy.setdefault(lane, {})
+                update = record.record
+                lazy[update.id] = (update, now)
+            elif kind is LogRow:
+                self._logs.append((lane, record))
+            else:
+                if lazy and (kind is TaskRunUpdate or kind is TaskRunFinish):
+                    lazy.pop(record.id, None)
+                firm.append(record)
+        if firm or effects:
+            if not firm and not self._is_behind(lane):
+                for bound, args in effects:
+                    bound.send(*args)
+            else:
+                self._pending.setdefault(lane, deque()).append(Append(lane, tuple(firm), tuple(effects)))
+                self._last_append[lane] = now
+                self._wake()
+        if (lazy or self._logs) and not self._is_lazy_timed:
+            self._is_lazy_timed = True
+            self.set_timer("lazy", LAZY_HOLD_US, self.me.flush_lazy)
+
+    def flush_lazy(self) -> None:
+        """Lazy records have waited long enough."""
+        self._is_lazy_timed = False
+        self._wake()
+
+    def drain(self, lane: str, then: Any, *args: Any) -> None:
+        """Send `then(*args)` once nothing of this lane is pending, lazy records included."""
+        lazy = self._lazy.pop(lane, None)
+        records = tuple(update for update, _ in lazy.values()) if lazy else ()
+        logs = tuple(row for row_lane, row in self._logs if row_lane == lane)
+        if logs:
+            self._logs = [item for item in self._logs if item[0] != lane]
+        if not records and not logs and not self._is_behind(lane):
+            then.send(*args)
+            return
+        self._pending.setdefault(lane, deque()).append(Append(lane, (*records, *logs), ((then, args),)))
+        self._wake()
+
+    def drop_effects(self, lane: str) -> None:
+        """The lane's actors are gone: what they recorded still commits, what they had to say does not leave."""
+        waiting = self._pending.get(lane)
+        if waiting:
+            self._pending[lane] = deque(item._replace(effects=()) for item in waiting)
+        if self._in_flight is not None:
+            self._in_flight = self._in_flight._replace(
+                appends=_without_effects(self._in_flight.appends, lane)
+            )
+        self._queue = deque(
+            flush._replace(appends=_without_effects(flush.appends, lane)) for flush in self._queue
+        )
+
+    def drain_all(self) -> None:
+        """Write everything held back, now: the server is about to stop."""
+        for lane, lazy in list(self._lazy.items()):
+            records = tuple(update for update, _ in lazy.values())
+            if records:
+                self._pending.setdefault(lane, deque()).append(Append(lane, records, ()))
+        self._lazy.clear()
+        for lane, row in self._logs:
+            self._pending.setdefault(lane, deque()).append(Append(lane, (row,), ()))
+        self._logs = []
+        self._wake()
+
+    def is_drained(self) -> bool:
+        """Whether nothing is pending or in flight."""
+        return not (self._pending or self._in_flight or self._queue or self._logs or any(self._lazy.values()))
+
+    # ------------------------------------------------------------ flushing
+
+    def _is_behind(self, lane: str) -> bool:
+        if self._pending.get(lane):
+            return True
+        if self._in_flight is not None and lane in self._in_flight.lanes:
+            return True
+        return any(lane in flush.lanes for flush in self._queue)
+
+    def _wake(self) -> None:
+        if not self._is_woken and self._in_flight is None:
+            self._is_woken = True
+            self.me.flush.send()
+
+    def flush(self) -> None:
+        """Start the next transaction, unless one is in flight."""
+        self._is_woken = False
+        if self._in_flight is not None or self._is_fenced:
+            return
+        flush = self._queue.popleft() if self._queue else self._next_flush()
+        if flush is None:
+            return
+        self._in_flight = flush
+        self._flush_number += 1
+        self._commit()
+
+    def _commit(self) -> None:
+        assert self._in_flight is not None
+        shards = sorted({shard_of(lane) for lane in self._in_flight.lanes})
+        self.fetch(
+            self._store.commit,
+            self._epoch,
+            self._flush_number,
+            shards,
+            self._in_flight.batch,
+            then=self.me.flushed,
+            context=self._flush_number,
+        )
+
+    def _next_flush(self) -> _Flush | None:
+        now = self.clock.monotonic()
+        builder = _Builder()
+        appends: list[Append] = []
+        limit = self._row_limit(now)
+        waiting = [(lane, queue) for lane, queue in self._pending.items() if queue]
+        while waiting and builder.rows < limit and builder.bytes < MAX_FLUSH_BYTES:
+            still: list[tuple[str, deque[Append]]] = []
+            for lane, queue in waiting:
+                if not builder.fits(queue[0]):
+                    continue
+                append = queue.popleft()
+                builder.add(lane, append.records)
+                appends.append(append)
+                if queue:
+                    still.append((lane, queue))
+                if builder.rows >= limit or builder.bytes >= MAX_FLUSH_BYTES:
+                    break
+            waiting = still
+        # Lanes that had their turn go to the back, those with nothing left are forgotten.
+        self._pending = {
+            lane: queue
+            for lane, queue in sorted(self._pending.items(), key=lambda item: item[0] in builder.lanes)
+            if queue
+        }
+        self._add_lazy(builder, appends, now)
+        if not appends:
+            return None
+        return _Flush(appends, builder.batch(), frozenset(builder.lanes))
+
+    def _row_limit(self, now: int) -> int:
+        recent = sum(1 for at in self._last_append.values() if now - at < SHARED_WINDOW_US)
+        if len(self._last_append) > 64:
+            self._last_append = {
+                lane: at for lane, at in self._last_append.items() if now - at < SHARED_WINDOW_US
+            }
+        return MAX_ROWS_SHARED if recent > 1 else MAX_ROWS_ALONE
+
+    def _add_lazy(self, builder: _Builder, appends: list[Append], now: int) -> None:
+        youngest: int | None = None
+        for lane, lazy in list(self._lazy.items()):
+            ripe: list[TaskRunUpdate] = []
+            for key, (update, at) in lazy.items():
+                if now - at < LAZY_HOLD_US:
+                    youngest = at if youngest is None else min(youngest, at)
+                    break
+                if key in builder.created or key in builder.finished or key in builder.updated:
+                    continue
+                ripe.append(update)
+            for update in ripe:
+                del lazy[update.id]
+            if ripe:
+                append = Append(lane, tuple(ripe), ())
+                builder.add(lane, append.records)
+                appends.append(append)
+            if not lazy:
+                del self._lazy[lane]
+        if self._logs:
+            for lane, row in self._logs:
+                append = Append(lane, (row,), ())
+                builder.add(lane, append.records)
+                appends.append(append)
+            self._logs = []
+        if youngest is not None and not self._is_lazy_timed:
+            self._is_lazy_timed = True
+            self.set_timer("lazy", max(1_000, youngest + LAZY_HOLD_US - now), self.me.flush_lazy)
+
+    # ------------------------------------------------------------ outcomes
+
+    def flushed(self, number: int, _result: object, error: BaseException | None) -> None:
+        """A transaction has an outcome."""
+        flush = self._in_flight
+        assert flush is not None
+        assert number == self._flush_number
+        if error is None:
+            self._succeed(flush)
+        elif isinstance(error, Fenced):
+            self._is_fenced = True
+            logger.error("another engine has taken over the shards: nothing more is written here")
+            self._on_fenced()
+        elif isinstance(error, CommitUnknown):
+            logger.warning("the connection was lost during a commit; asking for its outcome")
+            self._ask_outcome(flush)
+        elif isinstance(error, Unavailable):
+            logger.warning("Postgres is away, trying again: %s", error)
+            self._pause(self.me.retry)
+        elif isinstance(error, RefusedRecords):
+            self._bisect(flush, error)
+        else:
+            raise error
+
+    def _succeed(self, flush: _Flush) -> None:
+        self._pause_us = FIRST_PAUSE_US
+        self._in_flight = None
+        self.flushes += 1
+        for append in flush.appends:
+            self.flushed_rows += len(append.records)
+            for bound, args in append.effects:
+                bound.send(*args)
+        if self._queue or self._pending:
+            self._wake()
+
+    def _pause(self, then: Any) -> None:
+        self.set_timer("pause", self._pause_us, then)
+        self._pause_us = min(LONGEST_PAUSE_US, self._pause_us * 2)
+
+    def retry(self) -> None:
+        """Postgres may be back: the same flush again."""
+        self._commit()
+
+    def _ask_outcome(self, flush: _Flush) -> None:
+        self.fetch(self._store.read_flush, shard_of(next(iter(flush.lanes))), then=self.me.outcome)
+
+    def outcome(self, _context: object, result: tuple[int, int] | None, error: BaseException | None) -> None:
+        """What the shard row tells of a commit whose answer was lost."""
+        flush = self._in_flight
+        assert flush is not None
+        if error is not None:
+            if not isinstance(error, Unavailable | CommitUnknown):
+                raise error
+            self._pause(self.me.ask_outcome_again)
+            return
+        assert result is not None
+        epoch, number = result
+        if epoch != self._epoch:
+            self.flushed(self._flush_number, None, Fenced(self._epoch))
+        elif number == self._flush_number:
+            self._succeed(flush)
+        else:
+            self._commit()
+
+    def ask_outcome_again(self) -> None:
+        """Postgres may be back: ask for the outcome again."""
+        assert self._in_flight is not None
+        self._ask_outcome(self._in_flight)
+
+    def _bisect(self, flush: _Flush, error: RefusedRecords) -> None:
+        self._in_flight = None
+        if len(flush.appends) > 1:
+            middle = len(flush.appends) // 2
+            self._queue.extendleft(
+                reversed([_reflush(flush.appends[:middle]), _reflush(flush.appends[middle:])])
+            )
+        else:
+            append = flush.appends[0]
+            logger.warning("Postgres refused a record of tenant %s: %s", append.lane, error)
+            owner = self._owners.get(append.lane)
+            if owner is not None:
+                owner.records_refused.send(append.records, append.effects, str(error))
+        self._wake()
+
+
+def _reflush(appends: list[Append]) -> _Flush:
+    builder = _Builder()
+    for append in appends:
+        builder.add(append.lane, append.records)
+    return _Flush(appends, builder.batch(), frozenset(builder.lanes))
+
+
+def _without_effects(appends: list[Append], lane: str) -> list[Append]:
+    return [item._replace(effects=()) if item.lane == lane else item for item in appends]

@@ -1,0 +1,95 @@
+"""`TenantQueue`: the ready task runs of a tenant and the free slots of its workers. It proposes; `RunTracker` accepts or refuses.
+
+One per tenant. Nothing here is journalled: recovery derives it from task rows and workers. A task run that ended while it
+waited here is refused when it is proposed, and its slot comes back at once. May touch the runtime, `matching`, the messages.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from broadaxe_actors.matching import Matcher, Ready, Slots
+from broadaxe_actors.runtime import Actor, Handle
+
+MATCH_SLICE = 200
+"""Proposals made in one turn; more wait for the next, so that no turn is long."""
+
+
+class TenantQueue(Actor):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._matcher = Matcher()
+        self._tracker: Handle[Any] | None = None
+        self._is_matching = False
+        self.invocations = 0
+
+    def connect(self, tracker: "Handle[Any]") -> None:
+        """Whom to propose to."""
+        self._tracker = tracker
+
+    # ------------------------------------------------------------ task runs
+
+    def enqueue(self, items: Sequence[Ready]) -> None:
+        """Task runs that are ready, in order."""
+        push = self._matcher.push
+        for item in items:
+            push(item)
+        self._match_soon()
+
+    def release(self, freed: Sequence[tuple[str, Slots]]) -> None:
+        """Slots of (worker id, units) that are free again."""
+        for worker_id, slots in freed:
+            self._matcher.release(worker_id, slots)
+        self._match_soon()
+
+    # ------------------------------------------------------------ workers
+
+    def put_worker(
+        self, worker_id: str, actions: frozenset[str], slot_config: tuple[tuple[str, int], ...]
+    ) -> None:
+        """A worker that has just registered, revived or been recovered. It takes nothing until opened."""
+        self._matcher.put_worker(worker_id, actions, dict(slot_config))
+
+    def remove_worker(self, worker_id: str) -> None:
+        """A worker is lost or has stopped: its slots are gone with it."""
+        self._matcher.remove_worker(worker_id)
+
+    def set_open(self, worker_id: str, is_open: bool) -> None:
+        """Whether a worker takes new task runs now."""
+        self._matcher.set_open(worker_id, is_open=is_open)
+        if is_open:
+            self._match_soon()
+
+    def hold(self, held: Sequence[tuple[str, Slots]]) -> None:
+        """Slots of (worker id, units) that are taken already: what recovery or a report finds."""
+        for worker_id, slots in held:
+            self._matcher.take(worker_id, slots)
+
+    # ------------------------------------------------------------ matching
+
+    def match(self) -> None:
+        """Propose what fits now."""
+        self._is_matching = False
+        self.invocations += 1
+        proposals = self._matcher.match(MATCH_SLICE)
+        if proposals:
+            assert self._tracker is not None
+            self._tracker.propose.send(tuple(proposals))
+            if len(proposals) == MATCH_SLICE:
+                self._match_soon()
+
+    def stats(self) -> tuple[int, int, int]:
+        """Units in all and in use, and how often a match was tried."""
+        total, used = self._matcher.totals()
+        return total, used, self.invocations
+
+    def slots_of(self, worker_id: str) -> tuple[dict[str, int], dict[str, int]]:
+        """Total and free units of a worker."""
+        return self._matcher.slots_of(worker_id)
+
+    def _match_soon(self) -> None:
+        # One match for everything that is in the inbox already: a bulk of releases makes one batch of proposals.
+        if not self._is_matching and self._matcher.can_match():
+            self._is_matching = True
+            self.me.match.send()
