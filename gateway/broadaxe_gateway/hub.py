@@ -160,8 +160,11 @@ class Hub:
                 sends_heartbeats,
                 None if in_flight is None else tuple(in_flight),
             )
+        except Refused:
+            del self._sessions[session_id]
+            raise
         except BaseException:
-            # The caller may have gone while the engine was opening: it is told, refused or not.
+            # The caller has gone while the engine was opening: the engine is told.
             self.close_session(tenant_id, worker_id, session_id)
             raise
         return session_id

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
-from broadaxe_actors.errors import Code, Refused
 
+from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.rpc.limits import RateLimiter
 from broadaxe_gateway.rpc.status import status_of
 from broadaxe_gateway.tokens import Identity, Unauthenticated

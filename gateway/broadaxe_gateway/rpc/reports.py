@@ -9,7 +9,6 @@ import logging
 
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import ReportsTaken, ReportTasks, TaskReport
-
 from broadaxe_gateway.hub import Hub
 
 logger = logging.getLogger("broadaxe.grpc")

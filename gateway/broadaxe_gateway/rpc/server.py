@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2, workflows_pb2
 from broadaxe.wire.v1 import dispatcher_pb2 as v1_dispatcher_pb2
 from broadaxe.wire.v1 import workflows_pb2 as v1_workflows_pb2
 from broadaxe_actors.errors import Code, Refused
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message_factory import GetMessageClass
-
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.guard import CallCounts, Guard, TokenVerifier
 from broadaxe_gateway.rpc.limits import DISPATCHER_RATE_FACTOR, GrpcLimits, RateLimiter

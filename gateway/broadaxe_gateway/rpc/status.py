@@ -6,8 +6,8 @@ May touch the engine's errors and grpc's codes only.
 import logging
 
 import grpc
-from broadaxe_actors.errors import Code, Refused
 
+from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.tokens import Unauthenticated
 
 logger = logging.getLogger("broadaxe.grpc")

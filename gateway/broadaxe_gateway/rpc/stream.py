@@ -28,7 +28,6 @@ from broadaxe_actors.messages import (
     TriggerRuns,
     UpsertLabels,
 )
-
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import batched
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, refuse

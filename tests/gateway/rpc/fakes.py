@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+
 from broadaxe_actors import messages as m
 from broadaxe_actors.errors import Code
 from broadaxe_gateway.hub import Hub

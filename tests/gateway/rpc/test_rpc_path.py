@@ -5,6 +5,7 @@ import json
 
 import grpc
 import pytest
+
 from broadaxe.wire import dispatcher_pb2 as d
 from broadaxe.wire import stream_pb2 as s
 from broadaxe.wire import workflows_pb2 as w
@@ -13,7 +14,6 @@ from broadaxe.wire.v1.shared import trigger_pb2
 from broadaxe_actors import messages as m
 from broadaxe_actors.errors import Code
 from broadaxe_storage.records import TaskRunState
-
 from tests.gateway.rpc.fakes import (
     NO_ANSWER,
     STEP,

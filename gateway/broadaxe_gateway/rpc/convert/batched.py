@@ -20,8 +20,6 @@ from broadaxe_actors.messages import (
     StepRef,
     TaskReport,
 )
-from broadaxe_storage.records import TaskRunState
-
 from broadaxe_gateway.rpc.convert.checks import (
     OFF_LOOP_BYTES,
     check_json_bytes,
@@ -45,18 +43,21 @@ from broadaxe_gateway.rpc.convert.workers import (
     runtime_info,
     slot_config,
 )
+from broadaxe_storage.records import TaskRunState
 
 TARGET_BYTES = OFF_LOOP_BYTES
 """A message is closed once it has this many bytes; one item larger than that travels alone."""
 ASSIGNMENT_OVERHEAD_BYTES = 256
 _MAX_KNOWN_OBJECTS = 10_000
 
-_FINAL_STATES = {
+_FINAL_STATES: dict[int, wire.FinalState.ValueType] = {
     TaskRunState.COMPLETED: wire.FINAL_STATE_COMPLETED,
     TaskRunState.SKIPPED: wire.FINAL_STATE_COMPLETED,
     TaskRunState.FAILED: wire.FINAL_STATE_FAILED,
     TaskRunState.CANCELLED: wire.FINAL_STATE_CANCELLED,
 }
+
+_KINDS: dict[int, ReportKind] = {int(kind): kind for kind in ReportKind}
 
 Order = Assignment | CancelOrder
 """What waits for a worker's stream, in order."""
@@ -92,20 +93,20 @@ def task_reports(up: wire.WorkerUp) -> tuple[TaskReport, ...]:
     """Raises `Refused` (INVALID_ARGUMENT) for a report that names no task run or kind."""
     found = []
     for report in up.reports:
-        kind: int = report.kind
+        kind = _KINDS.get(report.kind)
+        if kind is None:
+            raise refuse(f"report kind {report.kind} is not valid: expected STARTED (1) to CANCELLED (4)")
         payload = report.payload
-        if kind == wire.REPORT_KIND_COMPLETED and payload:
+        if kind is ReportKind.COMPLETED and payload:
             try:
                 kind, payload = completion(payload.decode())
             except UnicodeDecodeError as error:
                 kind, payload = ReportKind.FAILED, f"task output is not UTF-8: {error}".encode()
-        if not ReportKind.STARTED <= kind <= ReportKind.CANCELLED:
-            raise refuse(f"report kind {kind} is not valid: expected STARTED (1) to CANCELLED (4)")
         found.append(
             TaskReport(
                 check_uuid(report.task_run_id, "task_run_id"),
                 report.attempt,
-                ReportKind(kind),
+                kind,
                 payload,
                 report.should_not_retry,
                 report.started_at_us,
@@ -332,12 +333,12 @@ def client_down(
 
 
 def _add_finished(down: wire.ClientDown, finished: RunFinished, max_bytes: int) -> None:
-    entry = down.finished.add(run_id=finished.run_id, state=_FINAL_STATES[TaskRunState(finished.state)])
+    entry = down.finished.add(run_id=finished.run_id, state=_FINAL_STATES[finished.state])
     for result, output, error in fit_results(finished.results, max_bytes - 64 * 1024):
         entry.results.add(
             task_run_id=result.task_run_id,
             task_name=result.task_name,
-            state=_FINAL_STATES[TaskRunState(result.state)],
+            state=_FINAL_STATES[result.state],
             output=output,
             error=error,
         )

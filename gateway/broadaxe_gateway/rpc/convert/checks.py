@@ -87,13 +87,25 @@ def _keep_nothing(_pairs: list[tuple[str, Any]]) -> None:
     return None
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotJsonError(f"number {shown(text)} is out of range")
+    return number
+
+
+# Made once: `json.loads` would make a decoder a call.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decode_finite = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
+# A function of ours for each object keeps nothing of it, and lets other threads run in between: the parser alone would hold the
+# interpreter from the first byte to the last.
+_decode_large = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_keep_nothing).decode
+
+
 def json_problem(text: str) -> str | None:
     """Why a text cannot be kept as JSON, or None if it can."""
-    # A function of ours for each object keeps nothing of it, and lets other threads run in between: the parser alone would hold
-    # the interpreter from the first byte to the last.
-    hook = _keep_nothing if len(text) > OFF_LOOP_BYTES else None
     try:
-        json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=hook)
+        (_decode_large if len(text) > OFF_LOOP_BYTES else _decode)(text)
     except RecursionError:
         return "it is nested too deeply"
     except ValueError as error:
@@ -131,7 +143,7 @@ def utf8(data: bytes, field: str) -> str:
 def check_object(text: str, field: str) -> dict[str, Any]:
     """A JSON object that Postgres can keep as jsonb: no escaped NUL, no half of a surrogate pair, no number beyond a double."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = _decode_finite(text)
     except RecursionError as error:
         raise refuse(f"{field} is nested too deeply") from error
     except ValueError as error:
@@ -146,10 +158,3 @@ def check_object(text: str, field: str) -> dict[str, Any]:
         except UnicodeEncodeError as error:
             raise refuse(f"{field} holds half of a surrogate pair, which is no character") from error
     return value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise _NotJsonError(f"number {shown(text)} is out of range")
-    return number

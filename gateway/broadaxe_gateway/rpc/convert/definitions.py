@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from croniter import croniter
+
 from broadaxe.wire.v1 import workflows_pb2 as wire
 from broadaxe.wire.v1.shared import condition_pb2, trigger_pb2
 from broadaxe_actors.definitions import (
@@ -27,8 +29,6 @@ from broadaxe_actors.definitions import (
     validate,
 )
 from broadaxe_actors.messages import WorkflowRegistered
-from croniter import croniter
-
 from broadaxe_gateway.rpc.convert.checks import (
     check_action,
     check_json_bytes,

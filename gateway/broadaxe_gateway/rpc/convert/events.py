@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from broadaxe.wire import dispatcher_pb2, events_pb2
 from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import EventsPushed, NewChunk, NewEvent, NewLog, RunEvent
-
 from broadaxe_gateway.rpc.convert.checks import (
     check_json,
     check_object,

@@ -11,8 +11,6 @@ from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import NewRun, RunDetails, RunFinished, TaskDetails, TaskResult
-from broadaxe_storage.records import TaskRunState
-
 from broadaxe_gateway.rpc.convert.checks import (
     check_json,
     check_json_bytes,
@@ -25,6 +23,7 @@ from broadaxe_gateway.rpc.convert.checks import (
 )
 from broadaxe_gateway.rpc.convert.definitions import desired_labels
 from broadaxe_gateway.rpc.limits import MAX_RUNS_PER_BULK, MEBIBYTE
+from broadaxe_storage.records import TaskRunState
 
 RESULTS_LIMIT_BYTES = 3 * MEBIBYTE
 """What the texts of one result may have together (behaviour-core 3.1)."""
@@ -159,17 +158,17 @@ def fit_results(results: Sequence[TaskResult], limit: int = RESULTS_LIMIT_BYTES)
     and empty. Errors too long for their share of the room give way to a notice; outputs too long empty the whole.
     """
     fitted = [_ended(result) for result in results]
+    if sum(len(entry.output or entry.error or b"") for entry in fitted) <= limit:
+        return tuple(fitted)
     outputs = sum(len(entry.output) for entry in fitted if entry.output)
     if outputs > limit:
         return ()
     errors = [entry for entry in fitted if entry.error]
-    if errors and outputs + sum(len(entry.error or b"") for entry in errors) > limit:
-        share = max((limit - outputs) // len(errors), MIN_ERROR_SHARE_BYTES)
-        fitted = [
-            entry._replace(error=_notice(entry)) if entry.error and len(entry.error) > share else entry
-            for entry in fitted
-        ]
-    return tuple(fitted)
+    share = max((limit - outputs) // len(errors), MIN_ERROR_SHARE_BYTES)
+    return tuple(
+        entry._replace(error=_notice(entry)) if entry.error and len(entry.error) > share else entry
+        for entry in fitted
+    )
 
 
 def _ended(result: TaskResult) -> FittedResult:

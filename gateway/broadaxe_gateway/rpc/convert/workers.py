@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from broadaxe.wire import dispatcher_pb2 as wire
 from broadaxe_actors.messages import Assignment, CancelOrder, ReportKind, TaskReport
-
 from broadaxe_gateway.rpc.convert.checks import (
     check_action,
     check_name,

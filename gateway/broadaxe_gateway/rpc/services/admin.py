@@ -4,7 +4,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broadaxe_actors.messages import GetRun, PutWorkflow, TriggerRuns
-
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import definitions, runs
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid

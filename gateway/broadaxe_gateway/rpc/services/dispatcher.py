@@ -22,7 +22,6 @@ from broadaxe_actors.messages import (
     StopWorker,
     UpsertLabels,
 )
-
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import batched, events, runs, workers
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid, find_uuid, refuse
@@ -51,7 +50,6 @@ class DispatcherService:
         self._streams = streams
         self._limits = limits
         self._version = version
-        self.unknown_run_pause_seconds = UNKNOWN_RUN_PAUSE_SECONDS
 
     # ------------------------------------------------------------ single calls
 
@@ -181,7 +179,7 @@ class DispatcherService:
                     raise
             follower.outlet.raise_error()
             # Nothing tells of a run's birth before it is followed.
-            await asyncio.sleep(self.unknown_run_pause_seconds)
+            await asyncio.sleep(UNKNOWN_RUN_PAUSE_SECONDS)
 
 
 class _Listener:
