@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import uvloop
+
 from broadaxe_actors.runtime import Actor, Crash, Handle, Runtime
 
 BARS = {

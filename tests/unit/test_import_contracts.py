@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import broadaxe_actors
 import pytest
+
+import broadaxe_actors
 from broadaxe_actors.runtime import Actor, Handle, Runtime
 from broadaxe_actors.runtime.testing import assert_no_actor_objects
-
 from tests.unit.actor_contract import breaches
 
 ROOT = Path(__file__).parents[2]

@@ -4,13 +4,14 @@ import asyncio
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from broadaxe_actors import timekeeper as module
 from broadaxe_actors.runtime import Actor, Runtime, TimerChange, VirtualClock
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_actors.runtime.virtual import run_virtual
 from broadaxe_actors.timekeeper import FIRE_LIMIT, TICK_US, Timekeeper
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -138,6 +139,13 @@ def test_a_timer_already_due_leaves_with_the_next_wake(probe, loop, owner):
     assert said.sends == [Sent(probe.handle, "wake", ())]
     assert [sent.args for sent in probe.call("wake").sends] == [("a",)]
     assert loop.armed == []
+
+
+def test_one_wake_is_on_its_way_at_most(probe, loop, owner):
+    assert len(set_timer(probe, owner, "a", 0).sends) == 1
+    assert set_timer(probe, owner, "b", 0).is_silent
+    assert [sent.args for sent in probe.call("wake").sends] == [("a",), ("b",)]
+    assert len(set_timer(probe, owner, "c", 0).sends) == 1
 
 
 def test_forget_ends_all_timers_of_one_actor(probe, loop, owner):
@@ -301,6 +309,19 @@ def test_a_handler_that_raises_sets_no_timer_and_a_crash_ends_those_set():
         return log
 
     assert in_virtual_time(play) == []
+
+
+def test_a_stopped_actor_leaves_no_timer_behind():
+    async def play(runtime, keeper):
+        sleeper = runtime.spawn(Sleeper, [], lane="t")
+        sleeper.sleep.send("a", DAY)
+        sleeper.sleep.send("b", DAY)
+        await asyncio.sleep(1)
+        assert await keeper.count.remote() == 2
+        runtime.stop_lane("t")
+        return await keeper.count.remote()
+
+    assert in_virtual_time(play) == 0
 
 
 def test_stopping_the_timekeeper_disarms_the_loop():

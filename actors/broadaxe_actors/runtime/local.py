@@ -294,18 +294,27 @@ class Runtime:
         shared = self._shared
         self.outbox = self._main
         self.sends = self._main.sends
-        end = stopwatch() + SLICE_SECONDS
+        now = stopwatch()
+        end = now + SLICE_SECONDS
         try:
             for _ in range(SLICE_TURNS):
                 if shared.ready and (self._is_shared_turn or not line):
                     self._is_shared_turn = False
-                    self._serve(shared.ready.popleft())
+                    now = self._serve(shared.ready.popleft(), now)
                 elif line:
                     self._is_shared_turn = True
-                    self._serve_lane(line.popleft())
+                    lane = line.popleft()
+                    try:
+                        if lane.ready:
+                            now = self._serve(lane.ready.popleft(), now)
+                    finally:
+                        if lane.ready:
+                            line.append(lane)
+                        else:
+                            lane.in_line = False
                 else:
                     break
-                if stopwatch() >= end:
+                if now >= end:
                     break
         finally:
             self.outbox = self.sends = None
@@ -313,27 +322,16 @@ class Runtime:
             if self._is_draining:
                 self._schedule()
 
-    def _serve_lane(self, lane: Lane) -> None:
-        try:
-            if lane.ready:
-                self._serve(lane.ready.popleft())
-        finally:
-            if lane.ready:
-                self._line.append(lane)
-            else:
-                lane.in_line = False
-
-    def _serve(self, inbox: Inbox) -> None:  # noqa: C901 - a call for each part would cost more than the part
-        """Handle messages of one actor until its turn is over. The hot path."""
+    def _serve(self, inbox: Inbox, now: float) -> float:  # noqa: C901 - a call for each part would cost more than the part
+        """Handle messages of one actor until its turn is over, and return the time. The hot path."""
         items = inbox.items
         actor = inbox.actor
         if not items or actor is None:  # stopped while it stood in line
-            return
+            return now
         outbox = self._main
         sends = outbox.sends
         stopwatch = self._stopwatch
-        before = stopwatch()
-        end = before + TURN_SECONDS
+        end = now + TURN_SECONDS
         budget = TURN_MESSAGES
         try:
             while items:
@@ -358,11 +356,10 @@ class Runtime:
                         self._leave(inbox, outbox)
                     if reply is not None and not reply.done():
                         reply.set_result(result)
-                now = stopwatch()
+                before, now = now, stopwatch()
                 if now - before > SLOW_SECONDS:
                     name = method.function.__qualname__
                     self.slow_handlers[name] = self.slow_handlers.get(name, 0) + 1
-                before = now
                 budget -= 1
                 if now >= end or not budget:
                     break
@@ -374,6 +371,7 @@ class Runtime:
                     inbox.items = None
                     if len(self._queues) < SPARE_QUEUES:
                         self._queues.append(items)
+        return now
 
     # ------------------------------------------------------------ after a handler
 

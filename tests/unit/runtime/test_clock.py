@@ -4,9 +4,10 @@ import time
 import uuid
 
 import pytest
-from broadaxe_actors.runtime import SeededRng, SystemClock, SystemRng, VirtualClock
 from hypothesis import given
 from hypothesis import strategies as st
+
+from broadaxe_actors.runtime import SeededRng, SystemClock, SystemRng, VirtualClock
 
 
 def test_system_clock_counts_microseconds():

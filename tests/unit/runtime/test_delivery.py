@@ -4,6 +4,7 @@ import asyncio
 import pickle
 
 import pytest
+
 from broadaxe_actors.runtime import Actor, ActorStopped, Crash, Handle, Runtime
 
 

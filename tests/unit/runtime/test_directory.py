@@ -4,6 +4,7 @@ import asyncio
 
 import pykka
 import pytest
+
 from broadaxe_actors.runtime import Actor, ActorStopped, Directory, Runtime
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.runtime import Actor, ActorStopped, Runtime
 

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from broadaxe_actors.runtime import Actor, Runtime
 from broadaxe_actors.runtime.local import TURN_MESSAGES
 from broadaxe_actors.runtime.virtual import run_virtual
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 class Worker(Actor):

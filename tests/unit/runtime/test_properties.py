@@ -3,10 +3,11 @@
 import asyncio
 import random
 
-from broadaxe_actors.runtime import Actor, Runtime
-from broadaxe_actors.runtime.virtual import run_virtual
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from broadaxe_actors.runtime import Actor, Runtime
+from broadaxe_actors.runtime.virtual import run_virtual
 
 PLAN = st.fixed_dictionaries(
     {

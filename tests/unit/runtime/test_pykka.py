@@ -2,9 +2,10 @@
 
 import pykka
 import pytest
+from pykka._envelope import Envelope
+
 from broadaxe_actors.runtime import Actor, ActorStopped, Runtime
 from broadaxe_actors.runtime.handle import LoopFuture
-from pykka._envelope import Envelope
 
 
 class Plain(Actor):

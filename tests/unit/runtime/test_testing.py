@@ -5,6 +5,7 @@ import functools
 from collections import deque
 
 import pytest
+
 from broadaxe_actors.runtime import Actor, Directory, Runtime
 from broadaxe_actors.runtime.testing import Fetched, Probe, Sent, SetTimer, assert_no_actor_objects, peer
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+
 from broadaxe_actors.runtime.virtual import StandStillError, run_virtual
 
 
