@@ -7,14 +7,13 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
-from broadaxe_storage.errors import StorageError
-
 from broadaxe_gateway.addresses import audience, local_address
 from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.database import ensure_seed, open_store
 from broadaxe_gateway.datadir import DataDirError, DataDirInUse, DataDirLock, Holder, read_holder
 from broadaxe_gateway.keysets import KeysetError, open_keysets
 from broadaxe_gateway.tokens import DEFAULT_LIFETIME_SECONDS, TokenService, UnknownTenant
+from broadaxe_storage.errors import StorageError
 
 EXPECTED_ERRORS = (DataDirError, KeysetError, StorageError, UnknownTenant, ValueError)
 """What the caller or the world can do wrong: told in a line, without a traceback."""

@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from broadaxe_storage.config import DatabaseConfig, names_database
-from broadaxe_storage.errors import InvalidConfig
-
 from broadaxe_gateway.datadir import default_data_dir
 from broadaxe_gateway.keysets import (
     Keyset,
@@ -27,6 +24,8 @@ from broadaxe_gateway.keysets import (
 from broadaxe_gateway.passwords import password_problem
 from broadaxe_gateway.settings import ConfigError, SettingReader
 from broadaxe_gateway.tls import tls_problems
+from broadaxe_storage.config import DatabaseConfig, names_database
+from broadaxe_storage.errors import InvalidConfig
 
 FLAGS = {
     "grpc_port": ("--grpc-port", "SERVER_GRPC_PORT"),

@@ -11,13 +11,12 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from broadaxe_actors.runtime.clock import SystemRng
+from broadaxe_gateway.config import SeedConfig, ServerConfig
+from broadaxe_gateway.passwords import hash_password
 from broadaxe_storage.embedded import EmbeddedPostgres
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.records import Batch, Defaults, TenantRow
 from broadaxe_storage.store import DirectoryStore
-
-from broadaxe_gateway.config import SeedConfig, ServerConfig
-from broadaxe_gateway.passwords import hash_password
 
 logger = logging.getLogger("broadaxe.database")
 

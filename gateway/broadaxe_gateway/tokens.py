@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import jwt
+
 from broadaxe_actors.definitions import duration_us
 from broadaxe_actors.errors import Code, EngineError, Refused
+from broadaxe_gateway.keysets import Keyset
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import ApiTokenRow
 from broadaxe_storage.store import DirectoryStore
-
-from broadaxe_gateway.keysets import Keyset
 
 logger = logging.getLogger("broadaxe.tokens")
 

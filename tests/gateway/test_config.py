@@ -5,6 +5,7 @@ import dataclasses
 import stat
 
 import pytest
+
 from broadaxe_gateway.config import HttpConfig, ServerConfig, load_config
 from broadaxe_gateway.keysets import (
     generate_jwt_keyset,
@@ -13,7 +14,6 @@ from broadaxe_gateway.keysets import (
     parse_jwt_keyset,
 )
 from broadaxe_gateway.settings import ConfigError
-
 from tests.gateway.certificates import Authority
 
 AUTHORITY = Authority()

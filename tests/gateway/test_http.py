@@ -5,6 +5,7 @@ import uuid
 
 import httpx
 import pytest
+
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from broadaxe_actors.telemetry import Telemetry
@@ -64,6 +65,13 @@ class FakeTokens:
         return Identity(tenant_id, str(uuid.uuid4()), 2**60)
 
 
+def source_of(telemetry):
+    async def source():
+        return telemetry
+
+    return source
+
+
 def client_of(app) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -89,7 +97,7 @@ async def client(engine, readiness, telemetry):
     app = create_app(
         hub=engine,
         tokens=FakeTokens(),
-        telemetry=lambda: telemetry,
+        telemetry=source_of(telemetry),
         gateway_figures=lambda: {
             ("broadaxe_grpc_open_streams", None): 2,
             ("broadaxe_grpc_calls_total", None, ("method", "/Dispatcher/Listen"), ("code", "OK")): 5,
@@ -286,7 +294,7 @@ async def test_histograms_are_cumulative(telemetry):
     telemetry.observe_queue(OTHER_TENANT, 0.001)
     telemetry.observe_duration(TENANT, "count", "COMPLETED", 7.0)
     telemetry.slots[TENANT] = (10, 4)
-    async with client_of(create_metrics_app(lambda: telemetry, dict, "/custom")) as client:
+    async with client_of(create_metrics_app(source_of(telemetry), dict, "/custom")) as client:
         series = series_of((await client.get("/custom")).text)
     name = "hatchet_tenant_queued_to_assigned_time_seconds"
     assert series[f'{name}_bucket{{le="+Inf",tenant_id="{TENANT}"}}'] == 3

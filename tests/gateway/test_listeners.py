@@ -38,7 +38,7 @@ async def test_each_port_has_its_application_and_it_can_be_replaced(listeners):
 async def test_port_in_use_is_told_at_bind_with_its_setting(listeners):
     with listen("127.0.0.1", 0, "X") as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ListenError, match=f"127.0.0.1:{port}: the port is in use .* SERVER_PORT"):
+        with pytest.raises(ListenError, match=rf"127\.0\.0\.1:{port}: the port is in use .* SERVER_PORT"):
             listeners.bind("127.0.0.1", port, answering(""), setting="SERVER_PORT")
 
 

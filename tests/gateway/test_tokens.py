@@ -7,6 +7,7 @@ import uuid
 
 import jwt
 import pytest
+
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.keysets import generate_jwt_keyset, parse_jwt_keyset
 from broadaxe_gateway.tokens import (

@@ -7,11 +7,12 @@ what nobody expected is `{"message": ...}`.
 import logging
 from http import HTTPStatus
 
-from broadaxe_actors.errors import Code, Refused
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+
+from broadaxe_actors.errors import Code, Refused
 
 logger = logging.getLogger("broadaxe.http")
 

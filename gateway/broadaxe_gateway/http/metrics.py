@@ -5,7 +5,7 @@ documented counters lack the suffix `_total`, which the client library always pu
 on them all the same.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
@@ -48,7 +48,7 @@ class Telemetry(Protocol):
     def slots(self) -> Mapping[str, tuple[int, int]]: ...
 
 
-TelemetrySource = Callable[[], Telemetry]
+TelemetrySource = Callable[[], Awaitable[Telemetry]]
 """Called once an exposition, so that the engine may refresh what it does not count as it goes."""
 
 
@@ -87,13 +87,13 @@ QUEUE_TIME_HELP = "Seconds spent in the queue before being assigned"
 
 
 class EngineCollector(Collector):
-    """Turns the engine's telemetry into metrics each time it is asked."""
+    """The engine's telemetry as metrics."""
 
-    def __init__(self, telemetry: TelemetrySource) -> None:
+    def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
 
     def collect(self) -> Iterable[Metric]:
-        telemetry = self._telemetry()
+        telemetry = self._telemetry
         for counted in COUNTERS:
             by_tenant = telemetry.counters.get(counted.name, {})
             engine = Metric(f"hatchet_{counted.name}", counted.help, "counter")
@@ -155,12 +155,12 @@ def _slots(slots: Mapping[str, tuple[int, int]]) -> Iterable[Metric]:
 class GatewayCollector(Collector):
     """The gateway's own figures, under names that begin with `broadaxe_`."""
 
-    def __init__(self, figures: GatewaySource) -> None:
+    def __init__(self, figures: GatewayFigures) -> None:
         self._figures = figures
 
     def collect(self) -> Iterable[Metric]:
         metrics: dict[str, Metric] = {}
-        for (name, tenant_id, *pairs), value in self._figures().items():
+        for (name, tenant_id, *pairs), value in self._figures.items():
             metric = metrics.get(name)
             if metric is None:
                 kind = "counter" if name.endswith("_total") else "gauge"
@@ -172,14 +172,14 @@ class GatewayCollector(Collector):
 
 def metrics_router(telemetry: TelemetrySource, gateway: GatewaySource, path: str) -> APIRouter:
     """The exposition at `path`."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(EngineCollector(telemetry))
-    registry.register(GatewayCollector(gateway))
     router = APIRouter()
 
     @router.get(path)
     async def metrics() -> Response:
-        # Telemetry belongs to the loop's thread, and reading it takes microseconds a tenant.
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(EngineCollector(await telemetry()))
+        registry.register(GatewayCollector(gateway()))
+        # Read on the loop, to which these figures belong; it takes microseconds a tenant.
         return Response(generate_latest(registry), HTTPStatus.OK, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router

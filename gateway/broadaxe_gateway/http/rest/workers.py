@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
-from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, StrictBool
 
+from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from broadaxe_gateway.http.auth import Caller
 
 INACTIVE_AFTER_US = 5_000_000
