@@ -79,15 +79,20 @@ class JournalWriter:
     ) -> None:
         if len(batch.created) >= COPY_FROM:
             async with connection.transaction():
-                await connection.copy_records_to_table(
-                    "task_run", records=batch.created, columns=_CREATED_COLUMNS
-                )
+                await self._copy_created(connection, batch.created)
                 await connection.fetchval(query("commit_batch"), epoch, flush, shards, (), *batch[1:])
         elif self._config.is_pgbouncer:
             async with connection.transaction():
                 await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
         else:
             await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
+
+    async def _copy_created(self, connection: Connection, rows: Sequence[TaskRunRow]) -> None:
+        try:
+            await connection.copy_records_to_table("task_run", records=rows, columns=_CREATED_COLUMNS)
+        except (TypeError, ValueError, OverflowError) as error:
+            # COPY lets the encoder's own errors through; Postgres has seen the COPY fail.
+            raise RefusedRecords(str(error)) from error
 
     def _judge(self, error: Exception, connection: Connection, epoch: int, flush: int) -> Exception:
         """Which of our errors this is, given when it happened."""
@@ -98,7 +103,7 @@ class JournalWriter:
             and not connection.is_closed()
         ):
             return translate(error, epoch=epoch) or error
-        if isinstance(error, asyncpg.DataError | UnicodeEncodeError):
+        if isinstance(error, asyncpg.DataError):
             return RefusedRecords(str(error))
         if isinstance(error, TimeoutError):
             self._give_up(connection)

@@ -243,7 +243,7 @@ def translate(error: BaseException, *, epoch: int = 0) -> StorageError | None:
         if code.startswith(_PASSING_CLASSES):
             return Unavailable(f"Postgres could not serve ({code}): {error.args[0]}")
         return StorageBug(code, str(error.args[0]))
-    if isinstance(error, asyncpg.DataError | UnicodeEncodeError):
+    if isinstance(error, asyncpg.DataError):
         return RefusedRecords(str(error))
     if isinstance(error, asyncpg.InterfaceError | OSError):
         return Unavailable(f"the connection to Postgres was lost: {error or type(error).__name__}")

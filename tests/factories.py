@@ -1,0 +1,207 @@
+"""Records with valid defaults, so that a test names the two facts it is about."""
+
+import itertools
+import random
+import time
+import uuid
+from typing import Any
+
+from broadaxe_storage.records import (
+    EventRow,
+    LogRow,
+    TaskEventKind,
+    TaskEventRow,
+    TaskRunFinish,
+    TaskRunRow,
+    TaskRunState,
+    TaskRunUpdate,
+    TenantRow,
+    WorkerRow,
+    WorkerStatus,
+    WorkflowVersionRow,
+)
+
+_seqs = itertools.count(1)
+_random = random.Random(7)
+
+
+def new_id() -> str:
+    """A UUIDv7 of now."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = milliseconds << 80 | 7 << 76 | _random.getrandbits(12) << 64 | 2 << 62 | _random.getrandbits(62)
+    return str(uuid.UUID(int=value))
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+TENANT = new_id()
+WORKFLOW = new_id()
+VERSION = new_id()
+WORKER = new_id()
+
+
+def make_tenant(**fields: Any) -> TenantRow:
+    tenant_id = fields.pop("id", None) or new_id()
+    row = TenantRow(id=tenant_id, name="Acme", slug=f"acme-{tenant_id}", created_at=now_us())
+    return row._replace(**fields)
+
+
+def make_task_run(**fields: Any) -> TaskRunRow:
+    task_run_id = fields.pop("id", None) or new_id()
+    now = now_us()
+    state = fields.get("state", TaskRunState.QUEUED)
+    is_with_worker = state in (TaskRunState.ASSIGNED, TaskRunState.RUNNING)
+    row = TaskRunRow(
+        id=task_run_id,
+        tenant_id=TENANT,
+        run_id=task_run_id,
+        workflow_id=WORKFLOW,
+        workflow_version_id=VERSION,
+        step_index=0,
+        state=state,
+        attempt=0,
+        app_retries=0,
+        internal_retries=0,
+        priority=1,
+        queue_priority=1,
+        seq=next(_seqs),
+        spill_queue=None,
+        created_at=now,
+        queued_at=now,
+        schedule_deadline=now + 300_000_000,
+        execution_deadline=None,
+        assigned_at=now if is_with_worker else None,
+        started_at=None,
+        worker_id=WORKER if is_with_worker else None,
+        parent_task_run_id=None,
+        child_index=None,
+        child_key=None,
+        triggering_event_id=None,
+        triggering_event_key=None,
+        desired_worker_id=None,
+        desired_labels=None,
+        metadata="{}",
+        input=b"{}",
+    )
+    return row._replace(**fields)
+
+
+def make_update(row: TaskRunRow, **fields: Any) -> TaskRunUpdate:
+    """An assignment of `row`, unless `fields` say otherwise."""
+    update = TaskRunUpdate(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        expected_attempt=row.attempt,
+        state=TaskRunState.ASSIGNED,
+        attempt=row.attempt,
+        app_retries=row.app_retries,
+        internal_retries=row.internal_retries,
+        queue_priority=row.queue_priority,
+        seq=row.seq,
+        queued_at=row.queued_at,
+        schedule_deadline=None,
+        execution_deadline=now_us() + 300_000_000,
+        assigned_at=now_us(),
+        started_at=None,
+        worker_id=WORKER,
+    )
+    return update._replace(**fields)
+
+
+def make_finish(row: TaskRunRow, **fields: Any) -> TaskRunFinish:
+    """The successful end of `row`, unless `fields` say otherwise."""
+    now = now_us()
+    finish = TaskRunFinish(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        expected_attempt=row.attempt,
+        state=TaskRunState.COMPLETED,
+        attempt=row.attempt,
+        app_retries=row.app_retries,
+        internal_retries=row.internal_retries,
+        queued_at=row.queued_at,
+        assigned_at=now,
+        started_at=now,
+        finished_at=now,
+        worker_id=WORKER,
+        output=b'{"ok":true}',
+        error=None,
+    )
+    if fields.get("state", TaskRunState.COMPLETED) != TaskRunState.COMPLETED:
+        finish = finish._replace(output=None, error=b"boom")
+    return finish._replace(**fields)
+
+
+def make_worker(**fields: Any) -> WorkerRow:
+    now = now_us()
+    row = WorkerRow(
+        id=new_id(),
+        tenant_id=TENANT,
+        name="worker",
+        actions=("count:words",),
+        slot_config='{"default": 100}',
+        labels='{"size": "big"}',
+        runtime_info="{}",
+        is_batched=True,
+        is_paused=False,
+        status=WorkerStatus.ACTIVE,
+        created_at=now,
+        updated_at=now,
+    )
+    return row._replace(**fields)
+
+
+def make_version(**fields: Any) -> WorkflowVersionRow:
+    row = WorkflowVersionRow(
+        id=new_id(),
+        workflow_id=new_id(),
+        tenant_id=TENANT,
+        name=f"workflow-{next(_seqs)}",
+        number=1,
+        checksum="c0ffee",
+        definition='{"name":"x"}',
+        created_at=now_us(),
+    )
+    return row._replace(**fields)
+
+
+def make_event(**fields: Any) -> EventRow:
+    row = EventRow(
+        id=new_id(),
+        tenant_id=TENANT,
+        key="user:created",
+        scope=None,
+        priority=None,
+        created_at=now_us(),
+        metadata="{}",
+        payload=b"{}",
+    )
+    return row._replace(**fields)
+
+
+def make_task_event(task_run_id: str, **fields: Any) -> TaskEventRow:
+    row = TaskEventRow(
+        tenant_id=TENANT,
+        task_run_id=task_run_id,
+        attempt=0,
+        kind=TaskEventKind.RETRYING,
+        at=now_us(),
+        worker_id=None,
+        message=b"",
+    )
+    return row._replace(**fields)
+
+
+def make_log(task_run_id: str, **fields: Any) -> LogRow:
+    row = LogRow(
+        tenant_id=TENANT,
+        task_run_id=task_run_id,
+        attempt=0,
+        created_at=now_us(),
+        level="INFO",
+        metadata=None,
+        message=b"hello",
+    )
+    return row._replace(**fields)
