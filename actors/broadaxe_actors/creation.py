@@ -25,7 +25,7 @@ from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import EventRow, TaskRunRow, TaskRunState
 
 if TYPE_CHECKING:
-    from broadaxe_actors.run_tracker import RunTracker
+    from broadaxe_actors.run_tracker.state import TrackerState
 
 SLICE = 250
 """Runs created in one turn."""
@@ -74,7 +74,7 @@ class _Job:
 class Creation:
     """See the module."""
 
-    def __init__(self, tracker: "RunTracker") -> None:
+    def __init__(self, tracker: "TrackerState") -> None:
         self._t = tracker
         self._jobs: dict[int, _Job] = {}
         self._next_job = 0

@@ -188,23 +188,31 @@ class GatewayLink(Actor):
         for message in messages:
             kind = type(message)
             if kind is Reply or kind is Refusal:
-                asked = self._pending.pop(message.request_id, None)
-                if asked is None:
+                if not self._answer(message):
                     continue
-                if kind is Refusal and type(asked) is OpenSession:
-                    self._sessions.pop(asked.session_id, None)
-                if type(asked) is OpenSubscription and (kind is Refusal or message.value is False):
-                    self._subscriptions.pop(asked.subscription_id, None)
             elif kind is RunFinished:
                 self._watched.get(message.tenant_id, set()).discard(message.run_id)
-            elif kind is RunEvents:
-                if message.is_last:
-                    self._subscriptions.pop(message.subscription_id, None)
+            elif kind is RunEvents and message.is_last:
+                self._subscriptions.pop(message.subscription_id, None)
             elif kind is EndSession:
                 self._sessions.pop(message.session_id, None)
             if not self._out:
                 self.me.flush.send()
             self._out.append(message)
+
+    def _answer(self, message: Reply | Refusal) -> bool:
+        """Note an answer; False when nobody waits for it any more."""
+        asked = self._pending.pop(message.request_id, None)
+        if asked is None:
+            return False
+        is_refused = type(message) is Refusal
+        if is_refused and type(asked) is OpenSession:
+            self._sessions.pop(asked.session_id, None)
+        elif type(asked) is OpenSubscription and (
+            is_refused or (type(message) is Reply and message.value is False)
+        ):
+            self._subscriptions.pop(asked.subscription_id, None)
+        return True
 
     def flush(self) -> None:
         """Hand over what was said."""

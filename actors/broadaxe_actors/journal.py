@@ -325,33 +325,26 @@ class Journal(Actor):
         return MAX_ROWS_SHARED if recent > 1 else MAX_ROWS_ALONE
 
     def _add_lazy(self, builder: _Builder, appends: list[Append], now: int) -> None:
-        youngest: int | None = None
+        """Take lazy records that have waited long enough along, and see that somebody comes for the others."""
+        waiting_since: int | None = None
         for lane, lazy in list(self._lazy.items()):
-            ripe: list[TaskRunUpdate] = []
-            for key, (update, at) in lazy.items():
-                if now - at < LAZY_HOLD_US:
-                    youngest = at if youngest is None else min(youngest, at)
-                    break
-                if key in builder.created or key in builder.finished or key in builder.updated:
-                    continue
-                ripe.append(update)
-            for update in ripe:
-                del lazy[update.id]
+            ripe, since = _ripe(lazy, builder, now)
+            if since is not None:
+                waiting_since = since if waiting_since is None else min(waiting_since, since)
             if ripe:
-                append = Append(lane, tuple(ripe), ())
-                builder.add(lane, append.records)
-                appends.append(append)
+                for update in ripe:
+                    del lazy[update.id]
+                builder.add(lane, tuple(ripe))
+                appends.append(Append(lane, tuple(ripe), ()))
             if not lazy:
                 del self._lazy[lane]
-        if self._logs:
-            for lane, row in self._logs:
-                append = Append(lane, (row,), ())
-                builder.add(lane, append.records)
-                appends.append(append)
-            self._logs = []
-        if youngest is not None and not self._is_lazy_timed:
+        for lane, row in self._logs:
+            builder.add(lane, (row,))
+            appends.append(Append(lane, (row,), ()))
+        self._logs = []
+        if waiting_since is not None and not self._is_lazy_timed:
             self._is_lazy_timed = True
-            self.set_timer("lazy", max(1_000, youngest + LAZY_HOLD_US - now), self.me.flush_lazy)
+            self.set_timer("lazy", max(1_000, waiting_since + LAZY_HOLD_US - now), self.me.flush_lazy)
 
     # ------------------------------------------------------------ outcomes
 
@@ -436,6 +429,19 @@ class Journal(Actor):
             if owner is not None:
                 owner.records_refused.send(append.records, append.effects, str(error))
         self._wake()
+
+
+def _ripe(
+    lazy: dict[str, tuple[TaskRunUpdate, int]], builder: _Builder, now: int
+) -> tuple[list[TaskRunUpdate], int | None]:
+    """The lazy records to write now, and since when the oldest of the others waits."""
+    ripe: list[TaskRunUpdate] = []
+    for key, (update, at) in lazy.items():
+        if now - at < LAZY_HOLD_US:
+            return ripe, at
+        if key not in builder.created and key not in builder.finished and key not in builder.updated:
+            ripe.append(update)
+    return ripe, None
 
 
 def _reflush(appends: list[Append]) -> _Flush:

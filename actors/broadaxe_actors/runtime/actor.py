@@ -55,7 +55,9 @@ class Actor(pykka.Actor):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        handlers = dict(cls.handlers)
+        handlers: dict[str, Callable[..., Any]] = {}
+        for base in reversed(cls.__mro__[1:]):  # an actor may be composed of several classes
+            handlers.update(vars(base).get("handlers", {}))
         for name, value in vars(cls).items():
             if name in HOOKS or not is_handler(name, value):
                 continue

@@ -33,8 +33,9 @@ from broadaxe_actors.errors import Refused
 from broadaxe_actors.runtime.actor import Actor
 from broadaxe_actors.runtime.clock import Clock, Rng, SystemClock, SystemRng
 from broadaxe_actors.runtime.errors import ActorStopped
+from broadaxe_actors.runtime.fetches import Fetches
 from broadaxe_actors.runtime.handle import STOPPED, Handle, Inbox, Message, RemoteMethod
-from broadaxe_actors.runtime.outbox import Fetch, Outbox
+from broadaxe_actors.runtime.outbox import Outbox
 
 A = TypeVar("A", bound=Actor)
 
@@ -124,7 +125,7 @@ class Runtime:
         self._is_stopped = False
         self._main = Outbox()
         self._queues: list[deque[Message]] = []
-        self._fetches: dict[Inbox, set[asyncio.Task[None]]] = {}
+        self._fetches = Fetches(lambda: self.loop)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -216,7 +217,7 @@ class Runtime:
         return self._retire(handle._inbox)  # noqa: SLF001
 
     def _retire(self, inbox: Inbox) -> bool:
-        if not inbox.items and inbox not in self._fetches:
+        if not inbox.items and not self._fetches.is_busy(inbox):
             self._end(inbox)
         return inbox.items is STOPPED
 
@@ -236,7 +237,7 @@ class Runtime:
         Nothing can be spawned afterwards.
         """
         self._is_stopped = True
-        tasks = [task for tasks in self._fetches.values() for task in tasks]
+        tasks = self._fetches.running()
         for name in [*(name for name in self._lanes if name), ""]:
             self.stop_lane(name)
         if tasks:
@@ -389,7 +390,7 @@ class Runtime:
             self.deliver((self.timekeeper_apply, (inbox.handle, tuple(outbox.timers)), None))
         if inbox.items is not STOPPED:
             for fetch in outbox.fetches:
-                self._start_fetch(inbox, fetch)
+                self._fetches.start(inbox, fetch)
         stops, is_retiring = tuple(outbox.stops), outbox.is_retiring
         # Cleared before actors stop: their hooks may use this same outbox's runtime.
         outbox.clear()
@@ -453,8 +454,7 @@ class Runtime:
             del self._lanes[lane.name]
         if inbox.directory is not None:
             inbox.directory.forget(inbox.key)
-        for task in self._fetches.pop(inbox, ()):
-            task.cancel()
+        self._fetches.cancel(inbox)
         if inbox.has_timers and self._timekeeper_forget is not None:
             self.deliver((self._timekeeper_forget, (inbox.handle,), None))
         self._call_hook(inbox, actor, error)
@@ -483,35 +483,6 @@ class Runtime:
         finally:
             self.outbox = outer
             self.sends = None if outer is None else outer.sends
-
-    # ------------------------------------------------------------ fetches
-
-    def _start_fetch(self, inbox: Inbox, fetch: Fetch) -> None:
-        task = self.loop.create_task(self._fetch(inbox, fetch))
-        self._fetches.setdefault(inbox, set()).add(task)
-
-        def forget(done: "asyncio.Task[None]") -> None:
-            tasks = self._fetches.get(inbox)
-            if tasks is not None:
-                tasks.discard(done)
-                if not tasks:
-                    del self._fetches[inbox]
-
-        task.add_done_callback(forget)
-
-    async def _fetch(self, inbox: Inbox, fetch: Fetch) -> None:
-        function, args, then, context = fetch
-        try:
-            result = await function(*args)
-        except asyncio.CancelledError as error:
-            if inbox.items is STOPPED:  # cancelled by `_end`
-                raise
-            then.send(context, None, error)
-        except Exception as error:  # noqa: BLE001 - it travels to the actor that asked
-            then.send(context, None, error)
-        else:
-            if inbox.items is not STOPPED:
-                then.send(context, result, None)
 
 
 def _for_reply(method: RemoteMethod, error: BaseException) -> BaseException:

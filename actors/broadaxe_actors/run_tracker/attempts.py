@@ -1,0 +1,325 @@
+"""Attempts, from assignment to end: the part of `RunTracker` that moves task runs through `states.TRANSITIONS`."""
+
+from typing import Any
+
+from broadaxe_actors import retry
+from broadaxe_actors.journal import Lazy
+from broadaxe_actors.matching import Proposal
+from broadaxe_actors.messages import (
+    HeldAttempt,
+    ReportKind,
+    ReportsTaken,
+    ReportTasks,
+    RunEventKind,
+    TaskReport,
+)
+from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.runtime import Handle
+from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none
+from broadaxe_actors.task_run import TaskRun
+from broadaxe_actors.turn import Turn
+from broadaxe_storage.errors import Unavailable
+from broadaxe_storage.records import (
+    FinishedTaskRun,
+    TaskEventKind,
+    TaskRunRow,
+    TaskRunState,
+)
+
+S = TaskRunState
+
+
+class Attempts(TrackerState):
+    """Assignment, reports, failures, losses, time-outs."""
+
+    def propose(self, proposals: tuple[Proposal, ...]) -> None:
+        """`TenantQueue` found workers: accept what still waits, give back the slots of the rest."""
+        turn = Turn()
+        now = self.clock.now()
+        assigned = 0
+        for proposal in proposals:
+            task = self._live.get(proposal.task_run_id)
+            if task is None or task.state != S.QUEUED or task.attempt != proposal.attempt:
+                turn.freed.append((proposal.worker_id, proposal.slots))
+                continue
+            self._at = task.id
+            if proposal.worker_id not in self._workers:
+                self._line_up(task, turn)
+                continue
+            task.state = after(task.state, Transition.ASSIGN)
+            self._leave_line(task)
+            task.worker_id = proposal.worker_id
+            task.assigned_at = now
+            task.started_at = None
+            task.execution_deadline = now + task.step.execution_timeout
+            self._set_deadline(task, task.execution_deadline)
+            self._count_running(task, 1)
+            self.record(Lazy(task.update_record(self._tenant_id)))
+            turn.starts.setdefault(proposal.worker_id, []).append(task.assignment())
+            self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
+            assigned += 1
+        if assigned:
+            self._telemetry.count("assigned_tasks", self._tenant_id, assigned)
+            self._telemetry.count("queued_to_assigned", self._tenant_id, assigned)
+        self._telemetry.count("queue_invocations", self._tenant_id)
+        self._close(turn)
+
+    def adopt(self, worker_id: str, held: tuple[HeldAttempt, ...]) -> None:
+        """A returning worker holds attempts that we did not know to be with it: take them as assigned, or have them stopped."""
+        turn = Turn()
+        unknown: list[HeldAttempt] = []
+        for item in held:
+            task = self._live.get(item.task_run_id)
+            if task is None:
+                if self._recent.get(item.task_run_id) is None:
+                    unknown.append(item)
+                continue
+            self._adopt(task, worker_id, item, turn)
+        if unknown:
+            self.fetch(
+                self._store.fetch_live,
+                self._tenant_id,
+                [item.task_run_id for item in unknown],
+                then=self.me.adopt_loaded,
+                context=(worker_id, tuple(unknown)),
+            )
+        self._close(turn)
+
+    def adopt_loaded(
+        self,
+        context: tuple[str, tuple[HeldAttempt, ...]],
+        rows: list[TaskRunRow] | None,
+        error: BaseException | None,
+    ) -> None:
+        """Held attempts that waited in Postgres, as the record knows them. Those without a row have ended: nothing to do."""
+        if error is not None:
+            if not isinstance(error, Unavailable):
+                raise error
+            return
+        assert rows is not None
+        worker_id, held = context
+        turn = Turn()
+        attempts = {item.task_run_id: item for item in held}
+        for row in rows:
+            task = self._take_from_postgres(row, turn)
+            if task is not None:
+                self._adopt(task, worker_id, attempts[row.id], turn)
+        self._close(turn)
+
+    def _adopt(self, task: TaskRun, worker_id: str, item: HeldAttempt, turn: Turn) -> None:
+        if task.state in HELD_STATES and task.worker_id == worker_id and task.attempt == item.attempt:
+            return
+        if task.state != S.QUEUED or task.attempt != item.attempt or worker_id not in self._workers:
+            turn.cancel(worker_id, task.cancel_order(item.attempt))
+            return
+        task.state = after(task.state, Transition.ASSIGN)
+        self._leave_line(task)
+        now = self.clock.now()
+        task.worker_id = worker_id
+        task.assigned_at = now
+        task.execution_deadline = now + task.step.execution_timeout
+        self._set_deadline(task, task.execution_deadline)
+        self._count_running(task, 1)
+        self.record(Lazy(task.update_record(self._tenant_id)))
+        turn.hold(task)
+
+    def report(self, gateway: "Handle[Any]", message: ReportTasks) -> None:
+        """What a worker says of its attempts; answered after the commit."""
+        unknown = [
+            item.task_run_id
+            for item in message.reports
+            if item.task_run_id not in self._live and self._recent.get(item.task_run_id) is None
+        ]
+        if unknown:
+            self.fetch(self._load_any, unknown, then=self.me.report_loaded, context=(gateway, message))
+            return
+        self._take_reports(gateway, message, frozenset())
+
+    def report_loaded(
+        self,
+        context: tuple["Handle[Any]", ReportTasks],
+        result: tuple[list[TaskRunRow], list[FinishedTaskRun]] | None,
+        error: BaseException | None,
+    ) -> None:
+        """Task runs that a report named and memory did not hold."""
+        gateway, message = context
+        if error is not None:
+            if not isinstance(error, Unavailable):
+                raise error
+            # Reports are held, never refused, while Postgres is away.
+            self.set_timer(("report", message.request_id), 250_000, self.me.report, gateway, message)
+            return
+        assert result is not None
+        live, finished = result
+        turn = Turn()
+        for row in live:
+            self._take_from_postgres(row, turn)
+        self._close(turn)
+        self._take_reports(gateway, message, frozenset(row.id for row in finished))
+
+    def _take_reports(self, gateway: "Handle[Any]", message: ReportTasks, finished: frozenset[str]) -> None:
+        turn = Turn()
+        known: list[bool] = []
+        for item in message.reports:
+            task = self._live.get(item.task_run_id)
+            if task is None:
+                known.append(item.task_run_id in finished or self._recent.get(item.task_run_id) is not None)
+                continue
+            known.append(True)
+            self._at = task.id
+            if item.attempt is None or item.attempt == task.attempt:
+                self._take_report(task, item, message.worker_id, turn)
+        self._close(turn)
+        self._reply(gateway, message.request_id, ReportsTaken(tuple(known)))
+
+    def _take_report(self, task: TaskRun, item: TaskReport, worker_id: str, turn: Turn) -> None:
+        now = self.clock.now()
+        if item.kind == ReportKind.STARTED:
+            following = after_or_none(task.state, Transition.START)
+            if following is None:
+                return
+            if task.state == S.QUEUED:
+                # Its assignment was lost in a crash; the worker proves that it holds the attempt.
+                self._adopt(task, worker_id, HeldAttempt(task.id, task.attempt), turn)
+                if task.state == S.QUEUED or worker_id not in self._workers:
+                    return
+            task.state = S.RUNNING
+            task.started_at = item.started_at or now
+            if task.worker_id is not None:
+                turn.started.setdefault(task.worker_id, []).append(task.id)
+            self.record(Lazy(task.update_record(self._tenant_id)))
+            return
+        if item.started_at and task.started_at is None:
+            task.started_at = item.started_at
+        if item.kind == ReportKind.CANCELLED:
+            self._cancel(task, turn)
+        elif item.kind == ReportKind.COMPLETED:
+            following = after_or_none(task.state, Transition.COMPLETE)
+            if following is None:
+                return
+            self._release(task, turn)
+            task.state = following
+            self._finish(task, turn, item.payload, None)
+        else:
+            self._fail(
+                task,
+                turn,
+                item.payload,
+                should_not_retry=item.should_not_retry,
+                pause_us=item.retry_after_ms * 1000,
+            )
+
+    def _fail(
+        self,
+        task: TaskRun,
+        turn: Turn,
+        error: bytes,
+        *,
+        should_not_retry: bool = False,
+        pause_us: int = 0,
+        kind: TaskEventKind = TaskEventKind.FAILED,
+    ) -> None:
+        """An attempt failed: retry it if the budget allows, else the task run has failed."""
+        if after_or_none(task.state, Transition.RETRY) is None:
+            return
+        if self._subscriptions:
+            self._tell(task, RunEventKind.FAILED, error, turn)
+        if not retry.has_retry_left(
+            task.step.definition, task.app_retries, should_not_retry=should_not_retry
+        ):
+            self._release(task, turn)
+            task.state = S.FAILED
+            self._finish(task, turn, None, error, is_told=True)
+            return
+        self._event(task, kind, error)
+        self._release(task, turn)
+        task.app_retries += 1
+        pause = pause_us or retry.backoff_us(task.step.definition, task.app_retries)
+        task.attempt += 1
+        self._telemetry.count("retried_tasks", self._tenant_id)
+        if pause:
+            task.state = after(task.state, Transition.BACK_OFF)
+            # While it backs off, the schedule deadline holds the time to wake.
+            task.schedule_deadline = self.clock.now() + pause
+            task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
+            self._set_deadline(task, task.schedule_deadline)
+            self.record(task.update_record(self._tenant_id))
+        else:
+            task.state = after(task.state, Transition.RETRY)
+            self._requeue(task)
+
+    def worker_lost(self, worker_id: str, held: tuple[HeldAttempt, ...], reason: str) -> None:
+        """A worker is lost, or never got these attempts: take them back."""
+        turn = Turn()
+        for item in held:
+            task = self._live.get(item.task_run_id)
+            if (
+                task is None
+                or task.state not in HELD_STATES
+                or task.worker_id != worker_id
+                or task.attempt != item.attempt
+            ):
+                continue
+            self._at = task.id
+            self._reassign(task, turn, reason)
+        self._close(turn)
+
+    def due(self) -> None:
+        """Deadlines have passed: to be scheduled, to end, or to wake."""
+        self._armed = None
+        turn = Turn()
+        now = self.clock.now()
+        for task_run_id in self._deadlines.pop_due(now):
+            task = self._live[task_run_id]
+            self._at = task.id
+            if task.state == S.QUEUED:
+                self._time_out_waiting(task, turn)
+            elif task.state in HELD_STATES:
+                turn.cancel(task.worker_id or "", task.cancel_order(task.attempt))
+                text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
+                self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
+            elif task.state == S.BACKING_OFF:
+                task.state = after(task.state, Transition.WAKE)
+                self._requeue(task)
+        if self._spilled_due is not None and self._spilled_due <= now:
+            self._spilled_due = None
+            self.fetch(
+                self._store.load_expired_spilled,
+                self._tenant_id,
+                now,
+                self._settings.queue_page,
+                then=self.me.expired_loaded,
+            )
+        self._close(turn)
+
+    def expired_loaded(
+        self, _context: object, rows: list[TaskRunRow] | None, error: BaseException | None
+    ) -> None:
+        """Task runs that waited in Postgres for longer than they may."""
+        now = self.clock.now()
+        if error is not None:
+            if not isinstance(error, Unavailable):
+                raise error
+            self._note_spilled_deadline(now + 1_000_000)
+            return
+        assert rows is not None
+        turn = Turn()
+        for row in rows:
+            task = self._take_from_postgres(row, turn)
+            if task is not None and task.state == S.QUEUED:
+                self._time_out_waiting(task, turn)
+        if self._ledger.has_spilled():
+            # More may be due at once; without any, the next look is for those that were not yet due.
+            self._note_spilled_deadline(now if rows else now + 60_000_000)
+        self._close(turn)
+
+    def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:
+        self._event(
+            task,
+            TaskEventKind.SCHEDULING_TIMED_OUT,
+            f"no worker took it within {task.step.definition.schedule_timeout}".encode(),
+        )
+        self._telemetry.count("scheduling_timed_out", self._tenant_id)
+        self._release(task, turn)
+        task.state = after(task.state, Transition.SCHEDULE_TIMEOUT)
+        self._finish(task, turn, None, None)

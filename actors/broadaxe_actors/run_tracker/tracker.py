@@ -1,0 +1,185 @@
+"""`RunTracker`: the live runs of a tenant. Every transition of a task run is decided here, and nowhere else.
+
+One per tenant. It records each transition, and lets out what follows from it (queueing, answers, results) after the commit.
+`creation` makes runs from triggers; `followers` knows who waits for what; `spill` says what waits in Postgres.
+
+A handler collects what it has to say in a `Turn`, so that a batch of reports makes one message to each neighbour.
+May touch the runtime, the store's port, the pure modules and the messages.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from broadaxe_actors.errors import EngineBug, Refused
+from broadaxe_actors.messages import (
+    PushEvents,
+    PutWorkflow,
+    RunEventKind,
+    TriggerRuns,
+    WorkflowRegistered,
+)
+from broadaxe_actors.run_tracker.attempts import Attempts
+from broadaxe_actors.run_tracker.following import Following
+from broadaxe_actors.run_tracker.reading import Reading
+from broadaxe_actors.runtime import Handle
+from broadaxe_actors.states import HELD_STATES
+from broadaxe_actors.task_run import TaskRun
+from broadaxe_actors.turn import Turn
+from broadaxe_storage.records import (
+    SpilledQueue,
+    TaskEventKind,
+    TaskRunRow,
+    TaskRunState,
+    WorkflowVersionRow,
+)
+
+S = TaskRunState
+
+
+class RunTracker(Attempts, Following, Reading):
+    """See the module."""
+
+    def connect(
+        self,
+        queue: "Handle[Any]",
+        claims: "Handle[Any]",
+        router: "Handle[Any]",
+        supervisor: "Handle[Any] | None",
+    ) -> None:
+        """The neighbours of this tenant."""
+        self._queue, self._claims, self._router = queue, claims, router
+        self._supervisor = supervisor
+
+    def worker_joined(self, worker_id: str, worker: "Handle[Any]") -> None:
+        """Where to send what concerns a worker."""
+        self._workers[worker_id] = worker
+
+    def worker_left(self, worker_id: str) -> None:
+        """The worker is forgotten for good."""
+        self._workers.pop(worker_id, None)
+
+    def restore_versions(self, rows: Sequence[WorkflowVersionRow]) -> None:
+        """Workflows from the record."""
+        for row in rows:
+            self._catalog.restore(row)
+        for version in self._catalog.all_latest():
+            self._router.set_triggers.send(version.definition.name, version.definition.event_triggers)
+
+    def restore_seq(self, seq: int) -> None:
+        """The highest place in line that the record knows."""
+        self._seq = max(self._seq, seq)
+
+    def restore_task_runs(self, rows: Sequence[TaskRunRow]) -> None:
+        """Live task runs from the record, a slice at a time. What a worker held stays with it."""
+        turn = Turn()
+        for row in sorted(rows, key=lambda item: item.seq):
+            self._restore(row, turn)
+        self._close(turn)
+
+    def restore_spilled(self, rows: Sequence[SpilledQueue]) -> None:
+        """What waits in Postgres; called last."""
+        for row in rows:
+            self._ledger.restore_spilled((row.spill_queue, row.queue_priority), row.count)
+            self._note_spilled_deadline(row.first_schedule_deadline)
+        for line in self._ledger.lines():
+            self._page_in(line)
+
+    def quarantine(self, task_run_id: str, error: str) -> None:
+        """A task run that crashed its tenant again and again ends as FAILED, so that the others go on."""
+        task = self._live.get(task_run_id)
+        if task is None:
+            return
+        turn = Turn()
+        self._event(task, TaskEventKind.QUARANTINED, error.encode())
+        self._release(task, turn)
+        task.state = S.FAILED
+        self._finish(task, turn, None, error.encode())
+        self._close(turn)
+
+    def _restore(self, row: TaskRunRow, turn: Turn) -> TaskRun | None:
+        version = self._catalog.version(row.workflow_version_id)
+        if version is None:
+            raise EngineBug(
+                f"task run {row.id} names workflow version {row.workflow_version_id}, which the record does not have"
+            )
+        if row.id in self._live:
+            return None
+        task = TaskRun(row, version.steps[row.step_index], is_recovered=True)
+        self._live[task.id] = task
+        self._seq = max(self._seq, task.seq)
+        if task.state == S.QUEUED:
+            self._ledger.enter_memory((task.step.queue_key, task.queue_priority))
+            self._line_up(task, turn)
+        elif task.state in HELD_STATES:
+            self._count_running(task, 1)
+            self._set_deadline(task, task.execution_deadline)
+            if task.worker_id in self._workers:
+                turn.hold(task)
+            else:
+                self._reassign(task, turn, f"worker {task.worker_id} is not known any more")
+        elif task.state == S.BACKING_OFF:
+            self._set_deadline(task, task.schedule_deadline)
+        return task
+
+    def put_workflow(self, gateway: "Handle[Any]", message: PutWorkflow) -> None:
+        """Register a definition."""
+        try:
+            version, row = self._catalog.put(
+                self._tenant_id, message.definition, self.rng.uuid7, self.clock.now()
+            )
+        except Refused as refused:
+            self._refuse(gateway, message.request_id, refused)
+            return
+        if row is not None:
+            self.record(row)
+            self.send_after_commit(self._router.set_triggers, row.name, message.definition.event_triggers)
+        self._reply(gateway, message.request_id, WorkflowRegistered(version.workflow_id, version.id))
+
+    def trigger(self, gateway: "Handle[Any]", message: TriggerRuns) -> None:
+        """Create runs."""
+        self._creation.begin(gateway, message)
+
+    def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
+        """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`."""
+        self._creation.begin_from_events(gateway, message, job)
+
+    def parents_loaded(self, job: int, result: object | None, error: BaseException | None) -> None:
+        """What a trigger had to look up has come."""
+        self._creation.looked_up(job, result, error)
+
+    def claimed(self, job: int, run_ids: tuple[str, ...]) -> None:
+        """`Claims` says whose run each spawn key names."""
+        self._creation.claimed(job, run_ids)
+
+    def claim_failed(self, job: int, error: str) -> None:
+        """`Claims` could not read what was spawned before."""
+        self._creation.claim_failed(job, error)
+
+    def create_slice(self, job: int) -> None:
+        """Go on creating the runs of a large trigger."""
+        self._creation.create_slice(job)
+
+    def created(self, ids: tuple[str, ...], spilled: int) -> None:
+        """The commit of new task runs: they may run."""
+        turn = Turn()
+        self._uncommitted_spills -= spilled
+        for task_run_id in ids:
+            task = self._live.get(task_run_id)
+            if task is not None and task.state == S.QUEUED:
+                self._line_up(task, turn)
+                if self._subscriptions:
+                    self._tell(task, RunEventKind.STARTED, b"", turn)
+        if spilled:
+            for line in self._ledger.lines():
+                self._page_in(line)
+        self._close(turn)
+
+    def records_refused(self, records: tuple[Any, ...], effects: tuple[Any, ...], error: str) -> None:
+        """Postgres refused what a handler recorded; only new runs may be refused so, anything else is our bug."""
+        if not all(isinstance(record, TaskRunRow) for record in records):
+            raise EngineBug(f"Postgres refused a transition of tenant {self._tenant_id}: {error}")
+        self._creation.refused(records, effects, error)
+
+    def ended_committed(self, run_ids: tuple[str, ...]) -> None:
+        """The ends of these runs are durable: their results may be forgotten when room is needed."""
+        self._recent.committed(run_ids)
