@@ -17,7 +17,6 @@ from broadaxe._options import (
     Concurrency,
     DesiredLabels,
     RateLimit,
-    TaskDefaults,
     concurrency_to_wire,
     labels_to_wire,
 )
@@ -117,7 +116,6 @@ class Task(Generic[TInput, R]):
         self.settings = settings
         self.parents = tuple(place.parents)
         self.place = place
-        self._check(workflow.task_defaults)
 
     def __repr__(self) -> str:
         return f"Task({self.name!r}, workflow={self.workflow.base_name!r})"
@@ -159,8 +157,9 @@ class Task(Generic[TInput, R]):
         given = self.settings.get(name)
         return default if given is None else given
 
-    def _check(self, defaults: TaskDefaults) -> None:
-        """Refuse settings that the engine would refuse, where they are written."""
+    def check(self) -> None:
+        """Refuse settings that the engine would refuse, where they are written. Raises `DefinitionError`."""
+        defaults = self.workflow.task_defaults
         factor = self._setting("backoff_factor", defaults.backoff_factor)
         longest = self._setting("backoff_max_seconds", defaults.backoff_max_seconds)
         checks = (

@@ -5,10 +5,14 @@ which knows dates, UUIDs, enums and the like.
 """
 
 import re
+import sys
+import types
+import typing
 import warnings
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
+import typing_extensions
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -37,7 +41,7 @@ class Shape:
     def adapter(self) -> TypeAdapter[Any]:
         """Raises `DefinitionError` for a type that cannot be validated."""
         try:
-            return TypeAdapter(Any if self._is_open else self.declared)
+            return TypeAdapter(Any if self._is_open else _portable(self.declared))
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
             raise DefinitionError(
                 f"{self.where} is declared as {self.declared!r}, which cannot be validated: use a pydantic model, a dataclass, a "
@@ -83,6 +87,26 @@ class Shape:
                 return to_json(self.adapter.json_schema())
             except PydanticUserError:
                 return None  # validates, but has no schema (an arbitrary class with a validator, say)
+
+
+def _portable(declared: Any) -> Any:
+    """The type with each TypedDict of `typing` made one of `typing_extensions`: before Python 3.12 pydantic takes only those."""
+    if sys.version_info >= (3, 12):
+        return declared
+    if typing.is_typeddict(declared) and not hasattr(declared, "__pydantic_core_schema__"):
+        fields = {
+            name: (kind if name in declared.__required_keys__ else NotRequired[kind])
+            for name, kind in (
+                (name, _portable(kind)) for name, kind in typing.get_type_hints(declared).items()
+            )
+        }
+        return typing_extensions.TypedDict(declared.__name__, fields)  # type: ignore[operator]
+    arguments = typing.get_args(declared)
+    changed = tuple(_portable(argument) for argument in arguments)
+    if changed == arguments:
+        return declared
+    origin: Any = typing.get_origin(declared)
+    return typing.Union[changed] if origin in (typing.Union, types.UnionType) else origin[changed]  # noqa: UP007
 
 
 def dump(value: Any, where: str, error_type: type[BroadaxeError]) -> bytes:

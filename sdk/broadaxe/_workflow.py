@@ -147,6 +147,7 @@ class BaseWorkflow(Generic[TInput]):
                 raise DefinitionError(f"workflow {self.base_name!r} has two {kind[3:]} tasks: declare one")
         for parent in place.parents:
             self._check_parent(task, parent)
+        task.check()
         self._tasks.append(task)
         return task
 
