@@ -376,27 +376,42 @@ class Runtime:
 
     # ------------------------------------------------------------ after a handler
 
-    def _leave(self, inbox: Inbox, outbox: Outbox) -> None:
+    def _leave(self, inbox: Inbox, outbox: Outbox) -> None:  # noqa: C901 - one test for each kind of thing
         """Let everything in an outbox leave, in the order that the contract gives."""
-        for nested_inbox, nested in outbox.nested:
-            self._leave(nested_inbox, nested)
-        for message in outbox.sends:
-            self.deliver(message)
-        if (outbox.records or outbox.effects) and self.journal_append is not None:
+        outbox.has_more = False
+        if outbox.spawned:
+            for nested_inbox, nested in outbox.nested:
+                self._leave(nested_inbox, nested)
+            outbox.spawned.clear()
+            outbox.nested.clear()
+        if outbox.sends:
+            for message in outbox.sends:
+                self.deliver(message)
+            outbox.sends.clear()
+        if outbox.records or outbox.effects:
+            assert self.journal_append is not None  # `record` saw it
             said = (inbox.lane.name, tuple(outbox.records), tuple(outbox.effects))
             self.deliver((self.journal_append, said, None))
-        if outbox.timers and self.timekeeper_apply is not None and inbox.items is not STOPPED:
-            inbox.has_timers = True
-            self.deliver((self.timekeeper_apply, (inbox.handle, tuple(outbox.timers)), None))
-        if inbox.items is not STOPPED:
-            for fetch in outbox.fetches:
-                self._fetches.start(inbox, fetch)
-        stops, is_retiring = tuple(outbox.stops), outbox.is_retiring
-        # Cleared before actors stop: their hooks may use this same outbox's runtime.
-        outbox.clear()
-        for stopped in stops:
-            self._end(stopped)
-        if is_retiring:
+            outbox.records.clear()
+            outbox.effects.clear()
+        if outbox.timers:
+            if inbox.items is not STOPPED:
+                assert self.timekeeper_apply is not None  # `set_timer` saw it
+                inbox.has_timers = True
+                self.deliver((self.timekeeper_apply, (inbox.handle, tuple(outbox.timers)), None))
+            outbox.timers.clear()
+        if outbox.fetches:
+            if inbox.items is not STOPPED:
+                for fetch in outbox.fetches:
+                    self._fetches.start(inbox, fetch)
+            outbox.fetches.clear()
+        if outbox.stops:
+            stops = tuple(outbox.stops)
+            outbox.stops.clear()
+            for stopped in stops:
+                self._end(stopped)
+        if outbox.is_retiring:
+            outbox.is_retiring = False
             self._retire(inbox)
 
     def _roll_back(self, outbox: Outbox) -> None:
