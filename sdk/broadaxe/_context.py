@@ -17,7 +17,7 @@ from broadaxe._durations import duration_to_wire
 from broadaxe.wire.stream_pb2 import Assignment, LogLine, StepInfo, StreamChunk
 
 if TYPE_CHECKING:
-    from broadaxe._workflow import Task
+    from broadaxe._task import Task
 
 LOG_LINE_LIMIT = 10_000
 """Characters of one log line that the engine takes; what is longer is cut."""
@@ -40,6 +40,10 @@ class TaskServices(Protocol):
     def put_chunk(self, chunk: StreamChunk) -> None: ...
     def drained(self) -> "Future[None]":
         """Ends when every line and chunk given before has been sent; raises what sending them raised."""
+        ...
+
+    def delivered(self) -> "Future[None]":
+        """Ends when the engine has got every chunk given before, or will not get it. Raises nothing."""
         ...
 
     def cancel(self, task_run_id: str, attempt: int) -> "Future[None]": ...
@@ -419,6 +423,9 @@ class _NoServices:
         pass
 
     def drained(self) -> "Future[None]":
+        return _done()
+
+    def delivered(self) -> "Future[None]":
         return _done()
 
     def cancel(self, task_run_id: str, attempt: int) -> "Future[None]":

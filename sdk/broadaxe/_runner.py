@@ -108,7 +108,7 @@ class Runner:
                 output = await task.fn(value, context)
             report = self._success(attempt, output)
             if context.has_chunks:
-                await asyncio.wait([asyncio.wrap_future(self._services.drained())])
+                await asyncio.wrap_future(self._services.delivered())
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - all that a task raises is its own failure
@@ -146,7 +146,7 @@ class Runner:
             output = attempt.task.fn(parse_input(attempt.task, attempt.assignment.input), context)
             report = self._success(attempt, output)
             if context.has_chunks:
-                self._services.drained().exception()  # told by the sender
+                self._services.delivered().result()
         except BaseException as error:  # noqa: BLE001 - all that a task raises is its own failure
             report = _failure(attempt, error)
         self._forget(attempt)

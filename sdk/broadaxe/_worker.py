@@ -21,10 +21,10 @@ import grpc
 
 from broadaxe._config import Settings
 from broadaxe._errors import BroadaxeError, ConfigurationError, RequestRefusedError, ServerUnavailableError
-from broadaxe._health import HealthServer, LoopLag
-from broadaxe._heartbeat import HeartbeatProcess
+from broadaxe._heartbeat_process import HeartbeatProcess
 from broadaxe._logging import OutputSender, TaskLogHandler
 from broadaxe._runner import Runner
+from broadaxe._transport.base import Transport
 from broadaxe._unary_worker import UnaryWorker
 from broadaxe._worker_link import Delivery, Registration, WorkerLink, wire_labels
 from broadaxe._worker_stream import WorkerStream
@@ -33,7 +33,9 @@ from broadaxe.wire.stream_pb2 import LogLine, StreamChunk
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
-    from broadaxe._workflow import Standalone, Task, Workflow
+    from broadaxe._health import HealthServer
+    from broadaxe._task import Task
+    from broadaxe._workflow import BaseWorkflow
 
 logger = logging.getLogger("broadaxe.worker")
 
@@ -65,13 +67,11 @@ class Worker:
         slots: int | None = None,
         durable_slots: int | None = None,
         labels: Mapping[str, str | int] | None = None,
-        workflows: "Sequence[Workflow[Any] | Standalone[Any, Any]]" = (),
+        workflows: "Sequence[BaseWorkflow[Any]]" = (),
         lifespan: LifespanFn | None = None,
     ) -> None:
-        settings = client.settings
         self._client = client
-        self._settings: Settings = settings
-        self.name = settings.namespace + name
+        self.name = client.namespace + name
         if not NAME_LETTERS.fullmatch(self.name):
             raise ConfigurationError(f"worker name {self.name!r}: only letters, digits and . _ - are allowed")
         for what, given in (("slots", slots), ("durable_slots", durable_slots)):
@@ -79,10 +79,10 @@ class Worker:
                 raise ConfigurationError(f"worker {self.name}: {what} is {given}, expected 1 or more")
         self._slots = slots
         self._durable_slots = durable_slots
-        self._labels: dict[str, str | int] = {**settings.worker_preset_labels, **(labels or {})}
+        self._labels = dict(labels or {})
         wire_labels(self._labels)
         self._lifespan_fn = lifespan
-        self._workflows: list[Workflow[Any] | Standalone[Any, Any]] = []
+        self._workflows: list[BaseWorkflow[Any]] = []
         self._tasks: dict[str, Task[Any, Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -93,7 +93,7 @@ class Worker:
 
     # ---- before the start
 
-    def register_workflow(self, workflow: "Workflow[Any] | Standalone[Any, Any]") -> None:
+    def register_workflow(self, workflow: "BaseWorkflow[Any]") -> None:
         """Add a workflow or standalone task. Raises when the worker has started, or the name is taken by another."""
         if not self._stopped.is_set():
             raise RuntimeError(f"worker {self.name} has started: register workflows before")
@@ -108,7 +108,7 @@ class Worker:
             self._tasks[action] = task
         self._workflows.append(workflow)
 
-    def register_workflows(self, workflows: "Sequence[Workflow[Any] | Standalone[Any, Any]]") -> None:
+    def register_workflows(self, workflows: "Sequence[BaseWorkflow[Any]]") -> None:
         """Add workflows or standalone tasks."""
         for workflow in workflows:
             self.register_workflow(workflow)
@@ -203,8 +203,8 @@ class _Run:
 
     def __init__(self, worker: Worker, io_loop: asyncio.AbstractEventLoop) -> None:
         self._worker = worker
-        self._settings = worker._settings  # noqa: SLF001 - one class in two parts
-        self._transport = worker._client.transport  # noqa: SLF001
+        self._settings: Settings = worker._client.settings  # noqa: SLF001 - one class in two parts
+        self._transport: Transport = worker._client.transport  # noqa: SLF001
         self._io_loop = io_loop
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[None] | None = None
@@ -213,7 +213,7 @@ class _Run:
             name=worker.name,
             slot_config=worker.slot_config,
             tasks=worker._tasks,  # noqa: SLF001
-            labels=dict(worker._labels),  # noqa: SLF001
+            labels={**self._settings.worker_preset_labels, **worker._labels},  # noqa: SLF001
         )
         self._heartbeat = HeartbeatProcess(_connection(self._settings))
         self._output = OutputSender(self._transport, io_loop)
@@ -257,8 +257,9 @@ class _Run:
         """Return when asked to stop; raise what ended the connection for good."""
         assert self._connected is not None
         stop = asyncio.ensure_future(stopping.wait())
+        either: set[asyncio.Future[Any]] = {stop, self._connected}
         try:
-            await asyncio.wait({stop, self._connected}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
         if self._connected.done():
@@ -303,6 +304,8 @@ class _Run:
     def _start_health(self) -> None:
         health = self._settings.healthcheck
         if health.enabled:
+            from broadaxe._health import HealthServer, LoopLag  # noqa: PLC0415 - most workers serve none
+
             self._health = HealthServer(
                 self._worker.name,
                 address=health.bind_address,
@@ -342,6 +345,7 @@ class _Run:
         else:
             return
         logger.info("the server has no batched stream: worker %s uses one call a report", self._worker.name)
+        self._transport.use_unary()
         self.link = await self._make_link(
             UnaryWorker, server_url=self._settings.server_url, token=self._settings.token
         )
@@ -380,6 +384,24 @@ class _Run:
 
     def drained(self) -> "Future[None]":
         return self._output.drained()
+
+    def delivered(self) -> "Future[None]":
+        return self._transport.submit(self._deliver_output())
+
+    async def _deliver_output(self) -> None:
+        """Chunks travel on another stream than reports. The first chunk opens it, and the end of a task could overtake it there:
+        a call and its answer in between show that the server has got so far.
+        """
+        await asyncio.wait([asyncio.wrap_future(self._output.drained())])  # its errors are told by the sender
+        version = self._transport.channel.unary_unary(
+            "/Dispatcher/GetVersion",
+            request_serializer=dispatcher_pb2.GetVersionRequest.SerializeToString,
+            response_deserializer=None,
+        )
+        try:
+            await version(dispatcher_pb2.GetVersionRequest(), metadata=self._transport.metadata, timeout=5.0)
+        except grpc.aio.AioRpcError as error:
+            logger.info("the end of a streaming task may overtake its last chunks: %s", error.details())
 
     def cancel(self, task_run_id: str, attempt: int) -> "Future[None]":
         return self.link.cancel((task_run_id, attempt))

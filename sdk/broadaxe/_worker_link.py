@@ -26,7 +26,7 @@ from broadaxe.wire.stream_pb2 import Assignment, StepInfo
 
 if TYPE_CHECKING:
     from broadaxe._context import Context
-    from broadaxe._workflow import Task
+    from broadaxe._task import Task
 
 logger = logging.getLogger("broadaxe.worker")
 

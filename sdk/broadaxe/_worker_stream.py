@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from broadaxe._transport.status import final_error
 from broadaxe._worker_link import Attempt, Delivery, Key, Report, WorkerLink, runtime_info, wire_labels
 from broadaxe.wire.stream_pb2 import HeldAttempt, Hello, StepInfo, TaskReport, WorkerDown, WorkerUp
 
@@ -77,7 +78,7 @@ class WorkerStream(WorkerLink):
             try:
                 await call.write(WorkerUp(hello=self._hello(), paused=self._is_paused or None))
                 first = await call.read()
-            except asyncio.InvalidStateError:  # refused before the first message was written
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):  # it ended before it began
                 first = grpc.aio.EOF
             if first is grpc.aio.EOF:
                 await _raise_status(call)
@@ -254,9 +255,6 @@ def _add(message: WorkerUp, report: Report) -> None:
 
 async def _raise_status(call: "grpc.aio.StreamStreamCall[WorkerUp, WorkerDown]") -> None:
     """Raise the status with which the engine ended the stream, unless it is OK."""
-    code = await call.code()
-    if code is grpc.StatusCode.OK:
-        return
-    raise grpc.aio.AioRpcError(
-        code, await call.initial_metadata(), await call.trailing_metadata(), details=await call.details()
-    )
+    error = await final_error(call)
+    if error is not None:
+        raise error

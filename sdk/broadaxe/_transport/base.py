@@ -111,6 +111,13 @@ class Transport(Protocol):
         """Nobody waits for these any more."""
         ...
 
+    def use_unary(self) -> None:
+        """The server is known to have no batched stream: do not try it. On the transport's loop.
+
+        A worker learns it first; a log line written to a stream that turns out not to exist would be lost.
+        """
+        ...
+
     async def trigger(self, runs: Sequence[stream_pb2.NewRun]) -> list[str]:
         """Create runs, and return their ids in order after the commit."""
         ...

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import grpc.aio
 
 from broadaxe._transport.channel import Backoff
+from broadaxe._transport.status import final_error
 
 log = logging.getLogger("broadaxe")
 
@@ -108,7 +109,7 @@ class Duplex:
             error = reader.exception()
             if error is not None and not isinstance(error, grpc.aio.AioRpcError):
                 raise error
-            return error
+            return await final_error(call) if error is not None else None
         finally:
             for task in (reader, writer):
                 task.cancel()

@@ -347,7 +347,7 @@ class StreamTransport:
     def broken(self, error: grpc.aio.AioRpcError | None, away_seconds: float, *, was_connected: bool) -> bool:
         code = error.code() if error is not None else None
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            self._fall_back()
+            self.use_unary()
             return False
         if error is None or code in {
             grpc.StatusCode.UNAVAILABLE,
@@ -397,6 +397,11 @@ class StreamTransport:
         self._lines.clear()
 
     # ---- the unary contract
+
+    def use_unary(self) -> None:
+        """The server is known to have no batched stream. On the loop."""
+        if self._runs is None:
+            self._fall_back()
 
     def _fall_back(self) -> None:
         log.info("the server at %s has no batched stream: using unary calls", self._settings.host_port)

@@ -90,6 +90,8 @@ class FakeEngine:
         self.client_messages: list[Any] = []
         self.trigger_sizes: list[int] = []
         self.repeats: list[int] = []
+        self.unknown_workers: set[str] = set()
+        """Worker ids that are answered NOT_FOUND, as by an engine whose database was wiped."""
         self.hold_replies = False
         """True: triggers are taken but not answered, as if the engine died before answering."""
         self.refuse: Callable[[Any], tuple[int, str] | None] = lambda trigger: None
@@ -441,6 +443,8 @@ class FakeEngine:
             async for up in requests:
                 if up.HasField("hello"):
                     self.hellos.append(up.hello)
+                    if up.hello.worker_id in self.unknown_workers:
+                        await context.abort(grpc.StatusCode.NOT_FOUND, "worker not found")
                     worker_id = up.hello.worker_id or str(uuid.uuid4())
                     slots = sum(up.hello.slot_config.values()) or 100
                     held = {h.task_run_id for h in up.hello.in_flight}
