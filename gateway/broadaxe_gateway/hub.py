@@ -161,7 +161,7 @@ class Hub:
                 None if in_flight is None else tuple(in_flight),
             )
         except Refused:
-            del self._sessions[session_id]
+            self._sessions.pop(session_id, None)
             raise
         except BaseException:
             # The caller has gone while the engine was opening: the engine is told.

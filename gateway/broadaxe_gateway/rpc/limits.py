@@ -46,6 +46,7 @@ def server_options(limits: GrpcLimits) -> list[tuple[str, int]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.http2.max_pings_without_data", 0),
         # A worker whose task holds the interpreter for long is alive all the same.
         ("grpc.keepalive_timeout_ms", 60_000),
         ("grpc.so_reuseport", 0),

@@ -8,7 +8,7 @@ upon which the client comes back and asks again.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from broadaxe_gateway.rpc.convert.workers import oversized_start
 from broadaxe_gateway.rpc.limits import GrpcLimits
 from broadaxe_gateway.rpc.outlet import OpenStreams, Outlet
 from broadaxe_gateway.rpc.reports import ReportDesk
+from broadaxe_gateway.rpc.slices import convert_all
 from broadaxe_gateway.rpc.status import refusal_of
 
 if TYPE_CHECKING:
@@ -76,15 +77,22 @@ class EngineService:
 
 
 class _Tasks:
-    """Tasks that belong to one stream and end with it."""
+    """Tasks that belong to one stream and end with it. One that fails is a bug of ours: it is logged and told."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_failure: Callable[[], None]) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        self._on_failure = on_failure
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a worker stream failed", exc_info=error)
+            self._on_failure()
 
     async def wait(self) -> None:
         while self._tasks:
@@ -94,6 +102,10 @@ class _Tasks:
         for task in tuple(self._tasks):
             task.cancel()
         await self.wait()
+
+
+def _failed() -> Refused:
+    return Refused(Code.UNAVAILABLE, "the stream failed in the server: connect again")
 
 
 class WorkerStream:
@@ -111,7 +123,7 @@ class WorkerStream:
         self._is_full = False
         self._writer = batched.DownWriter(limits.max_message_bytes)
         self._max_bytes = limits.max_message_bytes
-        self._tasks = _Tasks()
+        self._tasks = _Tasks(self._fail)
         # Report batches in the order of their arrival, with whether each is committed; and the number told last.
         self._batches: deque[list[int]] = deque()
         self._committed = 0
@@ -133,6 +145,9 @@ class WorkerStream:
 
     def end(self) -> None:
         self.outlet.end(Refused(Code.UNAVAILABLE, "the engine closed this session: connect again"))
+
+    def _fail(self) -> None:
+        self.outlet.end(_failed())
 
     def _compare_backlog(self) -> None:
         waiting = len(self.outlet.items) + self._untaken_count
@@ -192,7 +207,7 @@ class WorkerStream:
             error = refusal
         except Exception:
             logger.exception("worker stream of worker %s failed", self._worker_id)
-            error = Refused(Code.UNAVAILABLE, "the stream failed in the server: connect again")
+            error = _failed()
         self.outlet.end(error)
 
     async def _on_up(self, up: "wire.WorkerUp", *, is_first: bool) -> bool:
@@ -350,7 +365,7 @@ class ClientStream:
             error = refusal
         except Exception:
             logger.exception("client stream failed")
-            error = Refused(Code.UNAVAILABLE, "the stream failed in the server: connect again")
+            error = _failed()
         if error is None and self._unanswered:
             # The client has no more to ask: it gets the answers that it still waits for.
             self._is_half_closed = True
@@ -361,9 +376,9 @@ class ClientStream:
 
     async def _on_up(self, up: "wire.ClientUp") -> None:
         if up.triggers:
-            is_large = up.ByteSize() > OFF_LOOP_BYTES
+            size = up.ByteSize()
             for trigger in up.triggers:
-                await self._on_trigger(trigger, is_large=is_large)
+                await self._on_trigger(trigger, size)
         if up.watch_run_ids:
             self._watch(batched.watched_ids(up.watch_run_ids))
         if up.unwatch_run_ids:
@@ -377,14 +392,11 @@ class ClientStream:
         if up.chunks:
             self._hub.tell(PutStream(0, self._tenant_id, batched.stream_chunks(up)))
 
-    async def _on_trigger(self, trigger: "wire.TriggerRuns", *, is_large: bool) -> None:
+    async def _on_trigger(self, trigger: "wire.TriggerRuns", size: int) -> None:
         new_id = self._hub.new_id
         run_ids = [run.run_id or new_id() for run in trigger.runs]
         try:
-            if is_large:
-                runs = await asyncio.to_thread(batched.stream_runs, trigger, run_ids)
-            else:
-                runs = batched.stream_runs(trigger, run_ids)
+            runs = await convert_all(batched.stream_runs, size, trigger.runs, run_ids)
         except Refused as refusal:
             self._put(batched.refusal(trigger.request, refusal.code, refusal.message), 0)
             return

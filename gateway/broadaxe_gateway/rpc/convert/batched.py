@@ -48,6 +48,8 @@ from broadaxe_storage.records import TaskRunState
 TARGET_BYTES = OFF_LOOP_BYTES
 """A message is closed once it has this many bytes; one item larger than that travels alone."""
 ASSIGNMENT_OVERHEAD_BYTES = 256
+MAX_ITEMS = 512
+"""Items a message, so that building one does not keep the loop."""
 _MAX_KNOWN_OBJECTS = 10_000
 
 _FINAL_STATES: dict[int, wire.FinalState.ValueType] = {
@@ -158,7 +160,7 @@ class DownWriter:
         assignments = down.assignments
         taken = held = 0
         oversized: list[Assignment] = []
-        while orders and taken < TARGET_BYTES:
+        while orders and taken < TARGET_BYTES and held < MAX_ITEMS:
             order = orders[0]
             size = order_bytes(order)
             if taken and taken + size > self._max_bytes:
@@ -216,18 +218,9 @@ class DownWriter:
 # ---------------------------------------------------------------- client up
 
 
-def stream_runs(trigger: wire.TriggerRuns, run_ids: Sequence[str]) -> tuple[NewRun, ...]:
+def stream_runs(runs: Sequence[wire.NewRun], run_ids: Sequence[str]) -> list[NewRun]:
     """The runs of a trigger; `run_ids` stand in where the client chose none. Raises `Refused` (INVALID_ARGUMENT)."""
-    count = len(trigger.runs)
-    found = []
-    for index, (run, run_id) in enumerate(zip(trigger.runs, run_ids, strict=True)):
-        try:
-            found.append(_stream_run(run, run_id))
-        except Refused as error:
-            if count == 1:
-                raise
-            raise Refused(error.code, f"entry {index} of {count}: {error.message}") from error
-    return tuple(found)
+    return [_stream_run(run, run_id) for run, run_id in zip(runs, run_ids, strict=True)]
 
 
 def _stream_run(run: wire.NewRun, run_id: str) -> NewRun:
@@ -302,9 +295,10 @@ def trigger_reply(request: int, run_ids: Sequence[str]) -> wire.TriggerReply:
 
 def finished_bytes(finished: RunFinished) -> int:
     """About how many bytes a result takes in a message."""
-    return 128 + sum(
-        128 + len(result.output or b"") + len(result.error or b"") for result in finished.results
-    )
+    size = 128
+    for result in finished.results:
+        size += 128 + len(result.output or b"") + len(result.error or b"")
+    return size
 
 
 def client_down(
@@ -313,7 +307,7 @@ def client_down(
     """Take items off the left up to the target size. Returns the message and the bytes taken (as `finished_bytes`)."""
     down = wire.ClientDown()
     taken = weight = 0
-    while items and weight < TARGET_BYTES:
+    while items and weight < TARGET_BYTES and len(down.finished) < MAX_ITEMS:
         item = items[0]
         if isinstance(item, wire.TriggerReply):
             size = 0

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from broadaxe.wire import dispatcher_pb2, events_pb2
-from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import EventsPushed, NewChunk, NewEvent, NewLog, RunEvent
 from broadaxe_gateway.rpc.convert.checks import (
     check_json,
@@ -40,21 +39,18 @@ def new_event(request: events_pb2.PushEventRequest) -> NewEvent:
     )
 
 
-def new_events(request: events_pb2.BulkPushEventRequest) -> tuple[NewEvent, ...]:
-    count = len(request.events)
+def new_events(requests: Sequence[events_pb2.PushEventRequest]) -> list[NewEvent]:
+    """The events of a bulk push."""
+    return [new_event(request) for request in requests]
+
+
+def check_bulk(count: int) -> None:
     if not count:
         raise refuse("the call pushes no events: give at least one")
     if count > MAX_EVENTS_PER_BULK:
         raise refuse(
             f"the call pushes {count:,} events; one call may push at most {MAX_EVENTS_PER_BULK:,}: split the list"
         )
-    found = []
-    for index, event in enumerate(request.events):
-        try:
-            found.append(new_event(event))
-        except Refused as error:
-            raise Refused(error.code, f"entry {index} of {count}: {error.message}") from error
-    return tuple(found)
 
 
 def pushed_events(

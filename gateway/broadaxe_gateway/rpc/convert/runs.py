@@ -93,15 +93,9 @@ def new_run(request: trigger_pb2.TriggerWorkflowRequest, run_id: str) -> NewRun:
     )
 
 
-def new_runs(request: workflows_pb2.BulkTriggerWorkflowRequest, run_ids: Sequence[str]) -> tuple[NewRun, ...]:
-    """The runs of a bulk trigger; an error names the place in the list."""
-    found = []
-    for index, (entry, run_id) in enumerate(zip(request.workflows, run_ids, strict=True)):
-        try:
-            found.append(new_run(entry, run_id))
-        except Refused as error:
-            raise Refused(error.code, f"entry {index} of {len(run_ids)}: {error.message}") from error
-    return tuple(found)
+def new_runs(requests: Sequence[trigger_pb2.TriggerWorkflowRequest], run_ids: Sequence[str]) -> list[NewRun]:
+    """The runs of a bulk trigger."""
+    return [new_run(request, run_id) for request, run_id in zip(requests, run_ids, strict=True)]
 
 
 def check_bulk(count: int) -> None:

@@ -7,6 +7,7 @@ from broadaxe_actors.messages import PushEvents, PutLogs, PutStream
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import events
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
+from broadaxe_gateway.rpc.slices import convert_all
 
 if TYPE_CHECKING:
     from broadaxe.wire import events_pb2 as wire
@@ -27,10 +28,8 @@ class EventsService:
         return events.pushed_events(tenant_id, (request,), pushed)[0]
 
     async def BulkPush(self, tenant_id: str, request: "wire.BulkPushEventRequest") -> "wire.Events":  # noqa: N802 - wire name
-        if request.ByteSize() > OFF_LOOP_BYTES:
-            new = await asyncio.to_thread(events.new_events, request)
-        else:
-            new = events.new_events(request)
+        events.check_bulk(len(request.events))
+        new = await convert_all(events.new_events, request.ByteSize(), request.events)
         pushed = await self._hub.ask(PushEvents, tenant_id, new)
         return events.events(events.pushed_events(tenant_id, request.events, pushed))
 

@@ -7,6 +7,7 @@ from broadaxe_actors.messages import TriggerRuns
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import runs
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
+from broadaxe_gateway.rpc.slices import convert_all
 
 if TYPE_CHECKING:
     from broadaxe.wire import workflows_pb2 as wire
@@ -38,8 +39,5 @@ class WorkflowService:
         if not count:
             return runs.bulk_triggered(())
         run_ids = [self._hub.new_id() for _ in range(count)]
-        if request.ByteSize() > OFF_LOOP_BYTES:
-            new = await asyncio.to_thread(runs.new_runs, request, run_ids)
-        else:
-            new = runs.new_runs(request, run_ids)
+        new = await convert_all(runs.new_runs, request.ByteSize(), request.workflows, run_ids)
         return runs.bulk_triggered(await self._hub.ask(TriggerRuns, tenant_id, new))
