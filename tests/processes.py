@@ -40,7 +40,7 @@ ANSWER = "@@ "
 """Opens a line by which a role of `tests/roles` answers a command; anything else it prints is its log."""
 
 
-class WaitTimeout(AssertionError):  # noqa: N818 - reads as what happened
+class WaitTimeout(AssertionError):
     """A condition did not become true in time; the text says which, how long, and what was seen last."""
 
 
@@ -119,13 +119,14 @@ class Process:
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            with self._changed:
-                if line.startswith(ANSWER):
-                    self._answers.append(line.removeprefix(ANSWER))
-                else:
-                    self._lines.append(line.rstrip("\n"))
-                self._changed.notify_all()
+        with self._popen.stdout:
+            for line in self._popen.stdout:
+                with self._changed:
+                    if line.startswith(ANSWER):
+                        self._answers.append(line.removeprefix(ANSWER))
+                    else:
+                        self._lines.append(line.rstrip("\n"))
+                    self._changed.notify_all()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -221,6 +222,14 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
         self._popen.wait(timeout=30)
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what was never flushed has no reader any more
+            self._popen.stdin.close()
+        # Ends with the process' output; a child that outlives it may hold the pipe longer.
+        self._reader.join(timeout=5)
 
     def stop(self, *, timeout: float = 30.0, number: int = signal.SIGTERM) -> int:
         """Asks it to stop, waits, and returns its exit code; kills what is left after `timeout` seconds and says so."""
@@ -237,8 +246,9 @@ class Process:
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.wait(timeout=5)
-        self._reader.join(timeout=5)
-        return self._popen.wait()
+        code = self._popen.wait()
+        self._close_pipes()
+        return code
 
     def close(self) -> None:
         """Ends it whatever its state; for clean-up."""
@@ -247,6 +257,7 @@ class Process:
                 self.stop(timeout=10)
             except (WaitTimeout, psutil.TimeoutExpired):
                 self.kill9()
+        self._close_pipes()
 
     def __enter__(self) -> Self:
         return self

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from importlib import resources
 
 from broadaxe_storage.config import DatabaseConfig
-from broadaxe_storage.errors import DatabaseTooOld, SchemaTooNew
+from broadaxe_storage.errors import SchemaTooNew
 from broadaxe_storage.pool import Connection, close, connect, translated_errors
 from broadaxe_storage.queries import query
 
-OLDEST_POSTGRES = 15
 LOCK_CLASS = 0x62726F61
 """Class of our advisory locks ("broa"); the numbers in it are below and in `ownership`."""
 _MIGRATION_LOCK = 1
@@ -57,7 +56,6 @@ async def migrate(config: DatabaseConfig, *, target: int | None = None) -> int:
         raise ValueError(f"migration {goal} does not exist: there are {len(migrations)}")
     connection = await connect(config.session_url, config, name="broadaxe-migrate")
     try:
-        check_server_version(connection)
         with translated_errors():
             if await _is_at(connection, goal, len(migrations)):
                 return 0
@@ -75,13 +73,6 @@ async def schema_version(connection: Connection) -> int:
         return 0
     version: int = await connection.fetchval(query("load_migration_version"))
     return version
-
-
-def check_server_version(connection: Connection) -> None:
-    """Raises `DatabaseTooOld` for a server below `OLDEST_POSTGRES`."""
-    version = connection.get_server_version()
-    if version.major < OLDEST_POSTGRES:
-        raise DatabaseTooOld(f"{version.major}.{version.minor}", OLDEST_POSTGRES)
 
 
 async def _is_at(connection: Connection, goal: int, known: int) -> bool:

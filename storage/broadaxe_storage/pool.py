@@ -22,6 +22,7 @@ import asyncpg
 from broadaxe_storage.config import DatabaseConfig, without_password
 from broadaxe_storage.errors import (
     CannotConnect,
+    DatabaseTooOld,
     Fenced,
     RefusedRecords,
     StorageBug,
@@ -32,6 +33,7 @@ from broadaxe_storage.queries import query
 
 _logger = logging.getLogger("broadaxe.storage")
 
+OLDEST_POSTGRES = 15
 _POSTGRES_EPOCH_US = 946_684_800_000_000
 """2000-01-01 00:00 UTC, from which Postgres counts, in microseconds since 1970."""
 
@@ -52,7 +54,9 @@ def _decode_time(value: tuple[int]) -> int:
 
 
 async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: bool = False) -> Connection:
-    """Open a connection that encodes our types. `name` is what Postgres shows for it. Raises `CannotConnect`.
+    """Open a connection that encodes our types. `name` is what Postgres shows for it.
+
+    Raises `CannotConnect`, and `DatabaseTooOld` for a server below `OLDEST_POSTGRES`, before it is asked anything.
 
     With `keepalive` the server notices within half a minute that this machine has vanished.
     """
@@ -81,9 +85,13 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
             else type(error).__name__
         )
         raise CannotConnect(without_password(url), reason) from error
+    version = connection.get_server_version()
+    if version.major < OLDEST_POSTGRES:
+        connection.terminate()
+        raise DatabaseTooOld(f"{version.major}.{version.minor}", OLDEST_POSTGRES)
     try:
         # One transaction, for pgbouncer: the look-up of the type is several statements.
-        async with connection.transaction():
+        async with asyncio.timeout(config.connect_timeout_seconds), connection.transaction():
             await connection.set_type_codec(
                 "timestamptz",
                 schema="pg_catalog",
@@ -93,7 +101,8 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
             )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         connection.terminate()
-        raise CannotConnect(without_password(url), str(error)) from error
+        reason = str(error) or f"no answer within {config.connect_timeout_seconds:g} s"
+        raise CannotConnect(without_password(url), reason) from error
     if config.log_queries:
         connection.add_query_logger(_log_query)
     return connection
