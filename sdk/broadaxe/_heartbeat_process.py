@@ -31,9 +31,9 @@ class HeartbeatProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs (or has not been asked to yet)."""
+        """False while a process that died has no successor yet."""
         process = self._process
-        return self._watcher is None or (process is not None and process.poll() is None)
+        return process is None or process.poll() is None
 
     def beat_for(self, worker_id: str) -> None:
         """Start beating for a worker, or go on with another id."""

@@ -241,8 +241,8 @@ class WorkerLink(ABC):
             logger.warning(
                 "worker %s was %s and is %s now", self.registration.name, self.worker_id, worker_id
             )
-        self.worker_id = worker_id
         self.is_connected = True
+        self.worker_id = worker_id
         self._next_notice_at = 0.0
         logger.info("worker %s is connected as %s", self.registration.name, worker_id)
         self.welcomed.set()

@@ -88,6 +88,7 @@ class FakeEngine:
         self.goodbyes: list[str] = []
         self.calls: Counter[str] = Counter()
         self.client_messages: list[Any] = []
+        self.worker_messages: list[Any] = []
         self.trigger_sizes: list[int] = []
         self.repeats: list[int] = []
         self.unknown_workers: set[str] = set()
@@ -441,6 +442,7 @@ class FakeEngine:
         async def read() -> None:
             nonlocal session
             async for up in requests:
+                self.worker_messages.append(up)
                 if up.HasField("hello"):
                     self.hellos.append(up.hello)
                     if up.hello.worker_id in self.unknown_workers:
