@@ -59,14 +59,15 @@ class RecentResults:
     """Results of runs that ended lately, bounded by number and bytes; those not yet committed are never dropped."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[str, RunFinished] = OrderedDict()
+        self._results: OrderedDict[str, tuple[RunFinished, int]] = OrderedDict()
         self._uncommitted: set[str] = set()
         self._bytes = 0
 
     def put(self, finished: RunFinished) -> None:
-        self._results[finished.run_id] = finished
+        size = _size(finished)
+        self._results[finished.run_id] = (finished, size)
         self._uncommitted.add(finished.run_id)
-        self._bytes += _size(finished)
+        self._bytes += size
 
     def committed(self, run_ids: tuple[str, ...]) -> None:
         self._uncommitted.difference_update(run_ids)
@@ -74,10 +75,11 @@ class RecentResults:
             oldest = next(iter(self._results))
             if oldest in self._uncommitted:
                 break
-            self._bytes -= _size(self._results.pop(oldest))
+            self._bytes -= self._results.pop(oldest)[1]
 
     def get(self, run_id: str) -> RunFinished | None:
-        return self._results.get(run_id)
+        entry = self._results.get(run_id)
+        return entry[0] if entry is not None else None
 
     def is_uncommitted(self, run_id: str) -> bool:
         return run_id in self._uncommitted
@@ -145,4 +147,7 @@ class Subscriptions:
 
 
 def _size(finished: RunFinished) -> int:
-    return 300 + sum(len(item.output or b"") + len(item.error or b"") for item in finished.results)
+    size = 300
+    for item in finished.results:
+        size += len(item.output or b"") + len(item.error or b"")
+    return size
