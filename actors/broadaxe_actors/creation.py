@@ -320,7 +320,9 @@ class Creation:
             job.spilled += 1
             tracker.note_spilled_deadline(row.schedule_deadline)
         else:
-            tracker._live[row.id] = TaskRun(row, step, is_recovered=False)
+            task = TaskRun(row, step, is_recovered=False)
+            tracker._live[row.id] = task
+            tracker._ledger.hold_bytes(task.size)
             job.created.append(row.id)
 
     def refused(self, records: tuple[Any, ...], effects: tuple[Any, ...], error: str) -> None:
@@ -334,7 +336,9 @@ class Creation:
                 row.queue_priority,
             )
             if row.spill_queue is None:
-                if tracker._live.pop(row.id, None) is not None:
+                task = tracker._live.pop(row.id, None)
+                if task is not None:
+                    tracker._ledger.hold_bytes(-task.size)
                     tracker._ledger.leave(line)
             else:
                 tracker._ledger.left_postgres(line)
@@ -356,7 +360,9 @@ class Creation:
                 tracker._catalog.version(row.workflow_version_id).steps[row.step_index].queue_key,  # type: ignore[union-attr]
                 row.queue_priority,
             )
-            if tracker._live.pop(row.id, None) is not None:
+            task = tracker._live.pop(row.id, None)
+            if task is not None:
+                tracker._ledger.hold_bytes(-task.size)
                 tracker._ledger.leave(line)
             else:
                 tracker._ledger.left_postgres(line)

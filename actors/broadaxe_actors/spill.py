@@ -2,6 +2,9 @@
 
 Past `HIGH` task runs of one sub-queue and priority, new ones stay in Postgres; below `LOW` they are paged in by `seq`. While any of a line
 waits in Postgres, newcomers to that line go there too, or they would overtake. Retries (priority 4) enter memory at once.
+
+Memory is bounded in bytes as well: while the payloads in memory weigh more than `MAX_BYTES`, newcomers go to Postgres whatever the line's
+length, and nothing is paged in but for a line that would run dry. Pages begin small and grow while their payloads are light.
 """
 
 from typing import NamedTuple
@@ -9,7 +12,11 @@ from typing import NamedTuple
 HIGH = 20_000
 LOW = 10_000
 PAGE = 500
-
+FIRST_PAGE = 50
+LIGHT_PAGE_BYTES = 1_000_000
+HEAVY_PAGE_BYTES = 8_000_000
+MAX_BYTES = 64_000_000
+"""Payloads of one tenant in memory, running task runs included."""
 Line = tuple[str, int]
 """Sub-queue key and queue priority."""
 
@@ -22,13 +29,14 @@ class PageRequest(NamedTuple):
 
 
 class _State:
-    __slots__ = ("after_seq", "in_memory", "is_paging", "spilled")
+    __slots__ = ("after_seq", "in_memory", "is_paging", "page", "spilled")
 
     def __init__(self) -> None:
         self.in_memory = 0
         self.spilled = 0
         self.after_seq = 0
         self.is_paging = False
+        self.page = FIRST_PAGE
 
 
 class SpillLedger:
@@ -39,13 +47,23 @@ class SpillLedger:
         self._high = high
         self._low = low
         self._page = page
+        self._bytes = 0
+
+    def hold_bytes(self, amount: int) -> None:
+        """Payload bytes came into memory, or with a negative amount left it."""
+        self._bytes += amount
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the payloads in memory weigh more than they may."""
+        return self._bytes > MAX_BYTES
 
     def enter(self, line: Line) -> bool:
         """A new task run joins the line. True when it has to wait in Postgres."""
         state = self._lines.get(line)
         if state is None:
             state = self._lines[line] = _State()
-        if state.spilled or state.in_memory >= self._high:
+        if state.spilled or state.in_memory >= self._high or self.is_heavy:
             state.spilled += 1
             return True
         state.in_memory += 1
@@ -71,13 +89,19 @@ class SpillLedger:
         state = self._lines.get(line)
         if state is None or not state.spilled or state.is_paging or state.in_memory > self._low:
             return None
+        if self.is_heavy and state.in_memory:
+            return None
         state.is_paging = True
-        return PageRequest(line[0], line[1], state.after_seq, self._page)
+        return PageRequest(line[0], line[1], state.after_seq, min(state.page, self._page))
 
-    def paged(self, line: Line, count: int, last_seq: int) -> None:
-        """A page came: `count` task runs joined in memory, up to `last_seq`."""
+    def paged(self, line: Line, count: int, last_seq: int, size: int) -> None:
+        """A page came: `count` task runs with `size` bytes of payload joined in memory, up to `last_seq`."""
         state = self._lines[line]
         state.is_paging = False
+        if size < LIGHT_PAGE_BYTES:
+            state.page = min(self._page, state.page * 2)
+        elif size > HEAVY_PAGE_BYTES:
+            state.page = max(1, state.page // 4)
         state.spilled = max(0, state.spilled - count)
         state.in_memory += count
         if count:

@@ -108,6 +108,11 @@ class TaskRun:
         self.metadata = row.metadata
         self.input = row.input
 
+    @property
+    def size(self) -> int:
+        """Bytes of its payload in memory."""
+        return len(self.input) + len(self.metadata)
+
     def update_record(self, tenant_id: str) -> TaskRunUpdate:
         """The record of a transition that does not end it."""
         expected, self.stored_attempt = self.stored_attempt, self.attempt

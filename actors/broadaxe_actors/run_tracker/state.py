@@ -140,6 +140,7 @@ class TrackerState(Actor):
             )
         task = TaskRun(row, version.steps[row.step_index], is_recovered=True)
         self._live[task.id] = task
+        self._ledger.hold_bytes(task.size)
         return task
 
     def _set_deadline(self, task: TaskRun, deadline: int | None) -> None:
@@ -189,6 +190,7 @@ class TrackerState(Actor):
         now = self.clock.now()
         self.record(task.finish_record(self._tenant_id, now, output, error))
         del self._live[task.id]
+        self._ledger.hold_bytes(-task.size)
         self._deadlines.drop(task.id)
         if task.id in self._parents_with_children:
             self._parents_with_children.discard(task.id)
@@ -362,7 +364,8 @@ class TrackerState(Actor):
         assert rows is not None
         turn = Turn()
         fresh = [row for row in rows if row.id not in self._live]
-        self._ledger.paged(line, len(fresh), rows[-1].seq if rows else 0)
+        size = sum(len(row.input) + len(row.metadata) for row in fresh)
+        self._ledger.paged(line, len(fresh), rows[-1].seq if rows else 0, size)
         for row in fresh:
             task = self._put_live(row)
             self._line_up(task, turn)

@@ -106,6 +106,7 @@ class RunTracker(Attempts, Following, Reading):
             return None
         task = TaskRun(row, version.steps[row.step_index], is_recovered=True)
         self._live[task.id] = task
+        self._ledger.hold_bytes(task.size)
         self._seq = max(self._seq, task.seq)
         if task.state == S.QUEUED:
             self._ledger.enter_memory((task.step.queue_key, task.queue_priority))
