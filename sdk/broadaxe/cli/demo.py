@@ -73,7 +73,7 @@ class Server:
         if not line.startswith(READY):
             self.stop()
             raise DemoError(f"the server did not start: {line.strip() or _tail(self._log)}")
-        facts = dict(part.split("=", 1) for part in line.removeprefix(READY).split(" ") if "=" in part)
+        facts = dict(part.split("=", 1) for part in line.removeprefix(READY).split() if "=" in part)
         self.place = (
             f"{facts.get('data', 'its data directory')} (kept; `broadaxe server start` serves it again)"
         )
@@ -141,7 +141,7 @@ class Workers:
 @click.argument(
     "folder", default=".", type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1, 1000), help="Words to show.")
 @click.option("--data-dir", help="Start a server of the demo's own with this data directory.")
 def demo(folder: Path, workers: int, top: int, data_dir: str | None) -> None:
@@ -169,7 +169,8 @@ async def _run(console: Console, server: Server, *, log: Path, folder: Path, cou
     console.print(f"server: {server.place}")
     console.print(f"workers: {count} process{'es' if count > 1 else ''} of 50 slots")
     try:
-        began = time.monotonic()
+        for task in (tasks.count_folder, tasks.count_file):  # the workers do it too, but are not up yet
+            await tasks.broadaxe.on_io(tasks.broadaxe.transport.put_workflow(task.to_wire()))
         ref = await tasks.count_folder.aio_run_no_wait(tasks.Folder(path=str(folder), top=top))
         counting = asyncio.ensure_future(ref.aio_result())
         failing = asyncio.ensure_future(workers.failed.wait())
@@ -180,7 +181,10 @@ async def _run(console: Console, server: Server, *, log: Path, folder: Path, cou
             TimeElapsedColumn(),
             console=console,
         ) as progress:
-            watching = asyncio.ensure_future(_show_progress(tasks.broadaxe, ref.workflow_run_id, progress))
+            began = _Began()
+            watching = asyncio.ensure_future(
+                _show_progress(tasks.broadaxe, ref.workflow_run_id, progress, began)
+            )
             either: set[asyncio.Future[Any]] = {counting, failing}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             watching.cancel()
@@ -189,16 +193,27 @@ async def _run(console: Console, server: Server, *, log: Path, folder: Path, cou
             counting.cancel()
             raise DemoError(f"the workers cannot run:\n{_tail(log)}")
         failing.cancel()
-        _show_result(console, await counting, time.monotonic() - began, server)
+        _show_result(console, await counting, time.monotonic() - began.at, server)
     finally:
         await asyncio.to_thread(workers.stop)
+        await tasks.broadaxe.aio_close()
 
 
-async def _show_progress(client: Any, run_id: str, progress: Progress) -> None:
+class _Began:
+    """When the parent task began: the start of a worker process is not the engine's time."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+        self.is_known = False
+
+
+async def _show_progress(client: Any, run_id: str, progress: Progress, began: _Began) -> None:
     """Follow the stream of the parent task until it ends."""
     bar = progress.add_task("counting words", total=None)
     async for chunk in client.runs.subscribe_to_stream(run_id):
         told = json.loads(chunk)
+        if not began.is_known:
+            began.is_known, began.at = True, time.monotonic()
         progress.update(bar, completed=told["done"], total=told["total"])
 
 
