@@ -5,12 +5,17 @@ goes out with the next one, so batches grow with the load by themselves.
 """
 
 import asyncio
+import logging
 from collections import deque
 from typing import Any, Generic, TypeVar
 
 from broadaxe_actors.errors import Code, Refused
 
+logger = logging.getLogger("broadaxe.grpc")
+
 T = TypeVar("T")
+
+CLOSE_SECONDS = 2.0
 
 
 class Outlet(Generic[T]):
@@ -46,6 +51,10 @@ class Outlet(Generic[T]):
         if not self._is_ended or (error is not None and self._error is None):
             self._is_ended = True
             self._error = error
+            if error is not None:
+                # Never read: a writer stuck on a client that does not read must not hold it all.
+                self.items.clear()
+                self.size = 0
             self.wake()
 
     @property
@@ -99,13 +108,23 @@ class OpenStreams:
             self._emptied.set()
 
     async def close(self) -> None:
-        """End every stream with UNAVAILABLE, upon which clients come back, and wait until all have ended."""
+        """End every stream with UNAVAILABLE, upon which clients come back, and wait until they have ended.
+
+        A stream whose client does not read cannot be told; after `CLOSE_SECONDS` it is left to the server's stop.
+        """
         self._is_closed = True
         for outlet in list(self._outlets):
             outlet.end(stopping())
         if self._outlets:
             self._emptied.clear()
-            await self._emptied.wait()
+            try:
+                await asyncio.wait_for(self._emptied.wait(), CLOSE_SECONDS)
+            except TimeoutError:
+                logger.warning(
+                    "%d streams did not end within %g s: their clients do not read",
+                    len(self._outlets),
+                    CLOSE_SECONDS,
+                )
 
 
 def stopping() -> Refused:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("broadaxe.grpc")
 
 HEARTBEAT_INTERVAL_MS = 4_000
+WATCH_SLICE = 1_000
+"""Runs watched before the loop gets a turn: about 1 ms."""
 
 
 class EngineService:
@@ -380,7 +382,10 @@ class ClientStream:
             for trigger in up.triggers:
                 await self._on_trigger(trigger, size)
         if up.watch_run_ids:
-            self._watch(batched.watched_ids(up.watch_run_ids))
+            # A client that comes back may watch very many.
+            for start in range(0, len(up.watch_run_ids), WATCH_SLICE):
+                self._watch(batched.watched_ids(up.watch_run_ids[start : start + WATCH_SLICE]))
+                await asyncio.sleep(0)
         if up.unwatch_run_ids:
             self._unwatch(batched.watched_ids(up.unwatch_run_ids))
         if up.logs:

@@ -495,6 +495,17 @@ async def test_closed_set_of_streams_takes_no_more():
         streams.add(Outlet())
 
 
+async def test_stop_does_not_wait_for_a_client_that_does_not_read(monkeypatch, caplog):
+    monkeypatch.setattr("broadaxe_gateway.rpc.outlet.CLOSE_SECONDS", 0.02)
+    streams = OpenStreams()
+    outlet: Outlet[int] = Outlet()
+    outlet.put(1, 10)
+    streams.add(outlet)
+    await streams.close()
+    assert (len(outlet.items), outlet.size) == (0, 0)
+    assert "1 streams did not end" in caplog.text
+
+
 async def test_outlet_that_ended_well_is_read_to_its_end():
     outlet: Outlet[int] = Outlet()
     outlet.put(1)
