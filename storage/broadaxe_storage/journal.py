@@ -25,6 +25,7 @@ from broadaxe_storage.records import Batch, TaskRunRow
 COPY_FROM = 256
 """Created task runs in one batch from which COPY is the cheaper way."""
 _CREATED_COLUMNS = TaskRunRow._fields
+_COMMIT = query("commit_batch")
 _ENDING_CODES = frozenset({"57P01", "57P02", "57P03", "57P05"})
 """Postgres ends the session: whether a commit that was under way took place is not said."""
 
@@ -77,15 +78,15 @@ class JournalWriter:
     async def _write(
         self, connection: Connection, epoch: int, flush: int, shards: Sequence[int], batch: Batch
     ) -> None:
-        if len(batch.created) >= COPY_FROM:
-            async with connection.transaction():
-                await self._copy_created(connection, batch.created)
-                await connection.fetchval(query("commit_batch"), epoch, flush, shards, (), *batch[1:])
-        elif self._config.is_pgbouncer:
-            async with connection.transaction():
-                await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
-        else:
-            await connection.fetchval(query("commit_batch"), epoch, flush, shards, *batch)
+        copied = batch.created if len(batch.created) >= COPY_FROM else ()
+        if not copied and not self._config.is_pgbouncer:
+            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
+            return
+        async with connection.transaction():
+            if copied:
+                await self._copy_created(connection, copied)
+                batch = batch._replace(created=())
+            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
 
     async def _copy_created(self, connection: Connection, rows: Sequence[TaskRunRow]) -> None:
         try:

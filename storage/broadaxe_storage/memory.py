@@ -9,106 +9,38 @@ are tuples of immutable values; one that carries anything else is refused, so no
 """
 
 import heapq
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 from broadaxe_storage.errors import CommitUnknown, DatabaseInUse, Fenced, RefusedRecords, Unavailable
-from broadaxe_storage.memory_checks import check_batch, check_record, repeated
+from broadaxe_storage.memory_checks import check_batch, repeated
+from broadaxe_storage.memory_directory import (
+    CommitFault,
+    Faults,
+    MemoryDirectory,
+    MemoryDisk,
+    NoFaults,
+    of_tenant,
+)
 from broadaxe_storage.records import (
-    ApiTokenRow,
     Batch,
-    Defaults,
-    EventRow,
     FinishedTaskRun,
-    LogRow,
     SpilledQueue,
-    TaskEventRow,
     TaskRunFinish,
     TaskRunRow,
     TaskRunUpdate,
-    TenantMemberRow,
-    TenantRow,
-    UserRow,
     WorkerRow,
     WorkerStatus,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import LOGICAL_SHARDS
 
+__all__ = ["CommitFault", "Faults", "MemoryDisk", "MemoryStore", "NoFaults"]
+
 _WORKER_MEMORY_US = 7 * 86_400_000_000
 
 
-class CommitFault(Enum):
-    """What happens to one commit."""
-
-    NONE = "none"
-    UNAVAILABLE = "unavailable"
-    """Nothing is written, and the caller knows."""
-    LOST_BEFORE = "lost before"
-    """Nothing is written, and the caller does not know."""
-    LOST_AFTER = "lost after"
-    """Everything is written, and the caller does not know."""
-
-
-class Faults(Protocol):
-    """Decides what goes wrong. Both may await, to play a slow Postgres."""
-
-    async def on_commit(self, epoch: int, flush: int, batch: Batch) -> CommitFault:
-        """Called before each commit; the answer is played."""
-        ...
-
-    async def on_read(self, method: str) -> None:
-        """Called before each read, with the method's name; may raise `Unavailable`."""
-        ...
-
-
-class NoFaults:
-    """Everything works, at once."""
-
-    async def on_commit(self, epoch: int, flush: int, batch: Batch) -> CommitFault:
-        return CommitFault.NONE
-
-    async def on_read(self, method: str) -> None:
-        return None
-
-
-class MemoryDisk:
-    """What survives a crash. Tests may read every attribute; only stores write them."""
-
-    def __init__(self) -> None:
-        self.owner: MemoryStore | None = None
-        self.epochs = [0] * LOGICAL_SHARDS
-        self.flushes = [0] * LOGICAL_SHARDS
-        self.live: dict[str, TaskRunRow] = {}
-        self.finished: dict[str, FinishedTaskRun] = {}
-        self.task_events: list[TaskEventRow] = []
-        self.workers: dict[str, WorkerRow] = {}
-        self.versions: dict[str, WorkflowVersionRow] = {}
-        self.events: list[EventRow] = []
-        self.logs: list[LogRow] = []
-        self.tenants: dict[str, TenantRow] = {}
-        self.users: dict[str, UserRow] = {}
-        self.members: dict[tuple[str, str], TenantMemberRow] = {}
-        self.tokens: dict[str, ApiTokenRow] = {}
-        self.commits = 0
-        """Batches written."""
-
-
-class MemoryStore:
+class MemoryStore(MemoryDirectory):
     """One engine's view of a disk; see `store.ShardStore` and `store.DirectoryStore` for what each method promises."""
-
-    def __init__(
-        self,
-        disk: MemoryDisk | None = None,
-        faults: Faults | None = None,
-        now: Callable[[], int] = lambda: time.time_ns() // 1000,
-    ) -> None:
-        self.disk = disk or MemoryDisk()
-        self.faults: Faults = faults or NoFaults()
-        self._now = now
-        self._is_closed = False
 
     def crash(self) -> None:
         """As kill -9: the lock is free at once, and nothing more is written through this store."""
@@ -226,7 +158,7 @@ class MemoryStore:
         since = self._now() - _WORKER_MEMORY_US
         found = [
             row
-            for row in _of_tenant(self.disk.workers.values(), tenant_id)
+            for row in of_tenant(self.disk.workers.values(), tenant_id)
             if row.id in holding or (row.status != WorkerStatus.STOPPED and row.updated_at >= since)
         ]
         return sorted(found, key=lambda row: (row.created_at, row.id))
@@ -239,7 +171,7 @@ class MemoryStore:
             newest[row.workflow_id] = max(row.number, newest.get(row.workflow_id, 0))
         found = [
             row
-            for row in _of_tenant(self.disk.versions.values(), tenant_id)
+            for row in of_tenant(self.disk.versions.values(), tenant_id)
             if row.id in named or row.number == newest[row.workflow_id]
         ]
         return sorted(found, key=lambda row: (row.tenant_id, row.name, row.number))
@@ -250,7 +182,7 @@ class MemoryStore:
         await self._reading("load_live_task_runs")
         found = [
             row
-            for row in _of_tenant(self.disk.live.values(), tenant_id)
+            for row in of_tenant(self.disk.live.values(), tenant_id)
             if row.spill_queue is None and row.id > (after or "")
         ]
         return heapq.nsmallest(limit, found, key=lambda row: row.id)
@@ -260,7 +192,7 @@ class MemoryStore:
     async def load_spilled_queues(self, tenant_id: str | None = None) -> list[SpilledQueue]:
         await self._reading("load_spilled_queues")
         queues: dict[tuple[str, str, int], list[int | None]] = {}
-        for row in _of_tenant(self.disk.live.values(), tenant_id):
+        for row in of_tenant(self.disk.live.values(), tenant_id):
             if row.spill_queue is not None:
                 key = (row.tenant_id, row.spill_queue, row.queue_priority)
                 queues.setdefault(key, []).append(row.schedule_deadline)
@@ -285,7 +217,7 @@ class MemoryStore:
         await self._reading("load_expired_spilled")
         found = [
             (row.schedule_deadline, row.id, row)
-            for row in _of_tenant(self.disk.live.values(), tenant_id)
+            for row in of_tenant(self.disk.live.values(), tenant_id)
             if row.spill_queue is not None
             and row.schedule_deadline is not None
             and row.schedule_deadline <= now
@@ -297,12 +229,12 @@ class MemoryStore:
     async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:
         await self._reading("fetch_live")
         found = [self.disk.live[row_id] for row_id in dict.fromkeys(ids) if row_id in self.disk.live]
-        return list(_of_tenant(found, tenant_id))
+        return list(of_tenant(found, tenant_id))
 
     async def fetch_finished(self, tenant_id: str, ids: Sequence[str]) -> list[FinishedTaskRun]:
         await self._reading("fetch_finished")
         found = [self.disk.finished[row_id] for row_id in dict.fromkeys(ids) if row_id in self.disk.finished]
-        return list(_of_tenant(found, tenant_id))
+        return list(of_tenant(found, tenant_id))
 
     async def fetch_children(
         self, tenant_id: str, parent_task_run_id: str
@@ -326,142 +258,6 @@ class MemoryStore:
         await self._reading("fetch_version")
         row = self.disk.versions.get(version_id)
         return row if row is not None and row.tenant_id == tenant_id else None
-
-    # ---------------------------------------------------------------- tenants, people, tokens
-
-    async def ensure_default_tenant_and_admin(self, defaults: Defaults) -> TenantRow:
-        await self._reading("ensure_default_tenant_and_admin")
-        tenant = self.disk.tenants.get(defaults.tenant_id) or self._tenant_by_slug(defaults.tenant_slug)
-        if tenant is None:
-            tenant = TenantRow(defaults.tenant_id, defaults.tenant_name, defaults.tenant_slug, defaults.now)
-            _insert(self.disk.tenants, tenant.id, tenant)
-        admin = self._user_by_email(defaults.admin_email)
-        if admin is None:
-            admin = UserRow(
-                defaults.admin_id,
-                defaults.admin_email,
-                defaults.admin_name,
-                defaults.admin_password_hash,
-                defaults.now,
-            )
-            _insert(self.disk.users, admin.id, admin)
-        member = TenantMemberRow(tenant.id, admin.id, "OWNER", defaults.now)
-        self.disk.members.setdefault((tenant.id, admin.id), member)
-        return tenant
-
-    async def insert_tenant(self, tenant: TenantRow) -> None:
-        await self._reading("insert_tenant")
-        if self._tenant_by_slug(tenant.slug):
-            raise RefusedRecords(f"duplicate key: a tenant has the slug {tenant.slug!r} already", [tenant.id])
-        _insert(self.disk.tenants, tenant.id, tenant)
-
-    async def load_tenants(self) -> list[TenantRow]:
-        await self._reading("load_tenants")
-        return sorted(self.disk.tenants.values(), key=lambda row: (row.created_at, row.id))
-
-    async def fetch_tenant(self, tenant_id: str) -> TenantRow | None:
-        await self._reading("fetch_tenant")
-        return self.disk.tenants.get(tenant_id)
-
-    async def fetch_tenant_by_slug(self, slug: str) -> TenantRow | None:
-        await self._reading("fetch_tenant_by_slug")
-        return self._tenant_by_slug(slug)
-
-    async def insert_user(self, user: UserRow) -> None:
-        await self._reading("insert_user")
-        if self._user_by_email(user.email):
-            raise RefusedRecords(f"duplicate key: {user.email!r} is a user already", [user.id])
-        _insert(self.disk.users, user.id, user)
-
-    async def fetch_user(self, user_id: str) -> UserRow | None:
-        await self._reading("fetch_user")
-        return self.disk.users.get(user_id)
-
-    async def fetch_user_by_email(self, email: str) -> UserRow | None:
-        await self._reading("fetch_user_by_email")
-        return self._user_by_email(email)
-
-    async def put_member(self, member: TenantMemberRow) -> None:
-        await self._reading("put_member")
-        check_record(member)
-        if member.role not in ("OWNER", "ADMIN", "MEMBER"):
-            raise RefusedRecords(f"role {member.role!r} is not one of OWNER, ADMIN, MEMBER")
-        if member.tenant_id not in self.disk.tenants or member.user_id not in self.disk.users:
-            raise RefusedRecords("no such tenant or user", [member.tenant_id, member.user_id])
-        key = (member.tenant_id, member.user_id)
-        known = self.disk.members.get(key, member)
-        self.disk.members[key] = known._replace(role=member.role)
-
-    async def list_members(self, tenant_id: str) -> list[TenantMemberRow]:
-        await self._reading("list_members")
-        found = _of_tenant(self.disk.members.values(), tenant_id)
-        return sorted(found, key=lambda row: (row.created_at, row.user_id))
-
-    async def list_memberships(self, user_id: str) -> list[TenantMemberRow]:
-        await self._reading("list_memberships")
-        found = [row for row in self.disk.members.values() if row.user_id == user_id]
-        return sorted(found, key=lambda row: (row.created_at, row.tenant_id))
-
-    async def insert_token(self, token: ApiTokenRow) -> None:
-        await self._reading("insert_token")
-        if token.tenant_id not in self.disk.tenants:
-            raise RefusedRecords("no such tenant", [token.tenant_id])
-        _insert(self.disk.tokens, token.id, token)
-
-    async def fetch_token(self, token_id: str) -> ApiTokenRow | None:
-        await self._reading("fetch_token")
-        return self.disk.tokens.get(token_id)
-
-    async def list_tokens(self, tenant_id: str) -> list[ApiTokenRow]:
-        await self._reading("list_tokens")
-        found = _of_tenant(self.disk.tokens.values(), tenant_id)
-        return sorted(found, key=lambda row: (row.created_at, row.id))
-
-    async def revoke_token(self, tenant_id: str, token_id: str, at: int) -> bool:
-        await self._reading("revoke_token")
-        token = self.disk.tokens.get(token_id)
-        if token is None or token.tenant_id != tenant_id:
-            return False
-        if token.revoked_at is None:
-            self.disk.tokens[token_id] = token._replace(revoked_at=at)
-        return True
-
-    # ---------------------------------------------------------------- inside
-
-    async def _reading(self, method: str) -> None:
-        self._require_open()
-        await self.faults.on_read(method)
-        self._require_open()
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise Unavailable("this memory store is closed")
-
-    def _tenant_by_slug(self, slug: str) -> TenantRow | None:
-        return next((row for row in self.disk.tenants.values() if row.slug == slug), None)
-
-    def _user_by_email(self, email: str) -> UserRow | None:
-        return next((row for row in self.disk.users.values() if row.email.lower() == email.lower()), None)
-
-
-class _HasTenant(Protocol):
-    @property
-    def tenant_id(self) -> str: ...
-
-
-_Owned = TypeVar("_Owned", bound=_HasTenant)
-_Row = TypeVar("_Row", bound=tuple[object, ...])
-
-
-def _of_tenant(rows: Iterable[_Owned], tenant_id: str | None) -> Iterator[_Owned]:
-    return (row for row in rows if tenant_id is None or row.tenant_id == tenant_id)
-
-
-def _insert(table: dict[str, _Row], key: str, row: _Row) -> None:
-    check_record(row)
-    if key in table:
-        raise RefusedRecords("duplicate key: this id exists already", [key])
-    table[key] = row
 
 
 def _updated(row: TaskRunRow, update: TaskRunUpdate) -> TaskRunRow:

@@ -58,13 +58,13 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
 
     Raises `CannotConnect`, and `DatabaseTooOld` for a server below `OLDEST_POSTGRES`, before it is asked anything.
 
-    With `keepalive` the server notices within half a minute that this machine has vanished.
+    With `keepalive` the server notices within half a minute that this machine has vanished (pgbouncer has settings of its own for that).
     """
     is_pgbouncer = config.is_pgbouncer and url == config.url
     settings = {"application_name": name}
     if not is_pgbouncer:
         settings |= {"jit": "off", "timezone": "UTC"}
-    if keepalive:
+    if keepalive and not is_pgbouncer:
         settings |= {
             "tcp_keepalives_idle": "10",
             "tcp_keepalives_interval": "5",

@@ -279,7 +279,7 @@ async def test_a_duplicate_id_is_refused_and_nothing_is_written(writer: Writer, 
         {"input": None},
         {"attempt": -1},
     ],
-    ids=lambda fields: "-".join(fields),
+    ids="-".join,
 )
 @pytest.mark.parametrize("others", [0, 300])
 async def test_bad_data_is_refused_and_the_store_goes_on(

@@ -1,0 +1,285 @@
+"""What the store does when connections break, engines die and days change."""
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from broadaxe_storage.config import DatabaseConfig
+from broadaxe_storage.errors import CommitUnknown, Fenced, Unavailable
+from broadaxe_storage.partitions import DAY_US
+from broadaxe_storage.postgres import PostgresStore
+from broadaxe_storage.records import Batch, TaskEventKind, TaskRunState
+from broadaxe_storage.store import shard_of
+from tests.factories import (
+    TENANT,
+    WORKER,
+    make_finish,
+    make_log,
+    make_task_event,
+    make_task_run,
+    make_update,
+    now_us,
+)
+
+SHARDS = (shard_of(TENANT),)
+
+ENGINE = """
+import asyncio, sys
+from broadaxe_storage.config import DatabaseConfig
+from broadaxe_storage.postgres import PostgresStore
+
+async def main():
+    store = await PostgresStore.open(DatabaseConfig(url=sys.argv[1]))
+    print(await store.open_shards(), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def store(database_config: DatabaseConfig) -> AsyncIterator[PostgresStore]:
+    store = await PostgresStore.open(database_config)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Someone else's connection to the same database."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+async def test_a_killed_engine_frees_the_shards_at_once(database_config: DatabaseConfig) -> None:
+    engine = subprocess.Popen(  # noqa: ASYNC220 - to be killed
+        [sys.executable, "-W", "ignore", "-c", ENGINE, database_config.url], stdout=subprocess.PIPE, text=True
+    )
+    assert engine.stdout is not None
+    epoch = int(engine.stdout.readline())
+    engine.send_signal(signal.SIGKILL)
+    engine.wait()
+    engine.stdout.close()
+    store = await PostgresStore.open(database_config)
+    try:
+        assert await store.open_shards() == epoch + 1
+    finally:
+        await store.close()
+
+
+async def test_a_lost_lock_is_taken_again(
+    store: PostgresStore, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    epoch = await store.open_shards()
+    holder = "SELECT pid FROM pg_stat_activity WHERE application_name = 'broadaxe-owner' AND datname = current_database()"
+    before = await other.fetchval(holder)
+    await other.execute("SELECT pg_terminate_backend($1, 5000)", before)
+    locked = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    async with asyncio.timeout(10):
+        while (await other.fetchval(locked)) in (None, before):  # noqa: ASYNC110 - Postgres does not call
+            await asyncio.sleep(0.01)  # the loss is seen when the socket closes
+        await store.ownership.wait_until_held()
+    await store.commit(epoch, 1, SHARDS, Batch(created=(make_task_run(),)))
+
+
+async def test_who_took_over_while_the_lock_was_lost_fences_the_former_owner(
+    store: PostgresStore, database_config: DatabaseConfig
+) -> None:
+    epoch = await store.open_shards()
+    await store.ownership.release()
+    second = await PostgresStore.open(database_config)
+    try:
+        await second.open_shards()
+        with pytest.raises(Fenced):
+            await store.commit(epoch, 1, SHARDS, Batch(created=(make_task_run(),)))
+    finally:
+        await second.close()
+
+
+async def test_a_connection_lost_during_a_commit_leaves_an_outcome_that_can_be_read(
+    store: PostgresStore, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    epoch = await store.open_shards()
+    row, again = make_task_run(), make_task_run()
+    await store.commit(epoch, 1, SHARDS, Batch(created=(row,)))
+    async with other.transaction():
+        # The commit below waits for this row, so that it can be cut while it runs.
+        await other.execute("SELECT FROM task_run WHERE id = $1 FOR UPDATE", row.id)
+        commit = asyncio.create_task(
+            store.commit(epoch, 2, SHARDS, Batch(created=(again,), updated=(make_update(row),)))
+        )
+        async with asyncio.timeout(10):
+            while not await other.fetchval(  # noqa: ASYNC110 - Postgres does not call
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'broadaxe-journal%' "
+                "AND datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)  # until the commit waits for the row
+        with pytest.raises(CommitUnknown):
+            await commit
+    assert await store.read_flush(SHARDS[0]) == (epoch, 1)
+    assert await store.fetch_live(TENANT, [again.id]) == []
+    await store.commit(epoch, 2, SHARDS, Batch(created=(again,), updated=(make_update(row),)))
+    assert await store.read_flush(SHARDS[0]) == (epoch, 2)
+
+
+async def test_the_outcome_is_final_even_when_postgres_still_works_on_the_lost_commit(
+    database_config: DatabaseConfig, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    store = await PostgresStore.open(
+        DatabaseConfig(url=database_config.url, commit_timeout_seconds=0.2, lock_wait_seconds=0.2)
+    )
+    try:
+        epoch = await store.open_shards()
+        row, new = make_task_run(), make_task_run()
+        await store.commit(epoch, 1, SHARDS, Batch(created=(row,)))
+        async with other.transaction():
+            await other.execute("SELECT FROM task_run WHERE id = $1 FOR UPDATE", row.id)
+            with pytest.raises(CommitUnknown, match=r"no answer within 0\.2 s"):
+                await store.commit(epoch, 2, SHARDS, Batch(created=(new,), updated=(make_update(row),)))
+            # The backend still waits for the row; were it left alone, it would commit after this answer.
+            assert await store.read_flush(SHARDS[0]) == (epoch, 1)
+        assert await store.read_flush(SHARDS[0]) == (epoch, 1)
+        assert await store.fetch_live(TENANT, [new.id]) == []
+    finally:
+        await store.close()
+
+
+async def test_without_postgres_everything_is_unavailable_and_nothing_hangs(
+    store: PostgresStore, postgres_server: object
+) -> None:
+    epoch = await store.open_shards()
+    await store._journal.close()
+    broken = "postgresql://postgres@127.0.0.1:1/nowhere"
+    store._journal._config = DatabaseConfig(url=broken, connect_timeout_seconds=1)
+    with pytest.raises(Unavailable, match="cannot connect"):
+        await store.commit(epoch, 1, SHARDS, Batch())
+    await store.close()
+    with pytest.raises(Unavailable):
+        await store.load_tenants()
+
+
+async def test_a_broken_pooled_connection_is_replaced(
+    store: PostgresStore, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    assert await store.load_tenants() == []
+    await other.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'broadaxe' "
+        "AND datname = current_database()"
+    )
+    async with asyncio.timeout(10):
+        while not store._pool._idle[0][0].is_closed():  # noqa: ASYNC110 - asyncpg tells only the owner
+            await asyncio.sleep(0.01)  # the loss is seen when the socket closes
+    assert await store.load_tenants() == []
+
+
+async def test_a_batch_is_one_statement_and_an_idle_store_sends_none(
+    database_config: DatabaseConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await PostgresStore.open(DatabaseConfig(url=database_config.url, log_queries=True))
+    try:
+        epoch = await store.open_shards()
+        row = make_task_run()
+        await store.commit(epoch, 1, SHARDS, Batch(created=(row,)))
+        await asyncio.sleep(0.05)  # statements are logged a little after they end
+        with caplog.at_level(logging.INFO, logger="broadaxe.storage"):
+            await store.commit(
+                epoch, 2, SHARDS, Batch(created=(make_task_run(),), updated=(make_update(row),))
+            )
+            await asyncio.sleep(0.3)  # idle: there is nothing to wait for
+        (logged,) = caplog.records
+        assert "commit_batch" in logged.getMessage()
+    finally:
+        await store.close()
+
+
+async def test_days_are_partitions_and_late_ones_take_their_rows_from_the_default(
+    store: PostgresStore, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    epoch = await store.open_shards()
+    day = now_us() // DAY_US + 9
+    row, late = make_task_run(), make_task_run()
+    await store.commit(epoch, 1, SHARDS, Batch(created=(row, late)))
+    store._partitions._known.add(day)  # as if another had made it, so that the row falls through
+    await store.commit(epoch, 2, SHARDS, Batch(finished=(make_finish(row, finished_at=day * DAY_US),)))
+    assert await other.fetchval("SELECT count(*) FROM task_run_history_other") == 1
+    store._partitions._known.discard(day)
+    await store.commit(epoch, 3, SHARDS, Batch(finished=(make_finish(late, finished_at=day * DAY_US + 5),)))
+    assert await other.fetchval("SELECT count(*) FROM task_run_history_other") == 0
+    places = await other.fetch("SELECT DISTINCT tableoid::regclass::text AS place FROM task_run_history")
+    assert len(places) == 1
+    assert len(await store.fetch_finished(TENANT, [row.id, late.id])) == 2
+
+
+async def test_the_timeline_joins_a_row_with_its_entries(store: PostgresStore) -> None:
+    epoch = await store.open_shards()
+    row = make_task_run(created_at=1_000, queued_at=1_000)
+    retrying = make_task_event(row.id, at=1_500, kind=TaskEventKind.RETRYING, message=b"boom")
+    await store.commit(
+        epoch, 1, SHARDS, Batch(created=(row,), task_events=(retrying,), logs=(make_log(row.id),))
+    )
+    await store.commit(
+        epoch,
+        2,
+        SHARDS,
+        Batch(
+            finished=(
+                make_finish(
+                    row,
+                    attempt=1,
+                    state=TaskRunState.FAILED,
+                    queued_at=2_000,
+                    assigned_at=3_000,
+                    started_at=4_000,
+                    finished_at=5_000,
+                    error=b"bad",
+                ),
+            )
+        ),
+    )
+    found = await store.history.fetch_timeline(TENANT, row.id)
+    assert [(e.kind, e.attempt, e.at, e.worker_id, e.message) for e in found] == [
+        (TaskEventKind.CREATED, 0, 1_000, None, b""),
+        (TaskEventKind.RETRYING, 0, 1_500, None, b"boom"),
+        (TaskEventKind.QUEUED, 1, 2_000, None, b""),
+        (TaskEventKind.ASSIGNED, 1, 3_000, WORKER, b""),
+        (TaskEventKind.STARTED, 1, 4_000, WORKER, b""),
+        (TaskEventKind.FAILED, 1, 5_000, WORKER, b"bad"),
+    ]
+    ((_, line),) = await store.history.fetch_log_lines(TENANT, row.id, after=0, limit=10)
+    assert line.message == b"hello"
+
+
+async def test_history_is_paged_newest_first(store: PostgresStore) -> None:
+    epoch = await store.open_shards()
+    rows = [make_task_run(created_at=1_000_000 + n // 3) for n in range(20)]
+    await store.commit(epoch, 1, SHARDS, Batch(created=tuple(rows)))
+    await store.commit(epoch, 2, SHARDS, Batch(finished=tuple(map(make_finish, rows))))
+    found: list[str] = []
+    before: tuple[int, str] | None = None
+    while page := await store.history.list_finished(TENANT, limit=6, before=before):
+        found += [row.id for row in page]
+        before = (page[-1].created_at, page[-1].id)
+    assert found == [row.id for row in sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)]
+    assert await store.history.list_finished(TENANT, limit=6, states=[TaskRunState.FAILED]) == []
+
+
+async def test_an_assignment_is_a_heap_only_update(
+    store: PostgresStore, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    epoch = await store.open_shards()
+    rows = [make_task_run() for _ in range(20)]
+    await store.commit(epoch, 1, SHARDS, Batch(created=tuple(rows)))
+    before = await other.fetchval("SELECT pg_relation_size('task_run_pkey')")
+    for flush, row in enumerate(rows, 2):
+        await store.commit(epoch, flush, SHARDS, Batch(updated=(make_update(row),)))
+    await other.execute("SELECT pg_stat_force_next_flush()")
+    same_page = await other.fetchval("SELECT count(*) FROM task_run WHERE (ctid::text::point)[0] = 0")
+    assert same_page == 20
+    assert await other.fetchval("SELECT pg_relation_size('task_run_pkey')") == before

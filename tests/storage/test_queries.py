@@ -1,0 +1,57 @@
+"""The named queries: each fits the schema, and each has one caller."""
+
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import broadaxe_storage
+from broadaxe_storage.queries import load
+
+SOURCES = Path(broadaxe_storage.__file__).parent
+CALL = re.compile(r"""(?:query|fetch|fetchval)\(\s*["']([a-z_]+)["']""")
+# Read by both halves of a conversation about the same rows.
+SHARED = {"fetch_tenant", "fetch_tenant_by_slug", "fetch_user_by_email", "load_migration_version"}
+
+
+async def test_every_query_fits_the_schema(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(load()["create_migration_table"])
+        for name, text in load().items():
+            try:
+                await connection.prepare(text)
+            except asyncpg.PostgresError as error:
+                pytest.fail(f"{name}: {error}")
+    finally:
+        await connection.close()
+
+
+def test_every_query_has_one_caller() -> None:
+    calls = [name for file in SOURCES.glob("*.py") for name in CALL.findall(file.read_text("utf-8"))]
+    assert set(calls) == set(load())
+    assert {name for name in calls if calls.count(name) > 1} == SHARED
+
+
+async def test_paging_uses_its_indexes(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        # The planner must not choose by the size of an empty table.
+        await connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
+        for name, arguments, index in (
+            ("page_spilled", "'{0}', 'q', 1, 0, 10", "task_run_spilled"),
+            ("load_expired_spilled", "'{0}', now(), 10", "task_run_spill_deadline"),
+            ("load_live_task_runs", "NULL, '{0}', 10", "task_run_pkey"),
+            ("fetch_live", "'{0}', '{{{0}}}'", "task_run_pkey"),
+            ("fetch_finished", "'{0}', '{{{0}}}'", "id_idx"),
+            ("fetch_children", "'{0}', '{0}'", "task_run_parent"),
+            ("list_finished", "'{0}', now(), '{0}', '-infinity', NULL, 10", "tenant_id_created_at_id_idx"),
+        ):
+            await connection.execute(f"PREPARE {name} AS {load()[name]}")
+            values = arguments.format("00000000-0000-7000-8000-000000000000")
+            plan = await connection.fetch(f"EXPLAIN EXECUTE {name} ({values})")
+            text = "\n".join(row[0] for row in plan)
+            assert index in text, f"{name}:\n{text}"
+    finally:
+        await connection.close()
