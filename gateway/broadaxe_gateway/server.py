@@ -133,6 +133,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     stack.push_async_callback(shard.stop)
     hub = Hub(shard.connect_gateway(str(uuid.uuid4())))
     stack.callback(hub.close)
+    # An engine that cannot go on answers nothing more: who waits for it is told now, not after the grace.
+    ended.add_done_callback(lambda _: hub.close())
     grpc_address = local_address(config.grpc.bind_address, grpc_port)
     http_address = local_address(config.http.bind_address, http_port)
     addresses = audience(config, grpc_broadcast_address=grpc_address, server_url=f"http://{http_address}")

@@ -1,5 +1,6 @@
 """`broadaxe server start` and `broadaxe token create` as processes: what they print, how they end, what survives a kill."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import asyncpg
 import grpc
 import httpx
 import psutil
@@ -78,6 +80,17 @@ def version_of(address: str, token: str) -> str:
             timeout=10,
         )
         return answer.version
+
+
+def register_worker(address: str, token: str) -> str:
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            "/Dispatcher/Register",
+            request_serializer=dispatcher_pb2.WorkerRegisterRequest.SerializeToString,
+            response_deserializer=dispatcher_pb2.WorkerRegisterResponse.FromString,
+        )
+        request = dispatcher_pb2.WorkerRegisterRequest(worker_name="counter", actions=["count:count"])
+        return call(request, metadata=(("authorization", f"bearer {token}"),), timeout=20).worker_id
 
 
 def test_ready_line_is_all_of_stdout_and_names_the_ports(tmp_path):
@@ -203,6 +216,26 @@ def test_two_engines_on_one_database_are_refused(server, tmp_path):
     url = f"postgresql://postgres@/postgres?host={folder}&port={port}"
     done = broadaxe(*start_arguments(tmp_path / "other"), home=tmp_path, env={"DATABASE_URL": url})
     assert_one_line(done, "in use by another engine")
+
+
+def test_engine_whose_database_is_taken_over_ends_with_exit_code_1(server):
+    server.start()
+    folder, port = server.postgres_address()
+
+    async def take_over() -> None:
+        connection = await asyncpg.connect(host=folder, port=port, user="postgres", database="postgres")
+        try:
+            await connection.execute("UPDATE shard SET epoch = epoch + 1")
+        finally:
+            await connection.close()
+
+    asyncio.run(take_over())
+    with pytest.raises(grpc.RpcError):
+        register_worker(server.grpc_address, server.token)
+    wait_until(lambda: not server.process.is_running, what="the engine to end")
+    assert server.process.returncode == 1
+    assert "broadaxe: another engine has taken over" in server.process.output()
+    assert "Traceback" not in server.process.output()
 
 
 def test_unreachable_database_is_told_without_its_password(tmp_path):

@@ -43,7 +43,7 @@ async def test_port_in_use_is_told_at_bind_with_its_setting(listeners):
 
 
 def test_address_of_another_machine_is_told():
-    with pytest.raises(ListenError, match="192.0.2.1"):
+    with pytest.raises(ListenError, match=r"192\.0\.2\.1"):
         listen("192.0.2.1", 0, "SERVER_PORT")
 
 
