@@ -61,6 +61,9 @@ class _Job:
         self.run_ids: list[str] = []
         self.parents: dict[str, Parent] = {}
         self.existing: set[str] = set()
+        """Runs that the record has already."""
+        self.taken: set[int] = set()
+        """Indexes whose spawn key names another run."""
         self.claims: list[tuple[int, ClaimRequest]] = []
         self.event_rows: tuple[EventRow, ...] = ()
         self.trigger_events: list[EventRow | None] = []
@@ -157,7 +160,7 @@ class Creation:
     def _claim(self, number: int, job: _Job) -> None:
         for index, run in enumerate(job.runs):
             parent = run.parent_task_run_id
-            if parent is not None and run.child_index is not None:
+            if parent is not None and run.child_index is not None and job.run_ids[index] not in job.existing:
                 job.claims.append(
                     (
                         index,
@@ -181,7 +184,7 @@ class Creation:
         for (index, request), owner in zip(job.claims, owners, strict=True):
             if owner != request.run_id:
                 job.run_ids[index] = owner
-                job.existing.add(owner)
+                job.taken.add(index)
         self.create_slice(number)
 
     def claim_failed(self, number: int, error: str) -> None:
@@ -196,9 +199,9 @@ class Creation:
         end = min(job.offset + SLICE, len(job.runs))
         for index in range(job.offset, end):
             run_id = job.run_ids[index]
-            if run_id in job.existing:
+            if index in job.taken or run_id in job.existing:
                 continue
-            if run_id in tracker._live:
+            if run_id in tracker._live or tracker._recent.get(run_id) is not None:
                 if job.is_repeat:
                     continue
                 self._drop(number)
@@ -217,6 +220,7 @@ class Creation:
             tracker.me.create_slice.send(number)
             return
         self._drop(number)
+        self._renumber(job)
         for event in job.event_rows:
             tracker.record(event)
         for row in job.rows:
@@ -231,6 +235,20 @@ class Creation:
                     job.spilled if offset == 0 else 0,
                 )
         self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
+
+    def _renumber(self, job: _Job) -> None:
+        """Places in line are given in the order of commits: a trigger that was recorded between two slices of this one comes first.
+
+        Otherwise paging, which goes by `seq`, would pass over what is committed late.
+        """
+        rows = job.rows
+        if not rows or self._t._seq - rows[0].seq == len(rows) - 1:
+            return
+        for place, row in enumerate(rows):
+            rows[place] = row._replace(seq=self._t.next_seq())
+            task = self._t._live.get(row.id)
+            if task is not None:
+                task.seq = rows[place].seq
 
     # ------------------------------------------------------------ steps
 
@@ -353,8 +371,15 @@ class Creation:
                 bound.send((Refusal(messages[0].request_id, code, error),))
 
     def _forget(self, job: _Job) -> None:
-        """Take back what earlier slices of a refused trigger put in memory; nothing was recorded."""
+        """Take back what earlier stages of a refused trigger put in memory; nothing was recorded."""
         tracker = self._t
+        unclaimed = tuple(
+            (request.parent_task_run_id, request.key, request.run_id)
+            for index, request in job.claims
+            if index not in job.taken
+        )
+        if unclaimed:
+            tracker._claims.unclaim.send(unclaimed)
         for row in job.rows:
             line = (
                 tracker._catalog.version(row.workflow_version_id).steps[row.step_index].queue_key,  # type: ignore[union-attr]

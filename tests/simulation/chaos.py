@@ -1,0 +1,131 @@
+"""What goes wrong in a simulation, and how often it did: faults of the store, of the engine and of the way to it.
+
+One generator, seeded once, decides everything. `Chaos` is the store's `Faults`; `SimStore` adds what a `MemoryStore` cannot know: a crash right
+after a commit was applied, and the check that no write breaks what was written before.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from broadaxe_storage.errors import RefusedRecords, Unavailable
+from broadaxe_storage.memory import CommitFault, MemoryDisk, MemoryStore
+from broadaxe_storage.records import Batch
+
+FAULTS = (
+    "crash before a commit",
+    "crash after a commit",
+    "crash between commits",
+    "commit lost before",
+    "commit lost after",
+    "commit slow",
+    "guard refused",
+    "bad record",
+    "Postgres away",
+    "batch duplicated",
+    "batch lost with its link",
+    "answer lost with its link",
+    "tenant crash before a handler",
+    "tenant crash after a handler",
+    "worker died",
+    "worker disconnected",
+    "worker lost heartbeats",
+    "worker said goodbye",
+    "report twice",
+    "report late",
+    "hang until the time-out",
+    "trigger repeated",
+)
+"""Every kind of fault; a run in which one never happened proves less than it says."""
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Chaos:
+    """Decides what goes wrong and counts it."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.hits: Counter[str] = Counter()
+        self.is_on = True
+        self.is_away = False
+        self.cursed: str | None = None
+        """A task run whose records the store refuses."""
+        self.bomb: tuple[str, str, bool] | None = None
+        """Class and handler that raises next, and whether it has done its work before."""
+        self.kill: Callable[[], None] = lambda: None
+        self.crash_rate = rng.choice((0.0, 0.004, 0.02))
+        self.commit_fault_rate = rng.choice((0.0, 0.02, 0.08))
+        self.slow_rate = rng.choice((0.0, 0.05, 0.3))
+
+    def happens(self, probability: float) -> bool:
+        return self.is_on and self.rng.random() < probability
+
+    def hit(self, fault: str) -> None:
+        assert fault in FAULTS, fault
+        self.hits[fault] += 1
+
+    async def on_commit(self, epoch: int, flush: int, batch: Batch) -> CommitFault:
+        await asyncio.sleep(self.rng.uniform(0.0002, 0.004))
+        if self.happens(self.slow_rate):
+            self.hit("commit slow")
+            await asyncio.sleep(self.rng.uniform(0.02, 0.6))
+        if self.is_away:
+            return CommitFault.UNAVAILABLE
+        if self.happens(self.crash_rate):
+            self.hit("crash before a commit")
+            self.kill()
+            return CommitFault.NONE  # the store is closed by now: it refuses
+        self._refuse(batch)
+        if self.happens(self.commit_fault_rate):
+            fault = self.rng.choice(
+                (CommitFault.LOST_BEFORE, CommitFault.LOST_AFTER, CommitFault.UNAVAILABLE)
+            )
+            if fault is not CommitFault.UNAVAILABLE:
+                self.hit(f"commit {fault.value}")
+            return fault
+        return CommitFault.NONE
+
+    async def on_read(self, method: str) -> None:
+        await asyncio.sleep(self.rng.uniform(0.0002, 0.006))
+        if self.is_away:
+            raise Unavailable("the simulation plays a database that is away")
+
+    def _refuse(self, batch: Batch) -> None:
+        rows = [*batch.created, *batch.updated, *batch.finished]
+        if self.cursed is None and rows and self.happens(0.003):
+            self.cursed = self.rng.choice(rows).id
+            self.hit("guard refused")
+        if self.cursed is not None and any(row.id == self.cursed for row in rows):
+            refused = self.cursed
+            if len(rows) == 1:
+                self.cursed = None
+            raise RefusedRecords("the simulation plays a guard that is not met", [refused])
+
+    def after_commit(self) -> None:
+        if self.happens(self.crash_rate):
+            self.hit("crash after a commit")
+            self.kill()
+
+
+class SimStore(MemoryStore):
+    """A memory store under watch."""
+
+    def __init__(self, disk: MemoryDisk, chaos: Chaos, now: Callable[[], int], on_write: Any) -> None:
+        super().__init__(disk, chaos, now)
+        self._chaos = chaos
+        self._on_write = on_write
+
+    async def commit(self, *args: Any) -> None:
+        await super().commit(*args)
+        self._chaos.after_commit()
+
+    def _write(self, epoch: int, flush: int, shards: Any, batch: Batch) -> None:
+        before = {row.id: self.disk.live.get(row.id) for row in (*batch.updated, *batch.finished)}
+        ended = {row.id: self.disk.finished.get(row.id) for row in (*batch.created, *batch.finished)}
+        super()._write(epoch, flush, shards, batch)
+        self._on_write(batch, before, ended)
