@@ -68,6 +68,7 @@ _TO_TRACKER: dict[type, str] = {
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
+_NEW_WORK = frozenset({TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker})
 
 
 class GatewayLink(Actor):
@@ -87,6 +88,7 @@ class GatewayLink(Actor):
         self._watched: dict[str, set[str]] = {}
         self._subscriptions: dict[str, OpenSubscription] = {}
         self._out: list[Any] = []
+        self._fullness = 0
 
     # ------------------------------------------------------------ from the gateway
 
@@ -96,12 +98,26 @@ class GatewayLink(Actor):
             request_id = getattr(message, "request_id", 0)
             if request_id:
                 self._pending[request_id] = message
+                if self._fullness and self._is_refused(message):
+                    continue
             self._note(message)
             actors = self._tenants.get(message.tenant_id)
             if actors is None:
                 self._hold(message)
             else:
                 self._route(actors, message)
+
+    def set_fullness(self, fullness: int) -> None:
+        """So much waits for Postgres that new work (1), or reports as well (2), must be refused; 0 takes all."""
+        self._fullness = fullness
+
+    def _is_refused(self, message: Any) -> bool:
+        refused = _NEW_WORK if self._fullness == 1 else _NEW_WORK | {ReportTasks}
+        if type(message) not in refused:
+            return False
+        text = "too many records wait for Postgres, which is slow or away: nothing was taken, try again later"
+        self.deliver((Refusal(message.request_id, Code.RESOURCE_EXHAUSTED, text),))
+        return True
 
     def _note(self, message: Any) -> None:
         kind = type(message)

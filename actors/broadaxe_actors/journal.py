@@ -45,6 +45,9 @@ MAX_FLUSH_BYTES = 8_000_000
 SHARED_WINDOW_US = 1_000_000
 LAZY_HOLD_US = 25_000
 LOG_HOLD_US = 200_000
+FULL_ROWS = 200_000
+FULL_BYTES = 128_000_000
+"""Records waiting for Postgres past which new triggers and events are refused; reports are held up to four times as much."""
 FIRST_PAUSE_US = 50_000
 LONGEST_PAUSE_US = 1_000_000
 
@@ -94,7 +97,6 @@ class _Builder:
             kind = type(record)
             if kind is TaskRunRow:
                 self.created[record.id] = record
-                self.bytes += len(record.input) + len(record.metadata) + 300
             elif kind is TaskRunUpdate:
                 earlier = self.updated.get(record.id)
                 if earlier is not None:
@@ -105,13 +107,13 @@ class _Builder:
                 if earlier is not None:
                     record = record._replace(expected_attempt=earlier.expected_attempt)  # noqa: PLW2901
                 self.finished[record.id] = record
-                self.bytes += len(record.output or b"") + len(record.error or b"")
             else:
                 if kind is WorkerRow:
                     workers = self.other[kind]
                     workers[:] = [row for row in workers if row.id != record.id]
                 self.other[kind].append(record)
             self.rows += 1
+            self.bytes += 300 + _size(record)
 
     def batch(self) -> Batch:
         return Batch(
@@ -155,7 +157,10 @@ class Journal(Actor):
         self._is_fenced = False
         self._is_woken = False
         self._is_lazy_timed = False
-        self._draining: list[tuple[str, Any]] = []
+        self._waiting_rows = 0
+        self._waiting_bytes = 0
+        self._fullness = 0
+        self._on_fullness: Handle[Any] | None = None
         self.flushes = 0
         self.flushed_rows = 0
 
@@ -164,6 +169,10 @@ class Journal(Actor):
     def set_owner(self, lane: str, owner: "Handle[Any]") -> None:
         """Who is told when a record of this lane is refused (`records_refused`)."""
         self._owners[lane] = owner
+
+    def tell_fullness(self, listener: "Handle[Any]") -> None:
+        """Who is told when so much waits for Postgres that new work must be refused (`journal_fullness`)."""
+        self._on_fullness = listener
 
     def append(
         self,
@@ -195,6 +204,10 @@ class Journal(Actor):
             else:
                 self._pending.setdefault(lane, deque()).append(Append(lane, tuple(firm), tuple(effects)))
                 self._last_append[lane] = now
+                self._waiting_rows += len(firm)
+                self._waiting_bytes += sum(map(_size, firm))
+                if self._in_flight is not None:
+                    self._note_fullness()
                 self._wake()
         if (lazy or self._logs) and not self._is_lazy_timed:
             self._is_lazy_timed = True
@@ -244,8 +257,21 @@ class Journal(Actor):
         self._wake()
 
     def is_drained(self) -> bool:
-        """Whether nothing is pending or in flight."""
-        return not (self._pending or self._in_flight or self._queue or self._logs or any(self._lazy.values()))
+        """Whether nothing is pending or in flight that may still be written; a fenced journal writes nothing more."""
+        return self._is_fenced or not (
+            self._pending or self._in_flight or self._queue or self._logs or any(self._lazy.values())
+        )
+
+    def _note_fullness(self) -> None:
+        """0: all is taken; 1: new work is refused; 2: reports are refused too."""
+        share = max(self._waiting_rows / FULL_ROWS, self._waiting_bytes / FULL_BYTES)
+        fullness = 2 if share >= 4 else 1 if share >= 1 else 0
+        if fullness < self._fullness and share > 0.5 * self._fullness:
+            return
+        if fullness != self._fullness:
+            self._fullness = fullness
+            if self._on_fullness is not None:
+                self._on_fullness.journal_fullness.send(fullness)
 
     # ------------------------------------------------------------ flushing
 
@@ -298,6 +324,8 @@ class Journal(Actor):
                 if not builder.fits(queue[0]):
                     continue
                 append = queue.popleft()
+                self._waiting_rows -= len(append.records)
+                self._waiting_bytes -= sum(map(_size, append.records))
                 builder.add(lane, append.records)
                 appends.append(append)
                 if queue:
@@ -373,6 +401,7 @@ class Journal(Actor):
     def _succeed(self, flush: _Flush) -> None:
         self._pause_us = FIRST_PAUSE_US
         self._in_flight = None
+        self._note_fullness()
         self.flushes += 1
         for append in flush.appends:
             self.flushed_rows += len(append.records)
@@ -429,6 +458,16 @@ class Journal(Actor):
             if owner is not None:
                 owner.records_refused.send(append.records, append.effects, str(error))
         self._wake()
+
+
+def _size(record: Any) -> int:
+    """Payload bytes of a record, roughly: what makes one heavier than another."""
+    kind = type(record)
+    if kind is TaskRunRow:
+        return len(record.input) + len(record.metadata)
+    if kind is TaskRunFinish:
+        return len(record.output or b"") + len(record.error or b"")
+    return len(record.payload) if kind is EventRow else 0
 
 
 def _ripe(

@@ -104,6 +104,7 @@ class Shard:
             self._journal,
             self._on_tenant_ready,
         )
+        self._journal.tell_fullness.send(self._supervisor)
         record = await load_tenant(self._store, None)
         by_tenant: dict[str, _Recovered] = {}
         for kind in ("versions", "workers", "task_runs", "spilled"):

@@ -96,6 +96,11 @@ class Supervisor(Actor):
         """It is gone."""
         self._gateways = [item for item in self._gateways if item is not gateway]
 
+    def journal_fullness(self, fullness: int) -> None:
+        """How much waits for Postgres has passed a mark: gateways refuse accordingly."""
+        for gateway in self._gateways:
+            gateway.set_fullness.send(fullness)
+
     # ------------------------------------------------------------ up
 
     def activate(self, tenant_id: str, gateway: "Handle[Any]") -> None:
