@@ -17,12 +17,14 @@ only when neither argument nor environment gives a token.
 | `connect_timeout_seconds` | `CONNECT_TIMEOUT_SECONDS` | 30 |
 | `healthcheck.enabled`, `port`, `event_loop_block_threshold_seconds`, `bind_address` | `WORKER_HEALTHCHECK_*` | false, 8001, 5, 0.0.0.0 |
 | `worker_preset_labels` | `WORKER_PRESET_LABELS`, as `a=1,b=x` | none |
-| `log_level` | `LOG_LEVEL` | none: logging is left as it is |
+| `log_level` of the SDK's own records | `LOG_LEVEL` | none: logging is left as it is |
+| `logger` whose records go to the logs of tasks | | the root logger |
 """
 
 import base64
 import binascii
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -77,6 +79,8 @@ class ClientConfig:
     connect_timeout_seconds: float | None = None
     worker_preset_labels: Mapping[str, str | int] | None = None
     log_level: str | None = None
+    logger: logging.Logger | None = None
+    """Whose records, emitted inside a task, go to that task's logs; the root logger when not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class Settings:
     connect_timeout_seconds: float
     worker_preset_labels: Mapping[str, str | int]
     log_level: str | None
+    logger: logging.Logger
 
 
 def profile_path(env: Mapping[str, str] | None = None) -> Path:
@@ -164,7 +169,8 @@ def load_settings(config: ClientConfig, env: Mapping[str, str] | None = None) ->
             config.connect_timeout_seconds, "CONNECT_TIMEOUT_SECONDS", 30.0
         ),
         worker_preset_labels=reader.labels(config.worker_preset_labels, "WORKER_PRESET_LABELS"),
-        log_level=reader.text("log_level", config.log_level, "LOG_LEVEL"),
+        log_level=reader.log_level(config.log_level, "LOG_LEVEL"),
+        logger=config.logger or logging.getLogger(),
     )
     if reader.problems:
         raise ConfigurationError("; ".join(reader.problems))
@@ -254,6 +260,12 @@ class _Reader:
             text = value.strip()
             labels[key.strip()] = int(text) if text.lstrip("-").isdigit() else text
         return labels
+
+    def log_level(self, given: str | None, name: str) -> str | None:
+        text = (self.text("log_level", given, name) or "").upper()
+        if text and text not in logging.getLevelNamesMapping():
+            self.problems.append(f"{name} is {text!r}: expected DEBUG, INFO, WARN or ERROR")
+        return text or None
 
     def pem(self, text: str | None, file: str | None, text_name: str, file_name: str) -> bytes | None:
         text = self.text(text_name, text, text_name)

@@ -218,7 +218,7 @@ class _Run:
         self._heartbeat = HeartbeatProcess(_connection(self._settings))
         self._output = OutputSender(self._transport, io_loop)
         self._log_handler = TaskLogHandler()
-        self._logger = getattr(worker._client, "logger", None) or logging.getLogger()  # noqa: SLF001
+        self._logger = self._settings.logger
         self._health: HealthServer | None = None
         self.link: WorkerLink
         self.runner: Runner
@@ -243,6 +243,8 @@ class _Run:
             threads=sum(slots.values()),
             max_output_bytes=self._settings.max_send_bytes,
         )
+        if self._settings.log_level is not None:
+            logging.getLogger("broadaxe").setLevel(self._settings.log_level)
         self._logger.addHandler(self._log_handler)
         self._start_health()
         self._connected = asyncio.wrap_future(self._transport.submit(self._connect()))

@@ -167,7 +167,7 @@ async def _run(console: Console, server: Server, *, log: Path, folder: Path, cou
     tasks = importlib.import_module("broadaxe.cli.demo_tasks")
     workers = Workers(count, log, console.print)
     console.print(f"server: {server.place}")
-    console.print(f"workers: {count} process{'es' if count > 1 else ''} of 50 slots")
+    console.print(f"workers: {count} process{'es' if count > 1 else ''}")
     try:
         for task in (tasks.count_folder, tasks.count_file):  # the workers do it too, but are not up yet
             await tasks.broadaxe.on_io(tasks.broadaxe.transport.put_workflow(task.to_wire()))

@@ -28,6 +28,8 @@ SNIFFED = 8_192
 LEFT_OUT = frozenset({"node_modules", "__pycache__"})
 WORD = re.compile(r"[^\W\d_]{2,}")
 PROGRESS_EVERY_S = 0.1
+SLOTS = 16
+"""Counting is work for the processor: more threads than this would only wait for each other."""
 
 broadaxe = Broadaxe()
 
@@ -118,7 +120,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     name = sys.argv[1] if len(sys.argv) > 1 else "demo-worker"
-    broadaxe.worker(name, slots=50, workflows=[count_folder, count_file]).start()
+    broadaxe.worker(name, slots=SLOTS, workflows=[count_folder, count_file]).start()
 
 
 if __name__ == "__main__":

@@ -510,6 +510,19 @@ def test_log_lines_and_logging_records_of_a_task_go_to_its_logs(engine, connect)
     assert lines == [("plain", "INFO"), ('{"a": 1}', "INFO"), ("record 1", "WARN")]
 
 
+def test_a_logger_given_to_the_client_is_the_only_one_whose_records_go_to_the_logs(batched, connect):
+    client = connect(batched, logger=logging.getLogger("users.chosen"))
+
+    @client.task(name="talk")
+    async def talk(input: EmptyModel, ctx: Context) -> None:
+        logging.getLogger("users.other").error("not this")
+        logging.getLogger("users.chosen.child").error("this")
+
+    with running(client.worker("w", workflows=[talk])):
+        outcome(batched, batched.trigger("talk"))
+    assert [(line.message, line.level) for line in batched.logs] == [("this", "ERROR")]
+
+
 def test_stream_chunks_arrive_in_order_and_before_the_end(batched, connect):
     client = connect(batched)
 
