@@ -17,6 +17,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -360,7 +360,7 @@ def _run(program: Path, *arguments: str, account: str | None) -> str:
     with tempfile.TemporaryFile("w+") as output:
         try:
             done = subprocess.run(  # noqa: S603 - programs and arguments are ours
-                [str(program), *arguments],
+                [*(_as_account(account) if account else ()), str(program), *arguments],
                 check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -368,7 +368,6 @@ def _run(program: Path, *arguments: str, account: str | None) -> str:
                 cwd="/",
                 env={**environment, "LC_ALL": "C"},
                 timeout=_START_TIMEOUT_SECONDS * 2,
-                **(_as_account(account) if account else {}),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EmbeddedFailed(f"cannot run {program}: {error}") from error
@@ -379,6 +378,15 @@ def _run(program: Path, *arguments: str, account: str | None) -> str:
     return text
 
 
-def _as_account(account: str) -> dict[str, Any]:
+def _as_account(account: str) -> tuple[str, ...]:
+    """What to put before a command line to have it run as `account`.
+
+    A small program changes the account rather than `subprocess`, which would have to fork this whole process instead of spawning;
+    gRPC complains on stderr about each such fork.
+    """
     entry = pwd.getpwnam(account)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": ()}
+    program = (
+        "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[2])); "
+        "os.execv(sys.argv[3], sys.argv[3:])"
+    )
+    return (sys.executable, "-I", "-S", "-c", program, str(entry.pw_gid), str(entry.pw_uid))
