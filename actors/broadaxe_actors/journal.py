@@ -181,9 +181,20 @@ class Journal(Actor):
         effects: tuple[tuple[Any, tuple[Any, ...]], ...],
     ) -> None:
         """Take what a handler recorded; its effects leave once it, and all before it of this lane, is durable."""
-        now = self.clock.monotonic()
+        firm = self._hold_lazy(lane, records)
+        if firm or self._is_behind(lane):
+            if firm or effects:
+                self._enqueue(Append(lane, firm, tuple(effects)))
+                self._last_append[lane] = self.clock.monotonic()
+        else:
+            for bound, args in effects:
+                bound.send(*args)
+
+    def _hold_lazy(self, lane: str, records: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Put what may wait aside, and return the rest."""
         firm: list[Any] = []
         lazy = self._lazy.get(lane)
+        now = self.clock.monotonic()
         for record in records:
             kind = type(record)
             if kind is Lazy:
@@ -197,21 +208,18 @@ class Journal(Actor):
                 if lazy and (kind is TaskRunUpdate or kind is TaskRunFinish):
                     lazy.pop(record.id, None)
                 firm.append(record)
-        if firm or effects:
-            if not firm and not self._is_behind(lane):
-                for bound, args in effects:
-                    bound.send(*args)
-            else:
-                self._pending.setdefault(lane, deque()).append(Append(lane, tuple(firm), tuple(effects)))
-                self._last_append[lane] = now
-                self._waiting_rows += len(firm)
-                self._waiting_bytes += sum(map(_size, firm))
-                if self._in_flight is not None:
-                    self._note_fullness()
-                self._wake()
         if (lazy or self._logs) and not self._is_lazy_timed:
             self._is_lazy_timed = True
             self.set_timer("lazy", LAZY_HOLD_US, self.me.flush_lazy)
+        return tuple(firm)
+
+    def _enqueue(self, append: Append) -> None:
+        self._pending.setdefault(append.lane, deque()).append(append)
+        self._waiting_rows += len(append.records)
+        self._waiting_bytes += sum(map(_size, append.records))
+        if self._in_flight is not None:
+            self._note_fullness()
+        self._wake()
 
     def flush_lazy(self) -> None:
         """Lazy records have waited long enough."""
@@ -228,8 +236,7 @@ class Journal(Actor):
         if not records and not logs and not self._is_behind(lane):
             then.send(*args)
             return
-        self._pending.setdefault(lane, deque()).append(Append(lane, (*records, *logs), ((then, args),)))
-        self._wake()
+        self._enqueue(Append(lane, (*records, *logs), ((then, args),)))
 
     def drop_effects(self, lane: str) -> None:
         """The lane's actors are gone: what they recorded still commits, what they had to say does not leave."""
@@ -249,10 +256,10 @@ class Journal(Actor):
         for lane, lazy in list(self._lazy.items()):
             records = tuple(update for update, _ in lazy.values())
             if records:
-                self._pending.setdefault(lane, deque()).append(Append(lane, records, ()))
+                self._enqueue(Append(lane, records, ()))
         self._lazy.clear()
         for lane, row in self._logs:
-            self._pending.setdefault(lane, deque()).append(Append(lane, (row,), ()))
+            self._enqueue(Append(lane, (row,), ()))
         self._logs = []
         self._wake()
 

@@ -104,8 +104,8 @@ class SpillLedger:
             state.page = max(1, state.page // 4)
         state.spilled = max(0, state.spilled - count)
         state.in_memory += count
-        if count:
-            state.after_seq = last_seq
+        # Even if all of it was in memory already, or the same page would be read for ever.
+        state.after_seq = max(state.after_seq, last_seq)
 
     def page_failed(self, line: Line) -> None:
         """The page could not be read; it may be asked for again."""
@@ -126,6 +126,11 @@ class SpillLedger:
         state = self._lines.get(line)
         if state is not None:
             state.spilled = max(0, state.spilled - 1)
+
+    def waits_in_postgres(self, line: Line) -> bool:
+        """Whether any of a line does."""
+        state = self._lines.get(line)
+        return state is not None and state.spilled > 0
 
     def lines(self) -> list[Line]:
         return list(self._lines)

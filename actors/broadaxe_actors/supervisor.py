@@ -159,9 +159,11 @@ class Supervisor(Actor):
         if coming is None:
             return
         actors, record = coming
-        for offset in range(0, len(record.task_runs), RESTORE_SLICE):
-            actors.tracker.restore_task_runs.send(record.task_runs[offset : offset + RESTORE_SLICE])
         actors.tracker.restore_spilled.send(record.spilled)
+        in_line = sorted(record.task_runs, key=lambda row: row.seq)
+        for offset in range(0, len(in_line), RESTORE_SLICE):
+            actors.tracker.restore_task_runs.send(tuple(in_line[offset : offset + RESTORE_SLICE]))
+        actors.tracker.restored.send()
         counts = self._crashes.get(tenant_id, {})
         for task_run_id, count in list(counts.items()):
             if count >= CRASHES_TO_QUARANTINE:
@@ -186,11 +188,12 @@ class Supervisor(Actor):
         self._tenants.pop(tenant_id, None)
         self._coming.pop(tenant_id, None)
         self._runtime.stop_lane(tenant_id)
-        self._journal.drop_effects.send(tenant_id)
         for gateway in self._gateways:
             gateway.tenant_down.send(tenant_id)
         if tenant_id not in self._loading:
+            # Once a generation: a second actor's crash must not drop what tells us that the journal is drained.
             self._loading.add(tenant_id)
+            self._journal.drop_effects.send(tenant_id)
             self._journal.drain.send(tenant_id, self.me.drained, tenant_id)
 
     def drained(self, tenant_id: str) -> None:

@@ -147,7 +147,7 @@ class Attempts(TrackerState):
             if not isinstance(error, Unavailable):
                 raise error
             # Reports are held, never refused, while Postgres is away.
-            self.set_timer(("report", message.request_id), 250_000, self.me.report, gateway, message)
+            self.set_timer(("report", gateway, message.request_id), 250_000, self.me.report, gateway, message)
             return
         assert result is not None
         live, finished = result

@@ -70,6 +70,10 @@ class TrackerState(Actor):
         self._armed: int | None = None
         self._ledger = SpillLedger(settings.queue_window_high, settings.queue_window_low, settings.queue_page)
         self._uncommitted_spills = 0
+        self._spill_commits = 0
+        """How often task runs that wait in Postgres were committed: a page read before the last of these does not know all."""
+        self._held_back: dict[tuple[str, int], dict[str, TaskRun]] = {}
+        """By line: task runs that recovery found in memory behind others that wait in Postgres."""
         self._spilled_due: int | None = None
         self._parents_with_children: set[str] = set()
         self._seq = 0
@@ -105,6 +109,8 @@ class TrackerState(Actor):
 
     def _leave_line(self, task: TaskRun) -> None:
         line = (task.step.queue_key, task.queue_priority)
+        if self._held_back and self._held_back.get(line, {}).pop(task.id, None) is not None:
+            return
         self._ledger.leave(line)
         self._page_in(line)
 
@@ -116,7 +122,7 @@ class TrackerState(Actor):
                 self._tenant_id,
                 *request,
                 then=self.me.paged_in,
-                context=line,
+                context=(line, self._spill_commits),
             )
 
     def _take_from_postgres(self, row: TaskRunRow, turn: Turn) -> TaskRun | None:
@@ -324,6 +330,7 @@ class TrackerState(Actor):
         if turn.ended_parents:
             self._claims.forget.send(tuple(turn.ended_parents))
         self._arm()
+        self._at = None
 
     def _tell_held(self, held: list[TaskRun]) -> None:
         self._queue.hold.send(tuple((task.worker_id, task.step.slots) for task in held))
@@ -351,11 +358,12 @@ class TrackerState(Actor):
 
     def paged_in(
         self,
-        line: tuple[str, int],
+        context: tuple[tuple[str, int], int],
         rows: list[TaskRunRow] | None,
         error: BaseException | None,
     ) -> None:
         """A page of a line that waited in Postgres."""
+        line, spill_commits = context
         if error is not None:
             if not isinstance(error, Unavailable):
                 raise error
@@ -363,17 +371,32 @@ class TrackerState(Actor):
             return
         assert rows is not None
         turn = Turn()
-        fresh = [row for row in rows if row.id not in self._live]
+        # What was taken out of turn while the page was read is live, or has ended again.
+        fresh = [row for row in rows if row.id not in self._live and self._recent.get(row.run_id) is None]
         size = sum(len(row.input) + len(row.metadata) for row in fresh)
         self._ledger.paged(line, len(fresh), rows[-1].seq if rows else 0, size)
         for row in fresh:
-            task = self._put_live(row)
-            self._line_up(task, turn)
-        if rows:
+            self._let_go(line, row.seq, turn)
+            self._line_up(self._put_live(row), turn)
+        if rows or spill_commits != self._spill_commits:
             self._page_in(line)
         elif not self._uncommitted_spills:
             self._ledger.forget_spilled(line)
+            self._let_go(line, None, turn)
         self._close(turn)
+
+    def _let_go(self, line: tuple[str, int], before_seq: int | None, turn: Turn) -> None:
+        """Line up what recovery held back, up to a place in line, or all of it."""
+        held = self._held_back.get(line)
+        if held is None:
+            return
+        for task in list(held.values()):
+            if before_seq is not None and task.seq >= before_seq:
+                return
+            del held[task.id]
+            self._ledger.enter_memory(line)
+            self._line_up(task, turn)
+        del self._held_back[line]
 
     def page_again(self, line: tuple[str, int]) -> None:
         """Postgres may be back."""

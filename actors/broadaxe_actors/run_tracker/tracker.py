@@ -55,8 +55,10 @@ class RunTracker(Attempts, Following, Reading):
         self._workers[worker_id] = worker
 
     def worker_left(self, worker_id: str) -> None:
-        """The worker is forgotten for good."""
-        self._workers.pop(worker_id, None)
+        """The worker is forgotten for good: nothing is assigned to it any more, and it hears so after all that was."""
+        worker = self._workers.pop(worker_id, None)
+        if worker is not None:
+            worker.dismiss.send()
 
     def restore_versions(self, rows: Sequence[WorkflowVersionRow]) -> None:
         """Workflows from the record."""
@@ -72,15 +74,18 @@ class RunTracker(Attempts, Following, Reading):
     def restore_task_runs(self, rows: Sequence[TaskRunRow]) -> None:
         """Live task runs from the record, a slice at a time. What a worker held stays with it."""
         turn = Turn()
-        for row in sorted(rows, key=lambda item: item.seq):
+        for row in rows:
             self._restore(row, turn)
         self._close(turn)
 
     def restore_spilled(self, rows: Sequence[SpilledQueue]) -> None:
-        """What waits in Postgres; called last."""
+        """How much waits in Postgres; called before any task run is restored."""
         for row in rows:
             self._ledger.restore_spilled((row.spill_queue, row.queue_priority), row.count)
             self._note_spilled_deadline(row.first_schedule_deadline)
+
+    def restored(self) -> None:
+        """All task runs have been restored: begin to page in those that wait in Postgres."""
         for line in self._ledger.lines():
             self._page_in(line)
 
@@ -109,8 +114,13 @@ class RunTracker(Attempts, Following, Reading):
         self._ledger.hold_bytes(task.size)
         self._seq = max(self._seq, task.seq)
         if task.state == S.QUEUED:
-            self._ledger.enter_memory((task.step.queue_key, task.queue_priority))
-            self._line_up(task, turn)
+            line = (task.step.queue_key, task.queue_priority)
+            if self._ledger.waits_in_postgres(line):
+                # It came after what waits there, and was in memory because there was room just then.
+                self._held_back.setdefault(line, {})[task.id] = task
+            else:
+                self._ledger.enter_memory(line)
+                self._line_up(task, turn)
         elif task.state in HELD_STATES:
             self._count_running(task, 1)
             self._set_deadline(task, task.execution_deadline)
@@ -171,6 +181,7 @@ class RunTracker(Attempts, Following, Reading):
                 if self._subscriptions:
                     self._tell(task, RunEventKind.STARTED, b"", turn)
         if spilled:
+            self._spill_commits += 1
             for line in self._ledger.lines():
                 self._page_in(line)
         self._close(turn)
