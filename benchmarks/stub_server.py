@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import uvloop
+
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire import events_pb2 as events
 from broadaxe.wire import workflows_pb2 as workflows

@@ -11,10 +11,10 @@ from typing import Any
 
 import grpc
 import pytest
+
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
-
 from tests.compat.conftest import Workers
 from tests.compat.wire import BareWorker, Stream, Wire, code_of, unique
 from tests.processes import Server, closing, wait_until

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
 
 import grpc
+
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire import events_pb2 as events
 from broadaxe.wire import workflows_pb2 as workflows

@@ -19,13 +19,13 @@ from typing import Any
 
 import grpc
 import pytest
+
 from broadaxe import Broadaxe, Context, EmptyModel
 from broadaxe._errors import BroadaxeError, DefinitionError
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire import workflows_pb2 as workflows
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
-
 from tests.compat.wire import Wire, code_of, unique
 from tests.processes import Process, Server, closing, free_port, role, wait_until
 
@@ -91,7 +91,7 @@ def refused(server: Server, call: Callable[[], object], code: grpc.StatusCode, *
         found, text = code_of(call)
     assert found == code, text
     for word in words:
-        assert word.lower() in text.lower(), text
+        assert word.lower() in text.replace(",", "").lower(), text
     return text
 
 
@@ -367,7 +367,7 @@ def test_unreachable_database(tmp_path: Path) -> None:
 def test_too_old_database(tmp_path: Path) -> None:
     with old_postgres("14.9") as port:
         text = start_fails(tmp_path, {"DATABASE_URL": f"postgresql://someone@127.0.0.1:{port}/db"})
-    assert "14.9" in text
+    assert "PostgreSQL 14" in text
     assert "15" in text
 
 
@@ -425,15 +425,18 @@ def old_postgres(version: str) -> Iterator[int]:
                 connection, _ = listener.accept()
             except OSError:
                 return  # closed: the test is over
-            with connection:
-                while head := connection.recv(8):
-                    if int.from_bytes(head[4:8], "big") == 80877103:  # a request for TLS
-                        connection.sendall(b"N")
-                        continue
-                    connection.recv(65536)
-                    connection.sendall(greeting)
-                    while connection.recv(65536):
-                        pass
+            threading.Thread(target=greet, args=(connection,), daemon=True).start()
+
+    def greet(connection: socket.socket) -> None:
+        with connection:
+            while head := connection.recv(8):
+                if int.from_bytes(head[4:8], "big") == 80877103:  # a request for TLS
+                    connection.sendall(b"N")
+                    continue
+                connection.recv(65536)
+                connection.sendall(greeting)
+                while connection.recv(65536):
+                    pass
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire.v1 import workflows_pb2 as v1
-
 from tests.compat.wire import BareWorker, Wire, unique
 from tests.faults.conftest import Field
 from tests.processes import Server

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import tasks
+from pydantic import BaseModel
 from tasks import Children, Item, item
 
 
@@ -183,7 +184,7 @@ class Commands:
 
     async def _outcome(self, awaitable: Any) -> dict[str, Any]:
         try:
-            return {"output": await awaitable}
+            return {"output": self._plain(await awaitable)}
         except Exception as error:
             return {"raised": self._plain(error)}
 
@@ -191,6 +192,8 @@ class Commands:
         if isinstance(value, BaseException):
             texts = [str(value), *(str(inner) for inner in getattr(value, "exceptions", ()))]
             return {"raised": type(value).__name__, "text": "\n".join(texts)}
+        if isinstance(value, BaseModel):
+            return value.model_dump()
         return value
 
 
@@ -199,10 +202,10 @@ async def serve(sdk: str) -> None:
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
         try:
-            answer = await getattr(commands, command.pop("do"))(**command)
+            answer = json.dumps(await getattr(commands, command.pop("do"))(**command))
         except Exception:
-            answer = {"error": traceback.format_exc()}
-        print("@@ " + json.dumps(answer), flush=True)
+            answer = json.dumps({"error": traceback.format_exc()})
+        print("@@ " + answer, flush=True)
 
 
 if __name__ == "__main__":
