@@ -12,15 +12,17 @@ _VARIANT = "89ab"
 
 def new_run_ids(count: int) -> list[str]:
     """`count` fresh ids, ascending."""
-    base = (time.time_ns() // 1_000_000) << 12
+    start = (time.time_ns() // 1_000_000) << 12
     noise = os.urandom(8 * count).hex()
-    ids = []
-    for index in range(count):
-        head = f"{base + index:015x}"
-        tail = noise[index * 16 : index * 16 + 16]
-        ids.append(
-            f"{head[:8]}-{head[8:12]}-7{head[12:]}-{_VARIANT[int(tail[0], 16) & 3]}{tail[1:4]}-{tail[4:]}"
-        )
+    ids: list[str] = []
+    for first in range(0, count, 4096):
+        head = f"{(start + first) >> 12:012x}"
+        prefix = f"{head[:8]}-{head[8:]}-7"
+        tails = range(first * 16, min(first + 4096, count) * 16, 16)
+        ids += [
+            f"{prefix}{index:03x}-{_VARIANT[index & 3]}{noise[at : at + 3]}-{noise[at + 3 : at + 15]}"
+            for index, at in enumerate(tails)
+        ]
     return ids
 
 

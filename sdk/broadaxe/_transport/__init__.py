@@ -1,5 +1,16 @@
 """How the SDK reaches a server: the seam (`base`), the batched stream (`stream`), the unary contract (`unary`), the thread they live on (`io`)."""
 
-from broadaxe._transport.base import Gather, RunChunk, Transport, TriggerTicket, encode_runs
+import os
+
+# gRPC writes a line to standard error whenever a server restarts, unless told otherwise before it is first imported.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+from broadaxe._transport.base import (  # noqa: E402
+    Gather,
+    RunChunk,
+    Transport,
+    TriggerTicket,
+    encode_runs,
+)
 
 __all__ = ["Gather", "RunChunk", "Transport", "TriggerTicket", "encode_runs"]

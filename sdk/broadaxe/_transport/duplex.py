@@ -15,8 +15,11 @@ from broadaxe._transport.status import final_error
 
 log = logging.getLogger("broadaxe")
 
+CONNECT_SECONDS = 10.0
+"""A stream on which nothing could be written for so long is given up and opened anew."""
 STABLE_SECONDS = 10.0
-"""A stream that lived so long was connected, even if the server had nothing to say (an attempt to connect ends sooner)."""
+"""A connected stream that lived so long counts as a success, even if the server had nothing to say."""
+SETTLE_SECONDS = 1.0
 
 
 class Peer(Protocol):
@@ -58,6 +61,8 @@ class Duplex:
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
         self._has_answered = False
+        self._has_written = False
+        """Something has left on this stream: it is connected."""
         self._away_since: float | None = None
 
     def wake(self) -> None:
@@ -79,9 +84,10 @@ class Duplex:
                 self._wake.clear()
                 await self._wake.wait()
             started = time.monotonic()
-            self._has_answered = False
+            self._has_answered = self._has_written = False
             error = await self._serve()
-            if self._has_answered or time.monotonic() - started > STABLE_SECONDS:
+            lived = time.monotonic() - started
+            if self._has_answered or (self._has_written and lived > STABLE_SECONDS):
                 self._was_connected = True
                 self._away_since = None
                 backoff.reset()
@@ -103,18 +109,19 @@ class Duplex:
         call = self._peer.open_call()
         reader = asyncio.ensure_future(self._read(call))
         writer = asyncio.ensure_future(self._write(call))
+        both = {reader, writer}
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({reader})  # after a failed write the reader learns the status
-            error = reader.exception()
-            if error is not None and not isinstance(error, grpc.aio.AioRpcError):
-                raise error
-            return await final_error(call) if error is not None else None
+            await asyncio.wait(both, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if self._has_written:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            # After a failed write the reader learns the status; it has it by now, or never will.
+            await asyncio.wait({reader}, timeout=SETTLE_SECONDS)
         finally:
-            for task in (reader, writer):
-                task.cancel()
             call.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        return _outcome(reader, writer)
 
     async def _read(self, call: Any) -> None:
         received = self._peer.received
@@ -131,4 +138,25 @@ class Duplex:
                 await wake.wait()
                 continue
             await call.write(message)
+            self._has_written = True
             peer.message_written()
+
+
+def _outcome(reader: "asyncio.Task[None]", writer: "asyncio.Task[None]") -> grpc.aio.AioRpcError | None:
+    """How a stream ended. What is no status of the server's is told as UNAVAILABLE, so that the stream is opened again."""
+    for task in (reader, writer):
+        if not task.cancelled() and isinstance(task.exception(), grpc.aio.AioRpcError):
+            error = task.exception()
+            assert isinstance(error, grpc.aio.AioRpcError)
+            return error
+    if not reader.cancelled() and reader.exception() is None:
+        return None
+    causes = [
+        repr(task.exception()) for task in (reader, writer) if not task.cancelled() and task.exception()
+    ]
+    return grpc.aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(),
+        details="; ".join(causes) or f"no connection within {CONNECT_SECONDS:.0f} s",
+    )

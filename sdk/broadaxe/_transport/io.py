@@ -9,6 +9,7 @@ Facts that shaped it:
 """
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -16,6 +17,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+EXIT_SECONDS = 2.0
 
 _lock = threading.Lock()
 _current: "IoThread | None" = None
@@ -39,6 +42,7 @@ class IoThread:
         self.loop.set_exception_handler(_on_loop_error)
         self._thread = threading.Thread(target=self._run, name="broadaxe-io", daemon=True)
         self._thread.start()
+        atexit.register(self._stop_at_exit)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -56,6 +60,19 @@ class IoThread:
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Call a plain function here soon, in the order of posts."""
         self.loop.call_soon_threadsafe(function, *args)
+
+    def _stop_at_exit(self) -> None:
+        """End what still runs, so that the interpreter does not find it half done. Clients that were closed have nothing here."""
+        if self.pid == os.getpid() and self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.create_task, self._cancel_all())
+            self._thread.join(EXIT_SECONDS)
+
+    async def _cancel_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        self.loop.stop()
 
 
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

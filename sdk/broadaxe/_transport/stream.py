@@ -42,6 +42,7 @@ CLIENT_STREAM = "/broadaxe.v1.Engine/ClientStream"
 WINDOW_BYTES = 16 << 20
 """Triggers that may be unanswered at once; the rest waits here, not in the engine."""
 WATCH_IDS_PER_MESSAGE = 20_000
+UNCONFIRMED_LINES = 10_000
 CLOSE_SECONDS = 5.0
 """How long `close` waits for what is queued to leave."""
 
@@ -72,6 +73,9 @@ class StreamTransport:
         self._to_unwatch: list[str] = []
         self._lines: deque[tuple[bytes, Future[None] | None]] = deque()
         """Encoded log lines and stream chunks, as fields of ClientUp; a future stands after the last of a call."""
+        self._unconfirmed: deque[tuple[bytes, Future[None] | None]] | None = deque(maxlen=UNCONFIRMED_LINES)
+        """Lines written before it is known that the server has the stream: a write ends before the server says UNIMPLEMENTED.
+        None once it is known."""
         self._writing = 0
         """How many of `_lines` are in the message being written."""
 
@@ -301,12 +305,15 @@ class StreamTransport:
 
     def message_written(self) -> None:
         for _ in range(self._writing):
-            _, sent = self._lines.popleft()
+            raw, sent = self._lines.popleft()
+            if self._unconfirmed is not None:
+                self._unconfirmed.append((raw, None))
             if sent is not None and not sent.done():
                 sent.set_result(None)
         self._writing = 0
 
     def received(self, message: stream_pb2.ClientDown) -> None:
+        self._unconfirmed = None
         for reply in message.replies:
             self._on_reply(reply)
         deliver = self._waiting.deliver
@@ -413,7 +420,8 @@ class StreamTransport:
                 self._waiting.remove(ticket.chunk.run_ids, ticket.gather)
             self._runs.trigger(ticket)
         self._runs.resume()
-        lines, self._lines = self._lines, deque()
+        lines = (*(self._unconfirmed or ()), *self._lines)
+        self._lines.clear()
         if lines:
             self._runs.send_lines(lines)
 
