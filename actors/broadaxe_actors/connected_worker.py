@@ -66,6 +66,11 @@ class ConnectedWorker(Actor):
         self._in_flight: dict[str, Assignment] = {}
         self._started: set[str] = set()
         self._taken: dict[tuple[str, int], CancelOrder] = {}
+        self._suspects: dict[HeldAttempt, int] = {}
+        """Attempts that may have gone down with a stream, and when it broke."""
+        self._adopting = 0
+        """Questions to the tracker about attempts that the worker has and we did not know of."""
+        self._is_leaving = False
         self._is_open = False
         self._last_seen = self.clock.monotonic()
         self._last_heartbeat_at: int | None = None
@@ -85,17 +90,24 @@ class ConnectedWorker(Actor):
 
     def open_session(self, gateway: "Handle[Any]", message: OpenSession) -> None:
         """A stream of this worker opened; a lost worker revives."""
+        if self._is_leaving:
+            if message.request_id:
+                text = f"worker {self._row.id} not found: it has stopped; register again"
+                gateway.deliver.send((Refusal(message.request_id, Code.NOT_FOUND, text),))
+            return
         self._sessions[message.session_id] = _Session(gateway, message.is_batched, message.sends_heartbeats)
         self._had_session = True
         self._last_session_at = self.clock.now()
         self._seen()
-        self.cancel_timer("undelivered")
         if self._row.status != WorkerStatus.ACTIVE:
             self._revive()
         if message.request_id:
             self.send_after_commit(gateway.deliver, (Reply(message.request_id, None),))
         if message.in_flight is not None:
             self._reconcile(gateway, message)
+        elif self._row.is_batched:
+            # The stream outlived a rebuild of its tenant, in which what was to be sent may be lost.
+            self._send_again(tuple(self._in_flight.values()))
         taken = tuple(self._taken.values())
         if taken:
             self._taken.clear()
@@ -119,7 +131,20 @@ class ConnectedWorker(Actor):
         if lost:
             gateway.deliver.send((StartTasks(message.session_id, lost),))
         if unknown:
+            self._adopting += 1
             self._tracker.adopt.send(self._row.id, tuple(unknown))
+
+    def adopted(self) -> None:
+        """The tracker has sorted out what the worker said that it holds."""
+        self._adopting -= 1
+        self._update_open()
+
+    def _send_again(self, assignments: tuple[Assignment, ...]) -> None:
+        """Attempts without a sign of life; a batched worker ignores those that it has."""
+        unstarted = tuple(item for item in assignments if item.task_run_id not in self._started)
+        if unstarted and self._sessions:
+            session_id, session = next(reversed(self._sessions.items()))
+            session.gateway.deliver.send((StartTasks(session_id, unstarted),))
 
     def close_session(self, message: CloseSession) -> None:
         """A stream of this worker ended; what runs goes on."""
@@ -138,23 +163,39 @@ class ConnectedWorker(Actor):
 
     def _arm_undelivered(self) -> None:
         """What a unary worker gave no sign of may never have reached it; a batched one tells when it returns."""
-        if self._in_flight and not self._row.is_batched:
+        if self._row.is_batched:
+            return
+        now = self.clock.monotonic()
+        is_armed = bool(self._suspects)
+        for item in self._in_flight.values():
+            if item.task_run_id not in self._started:
+                self._suspects.setdefault(HeldAttempt(item.task_run_id, item.attempt), now)
+        if self._suspects and not is_armed:
             self.set_timer(
                 "undelivered", round(self._settings.undelivered_seconds * 1e6), self.me.undelivered
             )
 
     def undelivered(self) -> None:
-        """The stream broke a while ago: attempts without a sign of life are taken back."""
-        held = tuple(
-            HeldAttempt(item.task_run_id, item.attempt)
-            for item in self._in_flight.values()
-            if item.task_run_id not in self._started
-        )
+        """A stream broke a while ago: attempts without a sign of life since are taken back, even if the worker listens again."""
+        now = self.clock.monotonic()
+        wait = round(self._settings.undelivered_seconds * 1e6)
+        self._suspects = {item: at for item, at in self._suspects.items() if self._is_suspect(item)}
+        held = tuple(item for item, at in self._suspects.items() if now - at >= wait)
+        for item in held:
+            del self._suspects[item]
+        if self._suspects:
+            self.set_timer("undelivered", min(self._suspects.values()) + wait - now, self.me.undelivered)
         if held:
             self._take(held)
             self._tracker.worker_lost.send(
                 self._row.id, held, f"worker {self._row.name!r} did not confirm the start"
             )
+            if self._sessions:
+                self._send_taken()
+
+    def _is_suspect(self, item: HeldAttempt) -> bool:
+        known = self._in_flight.get(item.task_run_id)
+        return known is not None and known.attempt == item.attempt and item.task_run_id not in self._started
 
     # ------------------------------------------------------------ signs of life
 
@@ -175,7 +216,12 @@ class ConnectedWorker(Actor):
             gateway.deliver.send((Reply(message.request_id, None),))
 
     def _seen(self) -> None:
-        self._last_seen = self.clock.monotonic()
+        now = self.clock.monotonic()
+        was_stale = now - self._last_seen >= self._settings.worker_stale_seconds * 1e6
+        self._last_seen = now
+        if was_stale and self._row.status == WorkerStatus.ACTIVE:
+            # The timer stands at the time of loss: it must see the next silence from its beginning.
+            self._watch_heartbeat()
 
     def _watch_heartbeat(self) -> None:
         """One timer: until the worker is stale, then until it is lost."""
@@ -214,7 +260,15 @@ class ConnectedWorker(Actor):
                 f"worker {self._row.name!r} sent no heartbeat for {seconds:g} s",
             )
         if self._row.status == WorkerStatus.STOPPED:
-            self._registry.forget_worker.send(self._row.id)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._is_leaving = True
+        self._registry.forget_worker.send(self._row.id)
+
+    def dismiss(self) -> None:
+        """The tracker assigns nothing to this worker any more."""
+        self._registry.dismissed.send(self._row.id)
 
     def _take(self, held: tuple[HeldAttempt, ...]) -> None:
         for item in held:
@@ -260,6 +314,7 @@ class ConnectedWorker(Actor):
             self._row.status == WorkerStatus.ACTIVE
             and not self._row.is_paused
             and is_fresh
+            and not self._adopting
             and any(session_id not in self._full for session_id in self._sessions)
         )
         if is_open != self._is_open:
@@ -270,6 +325,11 @@ class ConnectedWorker(Actor):
 
     def start_tasks(self, assignments: tuple[Assignment, ...]) -> None:
         """Attempts for the worker: to its newest session that takes more."""
+        if self._row.status != WorkerStatus.ACTIVE:
+            # They crossed with the loss of the worker, or its goodbye.
+            held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in assignments)
+            self._tracker.worker_lost.send(self._row.id, held, f"worker {self._row.name!r} had gone")
+            return
         for assignment in assignments:
             self._in_flight[assignment.task_run_id] = assignment
         session_id = next(
@@ -282,7 +342,10 @@ class ConnectedWorker(Actor):
         self._sessions[session_id].gateway.deliver.send((StartTasks(session_id, assignments),))
 
     def cancel(self, orders: tuple[CancelOrder, ...]) -> None:
-        """Attempts to stop: told on every session."""
+        """Attempts to stop: told on every session, or when the worker comes back."""
+        if not self._sessions:
+            for order in orders[: max(0, MAX_TAKEN - len(self._taken))]:
+                self._taken[order.task_run_id, order.attempt] = order
         for session_id, session in self._sessions.items():
             session.gateway.deliver.send((CancelTasks(session_id, orders),))
 
@@ -291,8 +354,8 @@ class ConnectedWorker(Actor):
         for task_run_id in task_run_ids:
             self._in_flight.pop(task_run_id, None)
             self._started.discard(task_run_id)
-        if not self._in_flight and self._row.status == WorkerStatus.STOPPED:
-            self._registry.forget_worker.send(self._row.id)
+        if not self._in_flight and self._row.status == WorkerStatus.STOPPED and not self._is_leaving:
+            self._leave()
 
     def started(self, task_run_ids: tuple[str, ...]) -> None:
         """The worker gave a sign that it runs these."""
@@ -306,6 +369,11 @@ class ConnectedWorker(Actor):
                 self._started.add(assignment.task_run_id)
         if not self._sessions:
             self._arm_undelivered()
+        elif self._row.is_batched:
+            self._send_again(tuple(assignment for assignment, _ in items))
+        if self._row.status != WorkerStatus.ACTIVE:
+            # Nobody watches it any more: see at once whether it is still away.
+            self._watch_heartbeat()
 
     # ------------------------------------------------------------ changes
 
@@ -335,8 +403,8 @@ class ConnectedWorker(Actor):
             self._tracker.worker_lost.send(
                 self._row.id, held, f"worker {self._row.name!r} stopped before it was done"
             )
-        if not self._in_flight:
-            self._registry.forget_worker.send(self._row.id)
+        if not self._in_flight and not self._is_leaving:
+            self._leave()
         if message.request_id:
             self.send_after_commit(gateway.deliver, (Reply(message.request_id, None),))
 

@@ -48,11 +48,13 @@ class _WorkerClass:
 
 
 class _Worker:
-    __slots__ = ("free", "is_open", "total", "worker_class")
+    __slots__ = ("free", "held", "is_open", "total", "worker_class")
 
     def __init__(self, total: dict[str, int], worker_class: _WorkerClass) -> None:
         self.total = total
         self.free = dict(total)
+        self.held: dict[tuple[str, int], Slots] = {}
+        """Units by (task run, attempt): what is given back twice, or to a worker that came back anew, frees nothing."""
         self.is_open = False
         self.worker_class = worker_class
 
@@ -154,20 +156,21 @@ class Matcher:
         if is_open:
             self._unblock(worker.worker_class)
 
-    def take(self, worker_id: str, slots: Slots) -> None:
-        """Units that a worker holds already (recovery); may leave it with fewer than none free."""
+    def take(self, worker_id: str, task_run_id: str, attempt: int, slots: Slots) -> None:
+        """An attempt that a worker has already (recovery); may leave it with fewer than none free."""
         worker = self._workers.get(worker_id)
-        if worker is not None:
+        if worker is not None and (task_run_id, attempt) not in worker.held:
+            worker.held[task_run_id, attempt] = slots
             self._take(worker_id, worker, slots)
 
-    def release(self, worker_id: str, slots: Slots) -> None:
-        """Give units back; a worker that is gone has none."""
+    def release(self, worker_id: str, task_run_id: str, attempt: int) -> None:
+        """An attempt gives its units back; unknown ones, and those of a worker that is gone, have none."""
         worker = self._workers.get(worker_id)
-        if worker is None:
+        slots = None if worker is None else worker.held.pop((task_run_id, attempt), None)
+        if worker is None or slots is None:
             return
         for pool, units in slots:
-            # A worker that was lost and came back has all its slots; what it held before frees nothing more.
-            free = min(worker.free.get(pool, 0) + units, worker.total.get(pool, 0))
+            free = worker.free.get(pool, 0) + units
             worker.free[pool] = free
             if worker.is_open and free > 0:
                 worker.worker_class.available.setdefault(pool, {})[worker_id] = None
@@ -209,6 +212,7 @@ class Matcher:
                 self._active[key] = queue
             else:
                 del self._queues[key]
+            self._workers[worker_id].held[task_run_id, attempt] = queue.slots
             proposals.append(Proposal(task_run_id, attempt, worker_id, queue.slots))
         return proposals
 

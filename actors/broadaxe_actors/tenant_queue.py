@@ -37,10 +37,10 @@ class TenantQueue(Actor):
             push(item)
         self._match_soon()
 
-    def release(self, freed: Sequence[tuple[str, Slots]]) -> None:
-        """Slots of (worker id, units) that are free again."""
-        for worker_id, slots in freed:
-            self._matcher.release(worker_id, slots)
+    def release(self, freed: Sequence[tuple[str, str, int]]) -> None:
+        """Attempts (worker id, task run id, attempt) that hold their slots no more."""
+        for worker_id, task_run_id, attempt in freed:
+            self._matcher.release(worker_id, task_run_id, attempt)
         self._match_soon()
 
     # ------------------------------------------------------------ workers
@@ -61,10 +61,10 @@ class TenantQueue(Actor):
         if is_open:
             self._match_soon()
 
-    def hold(self, held: Sequence[tuple[str, Slots]]) -> None:
-        """Slots of (worker id, units) that are taken already: what recovery or a report finds."""
-        for worker_id, slots in held:
-            self._matcher.take(worker_id, slots)
+    def hold(self, held: Sequence[tuple[str, str, int, Slots]]) -> None:
+        """Attempts (worker id, task run id, attempt, units) that a worker has already: what recovery or a report finds."""
+        for item in held:
+            self._matcher.take(*item)
 
     # ------------------------------------------------------------ matching
 

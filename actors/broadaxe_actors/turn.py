@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from broadaxe_actors.matching import Ready, Slots
+from broadaxe_actors.matching import Ready
 from broadaxe_actors.messages import Assignment, CancelOrder
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.task_run import TaskRun
@@ -27,8 +27,8 @@ class Turn:
     def __init__(self) -> None:
         self.ready: list[Ready] = []
         """Task runs for the queue."""
-        self.freed: list[tuple[str, Slots]] = []
-        """Slots of workers that are free again."""
+        self.freed: list[tuple[str, str, int]] = []
+        """Attempts (worker, task run, attempt) whose slots are free again."""
         self.held: list[TaskRun] = []
         """Task runs that a worker turns out to hold."""
         self.starts: dict[str, list[Assignment]] = {}

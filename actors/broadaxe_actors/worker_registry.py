@@ -45,6 +45,7 @@ class WorkerRegistry(Actor):
         self._settings = settings
         self._queue, self._tracker = queue, tracker
         self._workers: dict[str, Handle[ConnectedWorker]] = {}
+        self._leaving: dict[str, Handle[ConnectedWorker]] = {}
 
     def restore(self, rows: Sequence[WorkerRow], supervisor: "Handle[Any]") -> None:
         """Workers from the record; the supervisor restores task runs once these have joined."""
@@ -98,10 +99,19 @@ class WorkerRegistry(Actor):
             worker.pause.send(gateway, message)
 
     def forget_worker(self, worker_id: str) -> None:
-        """A worker that stopped holds nothing any more."""
+        """A worker that stopped holds nothing any more.
+
+        Its actor lives on until what the tracker may have assigned to it meanwhile has come back.
+        """
         worker = self._workers.pop(worker_id, None)
         if worker is not None:
+            self._leaving[worker_id] = worker
             self._tracker.worker_left.send(worker_id)
+
+    def dismissed(self, worker_id: str) -> None:
+        """Nothing more comes for this worker."""
+        worker = self._leaving.pop(worker_id, None)
+        if worker is not None:
             self._runtime.stop(worker)
 
     def _spawn(self, row: WorkerRow) -> "Handle[ConnectedWorker]":

@@ -40,7 +40,9 @@ class Attempts(TrackerState):
         for proposal in proposals:
             task = self._live.get(proposal.task_run_id)
             if task is None or task.state != S.QUEUED or task.attempt != proposal.attempt:
-                turn.freed.append((proposal.worker_id, proposal.slots))
+                # Unless this very worker told meanwhile that it has the attempt: then it keeps the slot.
+                if task is None or (task.worker_id, task.attempt) != (proposal.worker_id, proposal.attempt):
+                    turn.freed.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 continue
             self._at = task.id
             if proposal.worker_id not in self._workers:
@@ -65,7 +67,10 @@ class Attempts(TrackerState):
         self._close(turn)
 
     def adopt(self, worker_id: str, held: tuple[HeldAttempt, ...]) -> None:
-        """A returning worker holds attempts that we did not know to be with it: take them as assigned, or have them stopped."""
+        """A returning worker holds attempts that we did not know to be with it: take them as assigned, or have them stopped.
+
+        Answered with `adopted`: until then it gets nothing new, or it would have more than its slots.
+        """
         turn = Turn()
         unknown: list[HeldAttempt] = []
         for item in held:
@@ -84,6 +89,8 @@ class Attempts(TrackerState):
                 context=(worker_id, tuple(unknown)),
             )
         self._close(turn)
+        if not unknown:
+            self._tell_adopted(worker_id)
 
     def adopt_loaded(
         self,
@@ -95,6 +102,7 @@ class Attempts(TrackerState):
         if error is not None:
             if not isinstance(error, Unavailable):
                 raise error
+            self.set_timer(("adopt", context), 250_000, self.me.adopt, *context)
             return
         assert rows is not None
         worker_id, held = context
@@ -105,6 +113,12 @@ class Attempts(TrackerState):
             if task is not None:
                 self._adopt(task, worker_id, attempts[row.id], turn)
         self._close(turn)
+        self._tell_adopted(worker_id)
+
+    def _tell_adopted(self, worker_id: str) -> None:
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.adopted.send()
 
     def _adopt(self, task: TaskRun, worker_id: str, item: HeldAttempt, turn: Turn) -> None:
         if task.state in HELD_STATES and task.worker_id == worker_id and task.attempt == item.attempt:

@@ -133,6 +133,8 @@ class TrackerState(Actor):
             return None
         line = (row.spill_queue or "", row.queue_priority)
         self._ledger.left_postgres(line)
+        if not self._ledger.waits_in_postgres(line):
+            self._let_go(line, None, turn)
         self._ledger.enter_memory(line)
         task = self._put_live(row)
         self._line_up(task, turn)
@@ -225,7 +227,7 @@ class TrackerState(Actor):
         """Free what an attempt holds: its slot on a worker, or its place in line."""
         if task.state in HELD_STATES:
             assert task.worker_id is not None
-            turn.freed.append((task.worker_id, task.step.slots))
+            turn.freed.append((task.worker_id, task.id, task.attempt))
             turn.done.setdefault(task.worker_id, []).append(task.id)
             self._count_running(task, -1)
         elif task.state == S.QUEUED:
@@ -333,7 +335,9 @@ class TrackerState(Actor):
         self._at = None
 
     def _tell_held(self, held: list[TaskRun]) -> None:
-        self._queue.hold.send(tuple((task.worker_id, task.step.slots) for task in held))
+        self._queue.hold.send(
+            tuple((task.worker_id, task.id, task.attempt, task.step.slots) for task in held)
+        )
         by_worker: dict[str, list[tuple[Assignment, bool]]] = {}
         for task in held:
             assert task.worker_id is not None
@@ -378,11 +382,12 @@ class TrackerState(Actor):
         for row in fresh:
             self._let_go(line, row.seq, turn)
             self._line_up(self._put_live(row), turn)
-        if rows or spill_commits != self._spill_commits:
-            self._page_in(line)
-        elif not self._uncommitted_spills:
+        if not rows and spill_commits == self._spill_commits and not self._uncommitted_spills:
             self._ledger.forget_spilled(line)
+        if not self._ledger.waits_in_postgres(line):
             self._let_go(line, None, turn)
+        elif rows or not self._uncommitted_spills:
+            self._page_in(line)
         self._close(turn)
 
     def _let_go(self, line: tuple[str, int], before_seq: int | None, turn: Turn) -> None:
