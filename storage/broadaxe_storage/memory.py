@@ -60,6 +60,8 @@ class MemoryStore(MemoryDirectory):
         self.disk.owner = self
         epoch = max(self.disk.epochs) + 1
         self.disk.epochs = [epoch] * LOGICAL_SHARDS
+        # Or an old number could pass for one of this epoch.
+        self.disk.flushes = [0] * LOGICAL_SHARDS
         return epoch
 
     async def commit(self, epoch: int, flush: int, shards: Sequence[int], batch: Batch) -> None:

@@ -39,7 +39,7 @@ class ShardStore(Protocol):
     """What one shard needs: to commit, to recover, to page."""
 
     async def open_shards(self) -> int:
-        """Take over all logical shards and return the new epoch, committed.
+        """Take over all logical shards and return the new epoch, committed; flush numbers begin at 1 in each epoch.
 
         Raises `DatabaseInUse` when another live engine owns them.
         """

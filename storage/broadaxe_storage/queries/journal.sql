@@ -6,8 +6,8 @@
 SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: raise_epochs
--- Take all logical shards over: one epoch above the highest, on each.
-UPDATE shard SET epoch = (SELECT max(epoch) + 1 FROM shard) RETURNING epoch;
+-- Take all logical shards over: one epoch above the highest, on each. Flushes are counted anew, or an old number could pass for ours.
+UPDATE shard SET epoch = (SELECT max(epoch) + 1 FROM shard), flush = 0 RETURNING epoch;
 
 -- name: read_flush
 -- Epoch and last flush of a logical shard, once no flush of it is in progress. $1 logical shard.
