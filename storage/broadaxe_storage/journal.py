@@ -90,7 +90,10 @@ class JournalWriter:
 
     async def _copy_created(self, connection: Connection, rows: Sequence[TaskRunRow]) -> None:
         try:
-            await connection.copy_records_to_table("task_run", records=rows, columns=_CREATED_COLUMNS)
+            # Plain tuples: asyncpg indexes a subclass of tuple at twice the cost.
+            await connection.copy_records_to_table(
+                "task_run", records=map(tuple, rows), columns=_CREATED_COLUMNS
+            )
         except (TypeError, ValueError, OverflowError) as error:
             # COPY lets the encoder's own errors through; Postgres has seen the COPY fail.
             raise RefusedRecords(str(error)) from error
