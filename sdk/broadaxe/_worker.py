@@ -13,27 +13,15 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
-from broadaxe._config import Settings
-from broadaxe._errors import BroadaxeError, ConfigurationError, RequestRefusedError, ServerUnavailableError
-from broadaxe._heartbeat_process import HeartbeatProcess
-from broadaxe._logging import OutputSender, TaskLogHandler
-from broadaxe._runner import Runner
-from broadaxe._transport.base import Transport
-from broadaxe._unary_worker import UnaryWorker
-from broadaxe._worker_link import Delivery, Registration, WorkerLink, wire_labels
-from broadaxe._worker_stream import WorkerStream
-from broadaxe.wire import dispatcher_pb2
-from broadaxe.wire.stream_pb2 import LogLine, StreamChunk
+from broadaxe._errors import BroadaxeError, ConfigurationError
+from broadaxe._worker_link import Registration, wire_labels
+from broadaxe._worker_run import WorkerRun
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
-    from broadaxe._health import HealthServer
     from broadaxe._task import Task
     from broadaxe._workflow import BaseWorkflow
 
@@ -42,8 +30,6 @@ logger = logging.getLogger("broadaxe.worker")
 DEFAULT_SLOTS = 100
 DEFAULT_DURABLE_SLOTS = 1000
 NAME_LETTERS = re.compile(r"[A-Za-z0-9._-]+")
-SETTLE_NOTICE_S = 5.0
-"""After how long a stopping worker says that it still waits for the engine."""
 SECOND_SIGNAL_EXIT_CODE = 1
 
 LifespanFn = Callable[[], AsyncGenerator[Any, None]]
@@ -88,7 +74,7 @@ class Worker:
         self._stopping: asyncio.Event | None = None
         self._stopped = threading.Event()
         self._stopped.set()
-        self._run: _Run | None = None
+        self._run: WorkerRun | None = None
         self.register_workflows(list(workflows))
 
     # ---- before the start
@@ -184,7 +170,14 @@ class Worker:
 
     async def _live(self) -> None:
         assert self._stopping is not None
-        run = await _Run.prepare(self)
+        settings = self._client.settings
+        registration = Registration(
+            name=self.name,
+            slot_config=self.slot_config,
+            tasks=self._tasks,
+            labels={**settings.worker_preset_labels, **self._labels},
+        )
+        run = await WorkerRun.prepare(registration, self._workflows, settings, self._client.transport)
         self._run = run
         try:
             async with _Lifespan(self._lifespan_fn) as lifespan:
@@ -196,241 +189,6 @@ class Worker:
                     await run.end()
         finally:
             run.stop_threads()
-
-
-class _Run:
-    """One life of a worker, from start to stop: its link, runner, heartbeat, health server, and services for contexts."""
-
-    def __init__(self, worker: Worker, io_loop: asyncio.AbstractEventLoop) -> None:
-        self._worker = worker
-        self._settings: Settings = worker._client.settings  # noqa: SLF001 - one class in two parts
-        self._transport: Transport = worker._client.transport  # noqa: SLF001
-        self._io_loop = io_loop
-        self._loop = asyncio.get_running_loop()
-        self._connected: asyncio.Future[None] | None = None
-        self.lifespan: Any = None
-        self._registration = Registration(
-            name=worker.name,
-            slot_config=worker.slot_config,
-            tasks=worker._tasks,  # noqa: SLF001
-            labels={**self._settings.worker_preset_labels, **worker._labels},  # noqa: SLF001
-        )
-        self._heartbeat = HeartbeatProcess(_connection(self._settings))
-        self._output = OutputSender(self._transport, io_loop)
-        self._log_handler = TaskLogHandler()
-        self._logger = self._settings.logger
-        self._health: HealthServer | None = None
-        self.link: WorkerLink
-        self.runner: Runner
-
-    @classmethod
-    async def prepare(cls, worker: Worker) -> "_Run":
-        io_loop = await asyncio.wrap_future(worker._client.transport.submit(_current_loop()))  # noqa: SLF001
-        run = cls(worker, io_loop)
-        run.link = await run._on_io(run._make_link(WorkerStream))
-        return run
-
-    # ---- life, on the user's loop
-
-    def begin(self, lifespan: Any) -> None:
-        """Start threads, and connect."""
-        self.lifespan = lifespan
-        slots = self._registration.slot_config
-        self.runner = Runner(
-            self.link,
-            self,
-            loop=self._loop,
-            threads=sum(slots.values()),
-            max_output_bytes=self._settings.max_send_bytes,
-        )
-        if self._settings.log_level is not None:
-            logging.getLogger("broadaxe").setLevel(self._settings.log_level)
-        self._logger.addHandler(self._log_handler)
-        self._start_health()
-        self._connected = asyncio.wrap_future(self._transport.submit(self._connect()))
-        logger.info(
-            "worker %s starts with %d tasks and slots %s",
-            self._worker.name,
-            len(self._registration.tasks),
-            slots,
-        )
-
-    async def until(self, stopping: asyncio.Event) -> None:
-        """Return when asked to stop; raise what ended the connection for good."""
-        assert self._connected is not None
-        stop = asyncio.ensure_future(stopping.wait())
-        either: set[asyncio.Future[Any]] = {stop, self._connected}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-        if self._connected.done():
-            await self._connected
-
-    async def drain(self) -> None:
-        """Take nothing new, finish what runs, and see every report committed."""
-        logger.info("worker %s stops: %d tasks still run", self._worker.name, self.runner.running_count)
-        await self._on_io(self.link.pause())
-        await self.runner.idle()
-        await asyncio.wait([asyncio.wrap_future(self._output.drained())])
-        settled = asyncio.ensure_future(self._on_io(self.link.settle()))
-        while not (await asyncio.wait({settled}, timeout=SETTLE_NOTICE_S))[0]:
-            logger.warning(
-                "worker %s waits for the engine to commit the ends of %d tasks; a second signal gives them up",
-                self._worker.name,
-                self.link.held_count,
-            )
-        await settled
-        # What was assigned while the pause travelled has run as well by now.
-        await self.runner.idle()
-
-    async def end(self) -> None:
-        """Leave the engine, and free what was started."""
-        assert self._connected is not None
-        await self._on_io(self.link.close())
-        self._connected.cancel()
-        await asyncio.wait({self._connected})
-        self.runner.close()
-
-    def stop_threads(self) -> None:
-        self._logger.removeHandler(self._log_handler)
-        self._heartbeat.stop()
-        if self._health is not None:
-            self._health.stop()
-        logger.info("worker %s has stopped", self._worker.name)
-
-    @property
-    def is_healthy(self) -> bool:
-        return self.link.is_connected and self._heartbeat.is_alive and self._heartbeat.error is None
-
-    def _start_health(self) -> None:
-        health = self._settings.healthcheck
-        if health.enabled:
-            from broadaxe._health import HealthServer, LoopLag  # noqa: PLC0415 - most workers serve none
-
-            self._health = HealthServer(
-                self._worker.name,
-                address=health.bind_address,
-                port=health.port,
-                block_threshold_s=health.event_loop_block_threshold_seconds,
-                is_healthy=lambda: self.is_healthy,
-                lags=[LoopLag(self._loop), LoopLag(self._io_loop)],
-            )
-
-    def _on_io(self, work: Any) -> "asyncio.Future[Any]":
-        return asyncio.wrap_future(self._transport.submit(work))
-
-    # ---- on the io loop
-
-    async def _make_link(self, kind: type[WorkerLink], **more: Any) -> WorkerLink:
-        make: Any = kind
-        link: WorkerLink = make(
-            self._transport.channel,
-            self._transport.metadata,
-            registration=self._registration,
-            loop=self._io_loop,
-            deliver=self._deliver,
-            register_workflows=self._register_workflows,
-            on_worker_id=self._heartbeat.beat_for,
-            **more,
-        )
-        return link
-
-    async def _connect(self) -> None:
-        try:
-            await self.link.run()
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise RequestRefusedError(
-                    error.code().name, error.details() or "", f"worker {self._worker.name} was refused"
-                ) from error
-        else:
-            return
-        logger.info("the server has no batched stream: worker %s uses one call a report", self._worker.name)
-        self._transport.use_unary()
-        self.link = await self._make_link(
-            UnaryWorker, server_url=self._settings.server_url, token=self._settings.token
-        )
-        self.runner.use(self.link)
-        await self.link.run()
-
-    def _deliver(self, delivery: Delivery) -> None:
-        self._loop.call_soon_threadsafe(self.runner.take, delivery, context=self.runner.context)
-
-    async def _register_workflows(self) -> None:
-        """Register every workflow, waiting for a server that is away."""
-        for workflow in self._worker._workflows:  # noqa: SLF001
-            while True:
-                try:
-                    await self._transport.put_workflow(workflow.to_wire())
-                    break
-                except ServerUnavailableError as error:
-                    logger.warning("worker %s waits for the server: %s", self._worker.name, error)
-                    await asyncio.sleep(1)
-
-    # ---- TaskServices, any thread
-
-    @property
-    def worker_id(self) -> str:
-        return self.link.worker_id
-
-    @property
-    def worker_labels(self) -> Mapping[str, str | int]:
-        return self._registration.labels
-
-    def put_log(self, line: LogLine) -> None:
-        self._output.put_log(line)
-
-    def put_chunk(self, chunk: StreamChunk) -> None:
-        self._output.put_chunk(chunk)
-
-    def drained(self) -> "Future[None]":
-        return self._output.drained()
-
-    def delivered(self) -> "Future[None]":
-        return self._transport.submit(self._deliver_output())
-
-    async def _deliver_output(self) -> None:
-        """Chunks travel on another stream than reports. The first chunk opens it, and the end of a task could overtake it there:
-        a call and its answer in between show that the server has got so far.
-        """
-        await asyncio.wait([asyncio.wrap_future(self._output.drained())])  # its errors are told by the sender
-        version = self._transport.channel.unary_unary(
-            "/Dispatcher/GetVersion",
-            request_serializer=dispatcher_pb2.GetVersionRequest.SerializeToString,
-            response_deserializer=None,
-        )
-        try:
-            await version(dispatcher_pb2.GetVersionRequest(), metadata=self._transport.metadata, timeout=5.0)
-        except grpc.aio.AioRpcError as error:
-            logger.info("the end of a streaming task may overtake its last chunks: %s", error.details())
-
-    def cancel(self, task_run_id: str, attempt: int) -> "Future[None]":
-        return self.link.cancel((task_run_id, attempt))
-
-    def upsert_labels(self, labels: Mapping[str, str | int]) -> "Future[None]":
-        return self._transport.submit(self.link.upsert_labels(labels))
-
-    def refresh_timeout(self, task_run_id: str, increment: str) -> "Future[None]":
-        request = dispatcher_pb2.RefreshTimeoutRequest(
-            task_run_external_id=task_run_id, increment_timeout_by=increment
-        )
-        return self._transport.submit(self._ask("RefreshTimeout", request))
-
-    def release_slot(self, task_run_id: str) -> "Future[None]":
-        request = dispatcher_pb2.ReleaseSlotRequest(task_run_external_id=task_run_id)
-        return self._transport.submit(self._ask("ReleaseSlot", request))
-
-    async def _ask(self, method: str, request: Any) -> None:
-        call = self._transport.channel.unary_unary(
-            f"/Dispatcher/{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=None,
-        )
-        try:
-            await call(request, metadata=self._transport.metadata, timeout=30.0)
-        except grpc.aio.AioRpcError as error:
-            raise RequestRefusedError(error.code().name, error.details() or "", method) from error
 
 
 class _Lifespan:
@@ -488,22 +246,3 @@ class _Signals:
             sys.stderr.flush()
             os._exit(SECOND_SIGNAL_EXIT_CODE)
         self._worker._ask_to_stop()  # noqa: SLF001 - one class in two parts
-
-
-async def _current_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.get_running_loop()
-
-
-def _connection(settings: Settings) -> dict[str, Any]:
-    """What the heartbeat process needs to connect, as JSON."""
-    tls = settings.tls
-    return {
-        "host_port": settings.host_port,
-        "token": settings.token,
-        "strategy": tls.strategy,
-        "server_name": tls.server_name,
-        **{
-            name: (pem.decode() if pem else None)
-            for name, pem in (("root_ca", tls.root_ca), ("cert", tls.cert), ("key", tls.key))
-        },
-    }
