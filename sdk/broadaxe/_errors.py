@@ -98,7 +98,7 @@ class RunCancelledError(BroadaxeError):
         self.run_id = run_id
 
 
-class NonRetryableException(BroadaxeError):  # noqa: N818 - the documented name
+class NonRetryableException(BroadaxeError):
     """Raise it in a task to fail the run without any further retry."""
 
 

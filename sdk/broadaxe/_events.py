@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from broadaxe._context import current_context
+from broadaxe._definition import with_namespace
 from broadaxe._errors import InvalidInputError
 from broadaxe._validation import dump
-from broadaxe._workflow import with_namespace
 from broadaxe.wire import events_pb2
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from broadaxe.wire.stream_pb2 import RunFinished
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
-    from broadaxe._workflow import BaseWorkflow, Standalone
+    from broadaxe._definition import BaseWorkflow
+    from broadaxe._workflow import Standalone
 
 
 class RunStream:

@@ -235,39 +235,40 @@ def _wire_run(run_id: str, config: WorkflowRunTriggerConfig, context: Context | 
         run.child_index = context.next_child_index()
     key = config.key
     if options is not None:
-        if options.parent_step_run_id:
-            run.parent_task_run_id = options.parent_step_run_id
-        if options.child_index is not None:
-            run.child_index = options.child_index
-        if options.priority is not None:
-            if not 1 <= options.priority <= 3:
-                raise InvalidInputError(
-                    f"run of {config.workflow_name!r}: priority is {options.priority}, expected 1 to 3"
-                )
-            run.priority = options.priority
-        if options.additional_metadata:
-            run.metadata = dump(
-                {**config.default_metadata, **options.additional_metadata},
-                f"the metadata of a run of {config.workflow_name!r}",
-                InvalidInputError,
-            )
-        if options.sticky:
-            if context is None:
-                raise InvalidInputError(
-                    f"run of {config.workflow_name!r}: sticky=True keeps a child on its parent's worker; there is no parent "
-                    "outside of a task"
-                )
-            run.desired_worker_id = context.worker_id
-        if options.desired_worker_id:
-            run.desired_worker_id = options.desired_worker_id
-        for label, wanted in labels_to_wire(options.desired_worker_label).items():
-            run.desired_worker_labels[label].CopyFrom(wanted)
+        _apply_options(run, config, options, context)
         key = options.child_key or options.key or key
     if key is not None:
         run.child_key = key
         if not run.HasField("child_index"):
             run.child_index = 0
     return run
+
+
+def _apply_options(
+    run: NewRun, config: WorkflowRunTriggerConfig, options: TriggerWorkflowOptions, context: Context | None
+) -> None:
+    where = f"run of {config.workflow_name!r}"
+    if options.parent_step_run_id:
+        run.parent_task_run_id = options.parent_step_run_id
+    if options.child_index is not None:
+        run.child_index = options.child_index
+    if options.priority is not None:
+        if not 1 <= options.priority <= 3:
+            raise InvalidInputError(f"{where}: priority is {options.priority}, expected 1 to 3")
+        run.priority = options.priority
+    if options.additional_metadata:
+        merged = {**config.default_metadata, **options.additional_metadata}
+        run.metadata = dump(merged, f"the metadata of a {where}", InvalidInputError)
+    if options.sticky:
+        if context is None:
+            raise InvalidInputError(
+                f"{where}: sticky=True keeps a child on its parent's worker; there is no parent outside of a task"
+            )
+        run.desired_worker_id = context.worker_id
+    if options.desired_worker_id:
+        run.desired_worker_id = options.desired_worker_id
+    for label, wanted in labels_to_wire(options.desired_worker_label).items():
+        run.desired_worker_labels[label].CopyFrom(wanted)
 
 
 def completed_results(finished: RunFinished) -> Sequence[TaskResult]:

@@ -25,7 +25,7 @@ from broadaxe._validation import Shape
 from broadaxe.wire.v1 import workflows_pb2 as wire
 
 if TYPE_CHECKING:
-    from broadaxe._workflow import BaseWorkflow
+    from broadaxe._definition import BaseWorkflow
 
 DEFAULT_SCHEDULE_TIMEOUT: Duration = "5m"
 DEFAULT_EXECUTION_TIMEOUT: Duration = "60s"

@@ -116,6 +116,8 @@ class Duplex:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             # After a failed write the reader learns the status; it has it by now, or never will.
             await asyncio.wait({reader}, timeout=SETTLE_SECONDS)
+            if reader.done() and isinstance(reader.exception(), grpc.aio.AioRpcError):
+                return await final_error(call)
         finally:
             call.cancel()
             for task in both:

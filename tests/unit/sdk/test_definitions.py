@@ -1,5 +1,7 @@
 """How tasks and workflows are declared: what reaches the wire, and what is refused where it is written."""
 
+# ruff: noqa: A002 - `input` is the documented name of a task's first parameter
+
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, TypedDict

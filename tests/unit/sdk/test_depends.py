@@ -1,5 +1,7 @@
 """Dependencies, resolved as a worker resolves them, and the mock runs that go without."""
 
+# ruff: noqa: A002 - `input` is the documented name of a task's first parameter
+
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager

@@ -11,7 +11,7 @@ from broadaxe import BroadaxeError, FailedRunError, TaskRunError
 
 def raised() -> TaskRunError:
     try:
-        raise ValueError("first: line\nsecond line")
+        raise ValueError("first: line\nsecond line")  # noqa: TRY301 - its own frame is looked for
     except ValueError as error:
         return TaskRunError.from_exception(error, "run-1", "step")
 

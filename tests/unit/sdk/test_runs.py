@@ -1,5 +1,7 @@
 """Runs as users make them, against a fake engine: over the batched stream and over the unary contract alike."""
 
+# ruff: noqa: A002 - `input` is the documented name of a task's first parameter
+
 import asyncio
 import json
 from dataclasses import dataclass
@@ -196,7 +198,7 @@ def test_output_that_does_not_fit_names_the_task(engine, client):
     def other(input: Number, ctx: Context) -> dict[str, str]:
         return {}
 
-    with pytest.raises(InvalidOutputError, match="task 'twice'.*twice: Input should be a valid string"):
+    with pytest.raises(InvalidOutputError, match=r"task 'twice'.*twice: Input should be a valid string"):
         other.run(Number(n=1))
 
 
@@ -291,8 +293,7 @@ async def test_stream_is_followed_until_the_run_ends(engine, client, task):
     chunks: list[str] = []
 
     async def follow() -> None:
-        async for chunk in client.runs.subscribe_to_stream(ref.workflow_run_id):
-            chunks.append(chunk)
+        chunks.extend([chunk async for chunk in client.runs.subscribe_to_stream(ref.workflow_run_id)])
 
     following = asyncio.ensure_future(follow())
     await asyncio.to_thread(

@@ -1,5 +1,7 @@
 """What the transport does when connections break, servers refuse, and messages grow."""
 
+# ruff: noqa: A002 - `input` is the documented name of a task's first parameter
+
 import asyncio
 import multiprocessing
 import os
@@ -132,15 +134,21 @@ def test_server_that_is_away_is_told_within_the_connect_timeout(batched):
 
 
 def test_token_of_another_server_is_told():
-    with FakeEngine(token=make_token(sub="someone else")) as engine, make_client(engine) as client:
-        with pytest.raises(NotAuthenticatedError, match="does not accept this API token"):
-            declare(client).run()
+    other = make_token(sub="someone else")
+    with (
+        FakeEngine(token=other) as engine,
+        make_client(engine) as client,
+        pytest.raises(NotAuthenticatedError, match="does not accept this API token"),
+    ):
+        declare(client).run()
 
 
 def test_right_token_is_sent_as_bearer():
-    with FakeEngine(token=TOKEN, answer=lambda run: (COMPLETED, b'{"a": 1}')) as engine:
-        with make_client(engine) as client:
-            assert declare(client).run() == {"a": 1}
+    with (
+        FakeEngine(token=TOKEN, answer=lambda run: (COMPLETED, b'{"a": 1}')) as engine,
+        make_client(engine) as client,
+    ):
+        assert declare(client).run() == {"a": 1}
 
 
 def test_messages_stay_under_the_limit_by_size(engine):
@@ -161,7 +169,7 @@ def test_run_larger_than_a_message_is_refused_with_sizes(engine, client):
     @client.task()
     def job(input: dict, ctx: Context) -> None: ...
 
-    with pytest.raises(PayloadTooLargeError, match="5,000,0.*grpc_max_send_message_length"):
+    with pytest.raises(PayloadTooLargeError, match=r"5,000,0.*grpc_max_send_message_length"):
         job.run({"text": "x" * 5_000_000})
     assert not engine.runs
 

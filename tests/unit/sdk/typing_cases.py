@@ -1,5 +1,7 @@
 """What type checkers must see: checked by mypy in `test_types.py`, never run. Lines marked `# error` must fail to check."""
 
+# ruff: noqa: A002 - `input` is the documented name of a task's first parameter
+
 from dataclasses import dataclass
 from typing import Annotated, Any, assert_type
 

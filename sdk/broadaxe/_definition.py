@@ -1,0 +1,254 @@
+"""What workflows and standalone tasks share: names, tasks, the definition on the wire, and the making of runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Unpack
+
+from broadaxe._errors import DefinitionError, FailedRunError, InvalidOutputError, RunCancelledError
+from broadaxe._options import (
+    Concurrency,
+    DefaultFilter,
+    StickyStrategy,
+    TaskDefaults,
+    TriggerWorkflowOptions,
+    WorkflowRunTriggerConfig,
+    concurrency_to_wire,
+)
+from broadaxe._runs import BulkRunOptions, merged_options, metadata_text
+from broadaxe._task import Task, TaskPlace, TaskSettings
+from broadaxe._types import EmptyModel, TInput
+from broadaxe._validation import Shape, dump
+from broadaxe.wire.stream_pb2 import RunFinished
+from broadaxe.wire.v1 import workflows_pb2 as wire
+
+if TYPE_CHECKING:
+    from broadaxe._client import Broadaxe
+
+
+@dataclass(kw_only=True)
+class WorkflowSettings:
+    """What a workflow declares beside its tasks; the parameters of `Broadaxe.workflow` and `Broadaxe.task` say what each means."""
+
+    name: str
+    description: str | None = None
+    input_validator: Any = None
+    on_events: Sequence[str] = ()
+    on_crons: Sequence[str] = ()
+    cron_input: Any = None
+    version: str | None = None
+    sticky: StickyStrategy | None = None
+    default_priority: int = 1
+    concurrency: Concurrency | None = None
+    task_defaults: TaskDefaults = field(default_factory=TaskDefaults)
+    default_filters: Sequence[DefaultFilter] = ()
+    default_additional_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class BaseWorkflow(Generic[TInput]):
+    """What workflows and standalone tasks share. Equal only to itself."""
+
+    def __init__(self, client: "Broadaxe", settings: WorkflowSettings) -> None:
+        self._client = client
+        self.settings = settings
+        self.base_name = settings.name
+        """The name without the namespace."""
+        if not settings.name:
+            raise DefinitionError("a workflow needs a name")
+        if settings.task_defaults.priority is not None and settings.default_priority == 1:
+            self._priority = int(settings.task_defaults.priority)
+        else:
+            self._priority = int(settings.default_priority)
+        if not 1 <= self._priority <= 3:
+            raise DefinitionError(
+                f"workflow {self.base_name!r}: default_priority is {self._priority}, expected 1 to 3"
+            )
+        concurrency_to_wire(settings.concurrency)
+        self._tasks: list[Task[Any, Any]] = []
+        self._metadata = metadata_text(
+            settings.default_additional_metadata, f"default_additional_metadata of {self.base_name!r}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_name!r})"
+
+    @cached_property
+    def name(self) -> str:
+        """The name with the client's namespace."""
+        return self.namespaced(self.base_name)
+
+    @property
+    def tasks(self) -> list[Task[Any, Any]]:
+        """Every task, in declared order, on-success and on-failure tasks included."""
+        return list(self._tasks)
+
+    @property
+    def task_defaults(self) -> TaskDefaults:
+        return self.settings.task_defaults
+
+    def namespaced(self, name: str) -> str:
+        """A name with the client's namespace before it, unless it has it."""
+        return with_namespace(name, self._client.namespace)
+
+    def _add(
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        settings: TaskSettings,
+        place: TaskPlace,
+        local_names: Mapping[str, Any],
+    ) -> Task[Any, Any]:
+        """Declare one task. Raises `DefinitionError`; nothing is declared then."""
+        task: Task[Any, Any] = Task(
+            fn,
+            workflow=self,
+            name=name,
+            input_validator=self.settings.input_validator,
+            settings=settings,
+            place=place,
+            local_names=local_names,
+        )
+        if any(known.name.lower() == task.name.lower() for known in self._tasks):
+            raise DefinitionError(
+                f"workflow {self.base_name!r} has two tasks named {task.name!r}: task names must differ, also in lower case"
+            )
+        for kind in ("is_on_failure", "is_on_success"):
+            if getattr(place, kind) and any(getattr(known.place, kind) for known in self._tasks):
+                raise DefinitionError(f"workflow {self.base_name!r} has two {kind[3:]} tasks: declare one")
+        for parent in place.parents:
+            self._check_parent(task, parent)
+        task.check()
+        self._tasks.append(task)
+        return task
+
+    def _check_parent(self, task: Task[Any, Any], parent: object) -> None:
+        names = ", ".join(repr(known.name) for known in self._tasks) or "none yet"
+        if not isinstance(parent, Task):
+            raise DefinitionError(
+                f"{task.where}: parents holds {parent!r}: expected tasks of this workflow, declared before ({names})"
+            )
+        if parent not in self._tasks:
+            raise DefinitionError(
+                f"{task.where}: parent {parent.name!r} is not a task of this workflow declared before it (those are: {names})"
+            )
+        if parent.place.is_on_failure or parent.place.is_on_success:
+            raise DefinitionError(
+                f"{task.where}: parent {parent.name!r} runs at the end of the workflow and cannot be a parent"
+            )
+
+    # ---- the wire
+
+    def to_wire(self) -> wire.CreateWorkflowVersionRequest:
+        """The definition to register, with the namespace applied. Raises `DefinitionError` without tasks."""
+        ordinary = [
+            task for task in self._tasks if not task.place.is_on_failure and not task.place.is_on_success
+        ]
+        if not ordinary:
+            raise DefinitionError(f"workflow {self.base_name!r} has no tasks: declare at least one")
+        settings = self.settings
+        request = wire.CreateWorkflowVersionRequest(
+            name=self.name,
+            description=settings.description or "",
+            version=settings.version or "",
+            event_triggers=[self.namespaced(key) for key in settings.on_events or ()],
+            cron_triggers=list(settings.on_crons or ()),
+            tasks=[task.to_wire() for task in ordinary],
+            sticky=wire.StickyStrategy.Value(settings.sticky.value) if settings.sticky is not None else None,
+            default_priority=self._priority,
+            concurrency_arr=concurrency_to_wire(settings.concurrency),
+            default_filters=[
+                wire.DefaultFilter(
+                    expression=item.expression,
+                    scope=item.scope,
+                    payload=dump(item.payload, f"a default filter of {self.base_name!r}", DefinitionError),
+                )
+                for item in settings.default_filters or ()
+            ],
+            input_json_schema=self.input_shape.json_schema(),
+        )
+        if settings.cron_input is not None:
+            request.cron_input = self.input_shape.dump_given(settings.cron_input).decode()
+        for task in self._tasks:
+            if task.place.is_on_failure:
+                request.on_failure_task.CopyFrom(task.to_wire())
+            elif task.place.is_on_success:
+                has_child = {parent.name for other in ordinary for parent in other.parents}
+                opts = task.to_wire()
+                opts.parents.extend(other.name for other in ordinary if other.name not in has_child)
+                request.tasks.append(opts)
+        return request
+
+    @cached_property
+    def input_shape(self) -> Shape:
+        """What `run` accepts: the validator given, or else what the tasks say, when they agree."""
+        declared = self.settings.input_validator
+        if declared is None:
+            types = [task.input_type for task in self._tasks]
+            declared = types[0] if types and all(other == types[0] for other in types) else EmptyModel
+        return Shape(declared, f"the input of {self.base_name!r}")
+
+    # ---- runs
+
+    def create_bulk_run_item(
+        self,
+        input: TInput | None = None,  # noqa: A002 - the documented name
+        key: str | None = None,
+        options: TriggerWorkflowOptions | None = None,
+        **given: Unpack[BulkRunOptions],
+    ) -> WorkflowRunTriggerConfig:
+        """One run for the `run_many` methods. The input is validated and written now.
+
+        key: identity of a child among its parent's children: a retried parent gets the same child back.
+        Raises `InvalidInputError`.
+        """
+        return self._config(input, options, given, key)
+
+    def _config(
+        self,
+        given_input: Any,
+        options: TriggerWorkflowOptions | None,
+        given: Mapping[str, Any],
+        key: str | None = None,
+    ) -> WorkflowRunTriggerConfig:
+        if given:
+            options = merged_options(options, given)
+        name = self.name
+        if options is not None and options.namespace is not None:
+            name = with_namespace(self.base_name, options.namespace)
+        return WorkflowRunTriggerConfig(
+            name,
+            self.input_shape.dump_given(given_input),
+            options,
+            key,
+            self._metadata,
+            self.settings.default_additional_metadata,
+        )
+
+    def decode(self, finished: RunFinished) -> Any:
+        """What a run returned. Raises `FailedRunError`, `RunCancelledError` or `InvalidOutputError`."""
+        raise NotImplementedError
+
+    def _decode_all(self, results: list[RunFinished], return_exceptions: bool) -> list[Any]:
+        if not return_exceptions:
+            return [self.decode(finished) for finished in results]
+        decoded: list[Any] = []
+        for finished in results:
+            try:
+                decoded.append(self.decode(finished))
+            except (FailedRunError, RunCancelledError, InvalidOutputError) as error:
+                decoded.append(error)
+        return decoded
+
+    def _run(self, config: WorkflowRunTriggerConfig) -> Any:
+        return self.decode(self._client.started.run_many((config,))[0])
+
+    async def _aio_run(self, config: WorkflowRunTriggerConfig) -> Any:
+        return self.decode((await self._client.started.aio_run_many((config,)))[0])
+
+
+def with_namespace(name: str, namespace: str) -> str:
+    """`name` with the namespace before it, unless it has it."""
+    namespace = namespace.lower()
+    if namespace and not namespace.endswith("_"):
+        namespace += "_"
+    return name if not namespace or name.startswith(namespace) else namespace + name
