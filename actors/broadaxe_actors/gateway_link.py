@@ -85,7 +85,8 @@ class GatewayLink(Actor):
         self._waiting: dict[str, list[Any]] = {}
         self._pending: dict[int, Any] = {}
         self._sessions: dict[str, OpenSession] = {}
-        self._watched: dict[str, set[str]] = {}
+        self._watched: dict[str, dict[str, None]] = {}
+        """By tenant: runs in the order in which they were asked for."""
         self._subscriptions: dict[str, OpenSubscription] = {}
         self._out: list[Any] = []
         self._fullness = 0
@@ -122,9 +123,11 @@ class GatewayLink(Actor):
     def _note(self, message: Any) -> None:
         kind = type(message)
         if kind is WatchRuns:
-            self._watched.setdefault(message.tenant_id, set()).update(message.run_ids)
+            self._watched.setdefault(message.tenant_id, {}).update(dict.fromkeys(message.run_ids))
         elif kind is UnwatchRuns:
-            self._watched.get(message.tenant_id, set()).difference_update(message.run_ids)
+            watched = self._watched.get(message.tenant_id, {})
+            for run_id in message.run_ids:
+                watched.pop(run_id, None)
         elif kind is OpenSession:
             self._sessions[message.session_id] = message
         elif kind is CloseSession:
@@ -207,7 +210,7 @@ class GatewayLink(Actor):
                 if not self._answer(message):
                     continue
             elif kind is RunFinished:
-                self._watched.get(message.tenant_id, set()).discard(message.run_id)
+                self._watched.get(message.tenant_id, {}).pop(message.run_id, None)
             elif kind is RunEvents and message.is_last:
                 self._subscriptions.pop(message.subscription_id, None)
             elif kind is EndSession:

@@ -89,6 +89,9 @@ class Matcher:
         """Sub-queues with ready task runs that may find a slot, the one whose turn it is first."""
         self._blocked: dict[str, dict[str, _SubQueue]] = {}
         """By action: sub-queues that found no slot; a slot of a worker that serves the action brings them back."""
+        self._blocked_since: dict[str, int] = {}
+        """By action: its turn among the blocked."""
+        self._turn = 0
         self._workers: dict[str, _Worker] = {}
         self._classes: dict[frozenset[str], _WorkerClass] = {}
         self._serving: dict[str, list[_WorkerClass]] = {}
@@ -206,6 +209,8 @@ class Matcher:
             worker_id = self._find_worker(queue)
             if worker_id is None:
                 self._blocked.setdefault(queue.action, {})[key] = queue
+                self._turn += 1
+                self._blocked_since.setdefault(queue.action, self._turn)
                 continue
             task_run_id, attempt = queue.pop()
             if queue.size:
@@ -224,7 +229,12 @@ class Matcher:
         if not self._blocked:
             return
         few, many = sorted((worker_class.actions, self._blocked), key=len)
-        for action in [action for action in few if action in many]:
+        found = [action for action in few if action in many]
+        if len(found) > 1:
+            # In the order in which they found no slot, or the same action would have every slot.
+            found.sort(key=self._blocked_since.__getitem__)
+        for action in found:
+            del self._blocked_since[action]
             self._active.update(self._blocked.pop(action))
 
     def _find_worker(self, queue: _SubQueue) -> str | None:

@@ -257,7 +257,7 @@ class TrackerState(Actor):
 
     async def _load_finished(self, ids: list[str]) -> list[FinishedTaskRun]:
         rows = await self._store.fetch_finished(self._tenant_id, ids)
-        for version_id in {row.workflow_version_id for row in rows}:
+        for version_id in dict.fromkeys(row.workflow_version_id for row in rows):
             # Runs of a version that is neither the latest nor live: its task names are needed for their results.
             if self._catalog.version(version_id) is None:
                 version = await self._store.fetch_version(self._tenant_id, version_id)
