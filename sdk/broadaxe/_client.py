@@ -6,12 +6,20 @@ anywhere, also before a fork and in tests without a server.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
 
 from broadaxe._annotations import caller_locals
-from broadaxe._config import ClientConfig, Settings, load_namespace, load_settings, with_arguments
+from broadaxe._config import (
+    ClientConfig,
+    Settings,
+    load_max_send_bytes,
+    load_namespace,
+    load_settings,
+    with_arguments,
+)
 from broadaxe._context import Context
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
@@ -117,6 +125,13 @@ class Broadaxe:
         return load_namespace(self._config)
 
     @property
+    def max_send_bytes(self) -> int:
+        """The largest message that may be sent; known without a token."""
+        return (
+            self._settings.max_send_bytes if self._settings is not None else load_max_send_bytes(self._config)
+        )
+
+    @property
     def tenant_id(self) -> str:
         """The tenant of the API token."""
         return self.settings.tenant_id
@@ -129,6 +144,15 @@ class Broadaxe:
                 if self._transport is None:
                     self._transport = StreamTransport(self.settings)
         return self._transport
+
+    @contextmanager
+    def using(self, transport: Transport) -> Iterator[None]:
+        """Within the block, this client talks to `transport` instead of a server. For tests; see `broadaxe.testing`."""
+        before, self._transport = self._transport, transport
+        try:
+            yield
+        finally:
+            self._transport = before
 
     async def on_io(self, work: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine that runs on the transport's loop."""

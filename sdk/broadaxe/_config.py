@@ -183,6 +183,12 @@ def load_namespace(config: ClientConfig, env: Mapping[str, str] | None = None) -
     return _namespace(reader.text("namespace", config.namespace, "NAMESPACE") or "")
 
 
+def load_max_send_bytes(config: ClientConfig, env: Mapping[str, str] | None = None) -> int:
+    """The largest message to send, for which no token is needed."""
+    reader = _Reader(os.environ if env is None else env)
+    return reader.integer(config.grpc_max_send_message_length, "GRPC_MAX_SEND_MESSAGE_LENGTH", 4 << 20)
+
+
 def with_arguments(
     config: ClientConfig | None, *, token: str | None, host_port: str | None, namespace: str | None
 ) -> ClientConfig:

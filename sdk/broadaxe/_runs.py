@@ -91,7 +91,7 @@ class Runs:
         """Posts chunk after chunk, so that the first travels while the next is encoded."""
         transport = self._client.transport
         offset = 0
-        for chunk in encode_runs(self._wire_runs(configs, count), self._client.settings.max_send_bytes):
+        for chunk in encode_runs(self._wire_runs(configs, count), self._client.max_send_bytes):
             ticket = TriggerTicket(chunk, gather, offset)
             offset += len(chunk.run_ids)
             transport.post_trigger(ticket)
