@@ -91,6 +91,23 @@ class GatewayLink(Actor):
         self._out: list[Any] = []
         self._fullness = 0
 
+    def on_stop(self) -> None:
+        """The gateway is gone, and with it all that it had open: its workers are without a session until they come back."""
+        for session in self._sessions.values():
+            actors = self._tenants.get(session.tenant_id)
+            if actors is not None:
+                closed = CloseSession(session.tenant_id, session.worker_id, session.session_id)
+                actors.registry.route.send(self.me, closed)
+        for tenant_id, run_ids in self._watched.items():
+            actors = self._tenants.get(tenant_id)
+            if actors is not None and run_ids:
+                actors.tracker.unwatch.send(self.me, UnwatchRuns(tenant_id, tuple(run_ids)))
+        for subscription in self._subscriptions.values():
+            actors = self._tenants.get(subscription.tenant_id)
+            if actors is not None:
+                closing = CloseSubscription(subscription.tenant_id, subscription.subscription_id)
+                actors.tracker.close_subscription.send(self.me, closing)
+
     # ------------------------------------------------------------ from the gateway
 
     def submit(self, batch: Sequence[Any]) -> None:
