@@ -32,8 +32,8 @@ from tests.simulation.worker import SimWorker
 
 BUSY_SECONDS = 40.0
 """How long clients trigger and faults happen."""
-SETTLE_SECONDS = 240.0
-"""How long it may take afterwards until everything has ended."""
+PATIENCE_SECONDS = 90.0
+"""How long nothing may be committed afterwards before what has not ended counts as stuck: more than any loss, pause or time-out."""
 
 BOMBS = (
     (RunTracker, ("report", "propose", "created", "requeued", "worker_lost", "due", "trigger", "watch")),
@@ -389,9 +389,13 @@ class Simulation:
         for worker in self._workers:
             worker.recover()
         self.check.see("settling")
-        end = self.clock.monotonic() + round(SETTLE_SECONDS * 1e6)
-        while self.clock.monotonic() < end and not self._is_quiet():
+        for tenant_id in self.tenants:
+            self._hire(tenant_id)
+        commits, waited = -1, 0
+        while waited < PATIENCE_SECONDS and not self._is_quiet():
             await asyncio.sleep(1)
+            waited = waited + 1 if self.disk.commits == commits else 0
+            commits = self.disk.commits
         # What is told last, and records that wait for company, need a moment.
         await asyncio.sleep(3)
         self.check.final()
@@ -462,12 +466,14 @@ class _Watched:
                 and task.state == TaskRunState.QUEUED
             }
             function(tracker, proposals)
+            given: set[str] = set()
             for item in proposals:
                 task = tracker._live.get(item.task_run_id)
                 if task is not None and task.state == TaskRunState.ASSIGNED and task.id in waiting:
                     waiting.discard(task.id)
                     check.proposed(tracker, task)
-            check.ledger()
+                    given.add(task.worker_id)
+            check.ledger(tracker, given)
 
         return handler
 
