@@ -80,12 +80,16 @@ class Creation:
     def __init__(self, tracker: "TrackerState") -> None:
         self._t = tracker
         self._jobs: dict[int, _Job] = {}
+        self._slicing: int | None = None
+        """The large trigger that is between two of its slices."""
+        self._waiting: list[int] = []
+        """Triggers that wait for it."""
         self._next_job = 0
 
     # ------------------------------------------------------------ stages
 
-    def begin(self, gateway: "Handle[Any]", message: TriggerRuns) -> None:
-        """Check a trigger and set it on its way."""
+    def begin(self, gateway: "Handle[Any]", message: TriggerRuns, *, is_settled: bool = False) -> None:
+        """Check a trigger and set it on its way. `is_settled`: all that was recorded before it came is committed."""
         job = _Job(gateway, message.request_id, message.runs)
         job.is_repeat = message.is_repeat
         job.trigger_events = [None] * len(message.runs)
@@ -93,6 +97,10 @@ class Creation:
             self._check(job)
         except Refused as refused:
             self._refuse(job, refused)
+            return
+        if job.is_repeat and not is_settled and self._t._uncommitted_spills:
+            # What it repeats may be among them, where neither memory nor Postgres shows it yet.
+            self._t.send_after_commit(self._t.me.trigger_settled, gateway, message)
             return
         number = self._add(job)
         to_load = self._to_load(job)
@@ -194,6 +202,8 @@ class Creation:
     def create_slice(self, number: int) -> None:
         """Make the next task runs; record all of them once the last is made."""
         job = self._jobs[number]
+        if not self._has_turn(number, job):
+            return
         tracker = self._t
         now = tracker.clock.now()
         end = min(job.offset + SLICE, len(job.runs))
@@ -205,6 +215,7 @@ class Creation:
                 if job.is_repeat:
                     continue
                 self._drop(number)
+                self._end_turn()
                 self._forget(job)
                 self._refuse(
                     job,
@@ -220,7 +231,7 @@ class Creation:
             tracker.me.create_slice.send(number)
             return
         self._drop(number)
-        self._renumber(job)
+        self._end_turn()
         for event in job.event_rows:
             tracker.record(event)
         for row in job.rows:
@@ -236,19 +247,22 @@ class Creation:
                 )
         self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
 
-    def _renumber(self, job: _Job) -> None:
-        """Places in line are given in the order of commits: a trigger that was recorded between two slices of this one comes first.
+    def _has_turn(self, number: int, job: _Job) -> bool:
+        """Whether a trigger may make its task runs now; if not, it is called when the one before it is done.
 
-        Otherwise paging, which goes by `seq`, would pass over what is committed late.
+        Places in line are given in the order of commits: paging goes by them, and would pass over what is committed late.
         """
-        rows = job.rows
-        if not rows or self._t._seq - rows[0].seq == len(rows) - 1:
-            return
-        for place, row in enumerate(rows):
-            rows[place] = row._replace(seq=self._t.next_seq())
-            task = self._t._live.get(row.id)
-            if task is not None:
-                task.seq = rows[place].seq
+        if self._slicing not in (None, number):
+            self._waiting.append(number)
+            return False
+        self._slicing = number if job.offset + SLICE < len(job.runs) else None
+        return True
+
+    def _end_turn(self) -> None:
+        self._slicing = None
+        waiting, self._waiting = self._waiting, []
+        for number in waiting:
+            self._t.me.create_slice.send(number)
 
     # ------------------------------------------------------------ steps
 
@@ -364,7 +378,7 @@ class Creation:
                 unclaimed.append((row.parent_task_run_id, spawn_key(row.child_index, row.child_key), row.id))
         if unclaimed:
             tracker._claims.unclaim.send(tuple(unclaimed))
-        code = Code.ALREADY_EXISTS if "exist" in error else Code.INVALID_ARGUMENT
+        code = Code.ALREADY_EXISTS if "exist" in error or "already" in error else Code.INVALID_ARGUMENT
         for bound, args in effects:
             messages = args[0] if args else ()
             if isinstance(messages, tuple) and messages and isinstance(messages[0], Reply):

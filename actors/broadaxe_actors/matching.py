@@ -172,6 +172,9 @@ class Matcher:
         slots = None if worker is None else worker.held.pop((task_run_id, attempt), None)
         if worker is None or slots is None:
             return
+        self._give_back(worker_id, worker, slots)
+
+    def _give_back(self, worker_id: str, worker: _Worker, slots: Slots) -> None:
         for pool, units in slots:
             free = worker.free.get(pool, 0) + units
             worker.free[pool] = free
@@ -217,7 +220,12 @@ class Matcher:
                 self._active[key] = queue
             else:
                 del self._queues[key]
-            self._workers[worker_id].held[task_run_id, attempt] = queue.slots
+            worker = self._workers[worker_id]
+            if (task_run_id, attempt) in worker.held:
+                # It told so itself, while the task run stood in line: nothing to propose.
+                self._give_back(worker_id, worker, queue.slots)
+                continue
+            worker.held[task_run_id, attempt] = queue.slots
             proposals.append(Proposal(task_run_id, attempt, worker_id, queue.slots))
         return proposals
 

@@ -150,6 +150,10 @@ class RunTracker(Attempts, Following, Reading):
         """Create runs."""
         self._creation.begin(gateway, message)
 
+    def trigger_settled(self, gateway: "Handle[Any]", message: TriggerRuns) -> None:
+        """A repeated trigger, once everything recorded before it is committed."""
+        self._creation.begin(gateway, message, is_settled=True)
+
     def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
         """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`."""
         self._creation.begin_from_events(gateway, message, job)
