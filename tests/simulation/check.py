@@ -220,10 +220,7 @@ class Check:
             is_reported = row.error in self._reported[row.id, row.attempt]
             text = (row.error or b"").decode()
             if not (
-                is_reported
-                or "was reassigned" in text
-                or "exceeded timeout" in text
-                or "Traceback" in text
+                is_reported or "was reassigned" in text or "exceeded timeout" in text or "Traceback" in text
             ):
                 self.fail(f"nobody reported the failure of {row}")
             if "exceeded timeout" in text and kind != "hang":
@@ -233,10 +230,7 @@ class Check:
                 self.fail(f"nobody cancelled {row}")
 
     def _check_events(self) -> None:
-        started: dict[str, int] = Counter(
-            row.triggering_event_id or ""
-            for row in self._sim.created.values()
-        )
+        started: dict[str, int] = Counter(row.triggering_event_id or "" for row in self._sim.created.values())
         for event_id, (_, key) in self.events.items():
             expected = 1 if key == "order:created" else 0
             if started[event_id] != expected:
@@ -260,10 +254,14 @@ class Check:
                 ("deadlines", tracker._deadlines._where),
                 ("lines", tracker._ledger._lines),
                 ("jobs", tracker._creation._jobs),
+                ("triggers in slices", dict.fromkeys(tracker._creation._waiting)),
+                ("held back", tracker._held_back),
             ):
                 if held:
                     self.fail(f"{name} are left in the tracker: {dict(list(held.items())[:5])}")
         for queue in self._sim.actors(TenantQueue):
             for worker_id, worker in queue._matcher._workers.items():
                 if worker.free != worker.total:
-                    self.fail(f"worker {worker_id} has {worker.free} free of {worker.total}, and holds nothing")
+                    self.fail(
+                        f"worker {worker_id} has {worker.free} free of {worker.total}, and holds nothing"
+                    )
