@@ -4,6 +4,7 @@ A page's `python` blocks, joined from top to bottom, are one program. Where a pa
 real: as a worker with the argument `worker`, and then without arguments, when it must print exactly that.
 """
 
+import ast
 import os
 import re
 import subprocess
@@ -375,3 +376,31 @@ def test_lifecycle_page_shows_the_transitions() -> None:
     assert shown
     expected = lifecycle_diagram()
     assert shown[1].rstrip("\n") == expected, f"put this into the page:\n{textwrap.indent(expected, '  ')}"
+
+
+# ---- troubleshooting
+
+
+def texts_of_the_source() -> str:
+    """Every text in the packages, with `\\0` where a value is filled in."""
+    texts: list[str] = []
+    for package in ("actors", "gateway", "storage", "sdk"):
+        for source in (REPOSITORY / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(source.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+                elif isinstance(node, ast.JoinedStr):
+                    parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                    texts.append("".join(map(str, parts)))
+    return "\n".join(texts)
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    said = texts_of_the_source()
+    quoted = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert quoted
+    theirs = {"WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED"}  # of gRPC's TLS
+    for message in quoted:
+        for fragment in re.split(r"\.\.\.", message):
+            words = fragment.strip(" ():'")
+            assert not words or words in theirs or words in said, f"nothing says {words!r} of {message!r}"

@@ -81,12 +81,19 @@ def sdk_error(error: grpc.aio.AioRpcError, what: str, settings: Settings) -> Bro
 
 
 def unavailable_text(what: str, details: str, settings: Settings) -> str:
-    hint = (
-        ""
-        if settings.tls.strategy == "none"
-        else "; for a server without TLS set BROADAXE_CLIENT_TLS_STRATEGY=none"
-    )
-    return f"{what}: the server at {settings.host_port} cannot be reached ({details}). Is it running?{hint}"
+    """What could not be done, where, gRPC's reason, and what to look at."""
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        hint = (
+            "Its certificate is not trusted, or is for another name: set BROADAXE_CLIENT_TLS_ROOT_CA_FILE "
+            "or BROADAXE_CLIENT_TLS_SERVER_NAME."
+        )
+    elif "WRONG_VERSION_NUMBER" in details:
+        hint = "It serves no TLS: set BROADAXE_CLIENT_TLS_STRATEGY=none."
+    elif settings.tls.strategy == "none":
+        hint = "Is it running? If it serves TLS, set BROADAXE_CLIENT_TLS_STRATEGY=tls."
+    else:
+        hint = "Is it running? If it serves no TLS, set BROADAXE_CLIENT_TLS_STRATEGY=none."
+    return f"{what}: the server at {settings.host_port} cannot be reached ({details}). {hint}"
 
 
 class Backoff:
