@@ -15,10 +15,12 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -273,6 +275,20 @@ def process_tree(pid: int) -> list[psutil.Process]:
         return [top, *top.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+@contextlib.contextmanager
+def server_directory() -> Iterator[Path]:
+    """A directory for a server's data, removed at the end.
+
+    Not below pytest's own: every pytest session that starts on the machine closes that tree to other accounts, and the embedded
+    Postgres of a server that root started runs under one.
+    """
+    path = Path(tempfile.mkdtemp(prefix="broadaxe-test-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Server:

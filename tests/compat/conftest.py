@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.compat.wire import BareWorker, Wire
-from tests.processes import PYTHON, REPOSITORY, Process, Server, closing, role
+from tests.processes import PYTHON, REPOSITORY, Process, Server, closing, role, server_directory
 
 PYTHON_1375 = REPOSITORY / ".venv-compat-1375" / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """Shared: a test that stops or kills its server starts one of its own."""
-    one = Server(tmp_path_factory.mktemp("compat"))
-    with closing(one):
+    with server_directory() as directory, closing(one := Server(directory)):
         yield one.start()
 
 

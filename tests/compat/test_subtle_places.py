@@ -17,7 +17,7 @@ from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 from tests.compat.conftest import Workers
 from tests.compat.wire import BareWorker, Stream, Wire, code_of, unique
-from tests.processes import Server, closing, wait_until
+from tests.processes import Server, closing, server_directory, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 BareWorkers = type[Workers]
@@ -137,11 +137,8 @@ def test_04_listening_as_a_bad_or_unknown_worker_says_so(wire: Wire) -> None:
 # ---- 5: worker ids outlive the engine
 
 
-def test_05_worker_id_and_its_task_outlive_an_engine_restart(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    server = Server(tmp_path_factory.mktemp("restart"))
-    with closing(server):
+def test_05_worker_id_and_its_task_outlive_an_engine_restart() -> None:
+    with server_directory() as directory, closing(server := Server(directory)):
         server.start()
         wire = Wire(server.grpc_address, server.token)
         name = unique("outlives")

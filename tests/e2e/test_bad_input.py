@@ -27,7 +27,7 @@ from broadaxe.wire import workflows_pb2 as workflows
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 from tests.compat.wire import Wire, code_of, unique
-from tests.processes import Process, Server, closing, free_port, role, wait_until
+from tests.processes import Process, Server, closing, free_port, role, server_directory, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,9 +40,8 @@ SELECT (SELECT count(*) FROM task_run) + (SELECT count(*) FROM task_run_history)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    one = Server(tmp_path_factory.mktemp("bad-input"))
-    with closing(one):
+def server() -> Iterator[Server]:
+    with server_directory() as directory, closing(one := Server(directory)):
         yield one.start()
 
 

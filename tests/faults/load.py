@@ -42,7 +42,7 @@ class Fanout:
             wait_until(
                 partial(self._has_reached, moment),
                 what=f"{moment} of {self.count} executions",
-                timeout=120,
+                timeout=90,
             )
             time.sleep(rng.random() * 0.05)  # the moment is random on purpose
             strike()
@@ -74,7 +74,7 @@ class Fanout:
         print(
             f"{self.count} tasks, {len(executions)} executions: {len(executions) - self.count} duplicates, "
             f"{sum(n - 1 for n in same_attempt.values())} of them within one attempt, "
-            f"{sum(execution.attempt > 0 for execution in executions)} executions of later attempts"
+            f"{sum(execution.attempt > 0 for execution in executions)} of later attempts"
         )
         assert await self.ground.live() == 0
         assert await self.ground.ended() == Counter({COMPLETED: self.count})

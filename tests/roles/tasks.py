@@ -101,7 +101,7 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
         name="recorded",
         input_validator=Item,
         schedule_timeout=LONG,
-        execution_timeout=timedelta(minutes=10),
+        execution_timeout=timedelta(seconds=int(os.environ.get("ROLE_EXECUTION_TIMEOUT", "600"))),
         retries=2,
     )
     async def recorded(input: Item, ctx: Any) -> dict[str, int]:  # noqa: A002
