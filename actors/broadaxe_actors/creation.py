@@ -27,8 +27,10 @@ from broadaxe_storage.records import EventRow, TaskRunRow, TaskRunState
 if TYPE_CHECKING:
     from broadaxe_actors.run_tracker.state import TrackerState
 
-SLICE = 250
+SLICE = 100
 """Runs created in one turn."""
+REFUSED_KEPT = 10_000
+"""Ids of refused runs that are remembered, for triggers that count on them."""
 INTERNAL_PREFIX = "hatchet__"
 """Keys of the metadata that the engine writes; they are not inherited (behaviour-core 4.4.3)."""
 
@@ -64,6 +66,8 @@ class _Job:
         """Runs that the record has already."""
         self.taken: set[int] = set()
         """Indexes whose spawn key names another run."""
+        self.borrowed: list[str] = []
+        """Runs that another trigger made, maybe not committed yet."""
         self.claims: list[tuple[int, ClaimRequest]] = []
         self.event_rows: tuple[EventRow, ...] = ()
         self.trigger_events: list[EventRow | None] = []
@@ -80,6 +84,8 @@ class Creation:
     def __init__(self, tracker: "TrackerState") -> None:
         self._t = tracker
         self._jobs: dict[int, _Job] = {}
+        self._refused_ids: dict[str, None] = {}
+        """Runs that Postgres refused lately."""
         self._slicing: int | None = None
         """The large trigger that is between two of its slices."""
         self._waiting: list[int] = []
@@ -140,7 +146,7 @@ class Creation:
         job.run_ids = [self._new_id() for _ in runs]
         job.event_rows = start.events
         job.trigger_events = events
-        now = start.events[0].created_at
+        now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
         self.create_slice(self._add(job))
 
@@ -180,7 +186,8 @@ class Creation:
                         ),
                     )
                 )
-                self._t._parents_with_children.add(parent)
+                if parent in self._t._live:
+                    self._t._parents_with_children.add(parent)
         if job.claims:
             self._t._claims.claim.send(number, tuple(request for _, request in job.claims))
         else:
@@ -209,29 +216,28 @@ class Creation:
         end = min(job.offset + SLICE, len(job.runs))
         for index in range(job.offset, end):
             run_id = job.run_ids[index]
-            if index in job.taken or run_id in job.existing:
+            if run_id in job.existing:
                 continue
-            if run_id in tracker._live or tracker._recent.get(run_id) is not None:
-                if job.is_repeat:
-                    continue
-                self._drop(number)
-                self._end_turn()
-                self._forget(job)
-                self._refuse(
-                    job,
-                    Refused(
-                        Code.ALREADY_EXISTS,
-                        f"workflow run {run_id} exists already: choose another id, or mark the trigger as a repeat",
-                    ),
-                )
+            if index in job.taken:
+                job.borrowed.append(run_id)
+            elif run_id not in tracker._live and tracker._recent.get(run_id) is None:
+                self._create(job, index, now)
+            elif job.is_repeat:
+                job.borrowed.append(run_id)
+            else:
+                self._refuse_existing(number, run_id)
                 return
-            self._create(job, index, now)
         job.offset = end
         if end < len(job.runs):
             tracker.me.create_slice.send(number)
             return
         self._drop(number)
         self._end_turn()
+        self._record(job)
+
+    def _record(self, job: _Job) -> None:
+        """All of a trigger in one append: it commits as a whole, and only then its task runs may run."""
+        tracker = self._t
         for event in job.event_rows:
             tracker.record(event)
         for row in job.rows:
@@ -245,7 +251,34 @@ class Creation:
                     tuple(job.created[offset : offset + SLICE]),
                     job.spilled if offset == 0 else 0,
                 )
-        self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
+        if job.borrowed:
+            tracker.send_after_commit(
+                tracker.me.borrowed_settled,
+                job.gateway,
+                job.request_id,
+                tuple(job.run_ids),
+                tuple(job.borrowed),
+            )
+        else:
+            self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
+
+    def answer_borrowed(
+        self, gateway: "Handle[Any]", request_id: int, run_ids: tuple[str, ...], borrowed: tuple[str, ...]
+    ) -> None:
+        """Answer a trigger that counts on runs of an earlier one, now that those are committed, or refused."""
+        lost = next((run_id for run_id in borrowed if run_id in self._refused_ids), None)
+        if lost is None:
+            self._t._reply(gateway, request_id, run_ids)
+        else:
+            text = f"workflow run {lost} could not be created: the trigger that came first was refused"
+            self._t._refuse(gateway, request_id, Refused(Code.UNAVAILABLE, text))
+
+    def _refuse_existing(self, number: int, run_id: str) -> None:
+        job = self._drop(number)
+        self._end_turn()
+        self._forget(job)
+        text = f"workflow run {run_id} exists already: choose another id, or mark the trigger as a repeat"
+        self._refuse(job, Refused(Code.ALREADY_EXISTS, text))
 
     def _has_turn(self, number: int, job: _Job) -> bool:
         """Whether a trigger may make its task runs now; if not, it is called when the one before it is done.
@@ -361,6 +394,9 @@ class Creation:
         """Postgres refused the rows of a trigger (a run id that exists, say): take them back and tell the caller."""
         tracker = self._t
         unclaimed: list[tuple[str, str, str]] = []
+        self._refused_ids.update(dict.fromkeys(row.id for row in records))
+        for run_id in list(self._refused_ids)[:-REFUSED_KEPT]:
+            del self._refused_ids[run_id]
         tracker._uncommitted_spills -= sum(1 for row in records if row.spill_queue is not None)
         for row in records:
             line = (

@@ -181,6 +181,22 @@ class GatewayLink(Actor):
             return
         waiting.append(message)
 
+    def leave(self) -> None:
+        """The gateway is gone, and its streams with it: workers are told, nobody waits or follows any more."""
+        for session in tuple(self._sessions.values()):
+            self._submit_one(CloseSession(session.tenant_id, session.worker_id, session.session_id))
+        for subscription in tuple(self._subscriptions.values()):
+            self._submit_one(CloseSubscription(subscription.tenant_id, subscription.subscription_id))
+        for tenant_id, watched in self._watched.items():
+            if watched:
+                self._submit_one(UnwatchRuns(tenant_id, tuple(watched)))
+        self._supervisor.gateway_left.send(self.me)
+
+    def _submit_one(self, message: Any) -> None:
+        actors = self._tenants.get(message.tenant_id)
+        if actors is not None:
+            self._route(actors, message)
+
     # ------------------------------------------------------------ from the shard
 
     def tenant_ready(self, tenant_id: str, actors: TenantActors) -> None:

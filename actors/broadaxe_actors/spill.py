@@ -77,8 +77,7 @@ class SpillLedger:
         """A task run in memory left the line: assigned, or ended."""
         state = self._lines[line]
         state.in_memory -= 1
-        if not state.in_memory and not state.spilled and not state.is_paging:
-            del self._lines[line]
+        self._tidy(line, state)
 
     def restore_spilled(self, line: Line, count: int) -> None:
         """What recovery finds waiting in Postgres."""
@@ -106,6 +105,7 @@ class SpillLedger:
         state.in_memory += count
         # Even if all of it was in memory already, or the same page would be read for ever.
         state.after_seq = max(state.after_seq, last_seq)
+        self._tidy(line, state)
 
     def page_failed(self, line: Line) -> None:
         """The page could not be read; it may be asked for again."""
@@ -118,14 +118,18 @@ class SpillLedger:
         state = self._lines.get(line)
         if state is not None:
             state.spilled = 0
-            if not state.in_memory:
-                del self._lines[line]
+            self._tidy(line, state)
 
     def left_postgres(self, line: Line) -> None:
         """A task run was taken from Postgres out of turn: it timed out, or its report came first."""
         state = self._lines.get(line)
         if state is not None:
             state.spilled = max(0, state.spilled - 1)
+            self._tidy(line, state)
+
+    def _tidy(self, line: Line, state: _State) -> None:
+        if not state.in_memory and not state.spilled and not state.is_paging:
+            del self._lines[line]
 
     def waits_in_postgres(self, line: Line) -> bool:
         """Whether any of a line does."""

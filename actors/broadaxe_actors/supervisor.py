@@ -93,8 +93,9 @@ class Supervisor(Actor):
         self._gateways.append(gateway)
 
     def gateway_left(self, gateway: "Handle[Any]") -> None:
-        """It is gone."""
+        """It is gone, and has closed what it had open."""
         self._gateways = [item for item in self._gateways if item is not gateway]
+        self._runtime.stop(gateway)
 
     def journal_fullness(self, fullness: int) -> None:
         """How much waits for Postgres has passed a mark: gateways refuse accordingly."""

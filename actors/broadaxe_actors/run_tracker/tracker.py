@@ -26,6 +26,7 @@ from broadaxe_actors.states import HELD_STATES
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.records import (
+    LogRow,
     SpilledQueue,
     TaskEventKind,
     TaskRunRow,
@@ -154,6 +155,12 @@ class RunTracker(Attempts, Following, Reading):
         """A repeated trigger, once everything recorded before it is committed."""
         self._creation.begin(gateway, message, is_settled=True)
 
+    def borrowed_settled(
+        self, gateway: "Handle[Any]", request_id: int, run_ids: tuple[str, ...], borrowed: tuple[str, ...]
+    ) -> None:
+        """The runs of an earlier trigger that this one counts on are committed, or were refused."""
+        self._creation.answer_borrowed(gateway, request_id, run_ids, borrowed)
+
     def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
         """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`."""
         self._creation.begin_from_events(gateway, message, job)
@@ -192,6 +199,8 @@ class RunTracker(Attempts, Following, Reading):
 
     def records_refused(self, records: tuple[Any, ...], effects: tuple[Any, ...], error: str) -> None:
         """Postgres refused what a handler recorded; only new runs may be refused so, anything else is our bug."""
+        if all(isinstance(record, LogRow) for record in records) and not effects:
+            return  # the journal has said so in the log; a line that cannot be kept stops nobody
         if not all(isinstance(record, TaskRunRow) for record in records):
             raise EngineBug(f"Postgres refused a transition of tenant {self._tenant_id}: {error}")
         self._creation.refused(records, effects, error)
