@@ -13,6 +13,7 @@ import logging
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from broadaxe_actors.gateway_link import GatewayLink, TenantActors
@@ -128,15 +129,21 @@ class Shard:
 
     def connect_gateway(self, gateway_id: str, *, is_pickling: bool = False) -> ShardLink:
         """A link for a gateway of this process. With `is_pickling`, every batch goes through pickle."""
-        loop = self.runtime.loop
+        runtime = self.runtime
         link: LocalLink
 
         def emit(batch: Sequence[Any]) -> None:
             # After the handler, so that the gateway's code never runs inside one.
-            loop.call_soon(link.receive, batch)
+            runtime.call_after_drain(partial(link.receive, batch))
 
-        gateway = self.runtime.spawn(GatewayLink, gateway_id, emit, self._supervisor)
-        link = LocalLink(gateway.submit.send, is_pickling=is_pickling)
+        gateway = runtime.spawn(GatewayLink, gateway_id, emit, self._supervisor)
+        submit = gateway.submit.send
+
+        def deliver(batch: Sequence[Any]) -> None:
+            submit(batch)
+            runtime.drain_now()
+
+        link = LocalLink(deliver, is_pickling=is_pickling)
         self._gateways[gateway_id] = gateway
         self._supervisor.gateway_joined.send(gateway)
         return link
@@ -145,8 +152,7 @@ class Shard:
         """Forget a gateway; its streams are gone."""
         gateway = self._gateways.pop(gateway_id, None)
         if gateway is not None:
-            self._supervisor.gateway_left.send(gateway)
-            self.runtime.stop(gateway)
+            gateway.leave.send()
 
     async def stop(self) -> None:
         """Write what is pending, then stop every actor. Bounded: what Postgres does not take in 30 s stays unwritten,

@@ -73,6 +73,7 @@ class Hub:
         self._watchers: dict[tuple[str, str], tuple[RunWatcher, ...]] = {}
         self._subscriptions: dict[str, EventSink] = {}
         self._is_closed = False
+        self._is_flushing = False
         self._routes: dict[type, Callable[[Any], None]] = {
             Reply: self._on_reply,
             Refusal: self._on_refusal,
@@ -123,9 +124,17 @@ class Hub:
         """Send without waiting for anything. Dropped once the hub is closed."""
         if self._is_closed:
             return
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
         self._outbox.append(message)
+        if not self._is_flushing:
+            # The first of a turn leaves at once, what follows in the same turn as one batch: under load a turn of the
+            # loop is milliseconds, and a lone trigger should not wait for it.
+            self._is_flushing = True
+            self._loop.call_soon(self._end_turn)
+            self._flush()
+
+    def _end_turn(self) -> None:
+        self._is_flushing = False
+        self._flush()
 
     def _flush(self) -> None:
         if self._outbox:

@@ -26,6 +26,7 @@ from broadaxe_gateway.addresses import audience, join, local_address
 from broadaxe_gateway.config import DEFAULT_HEALTH_PORT, ServerConfig
 from broadaxe_gateway.database import ensure_seed, open_store
 from broadaxe_gateway.datadir import DataDirError, DataDirLock
+from broadaxe_gateway.garbage import settle, tidy
 from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.listeners import HttpListeners, ListenError, listen
@@ -266,11 +267,14 @@ async def _run(config: ServerConfig) -> int:
     except EXPECTED_ERRORS as error:
         print(f"broadaxe: {error}", file=sys.stderr)  # noqa: T201 - the command's answer, not a log
         return 1
+    settle()
+    tidying = asyncio.create_task(tidy(), name="tidy")
     print(server.ready_line, flush=True)  # noqa: T201 - the command's answer, not a log
     await _first_of(stopping, server.ended)
     if not stopping.done():
         print(f"broadaxe: {server.ended.result()}", file=sys.stderr)  # noqa: T201 - as above
     logger.info("stopping")
+    tidying.cancel()
     await server.stop()
     return 0 if stopping.done() else 1
 

@@ -58,3 +58,4 @@ async def _run(inbox: Inbox, fetch: "Fetch") -> None:
     else:
         if inbox.items is not STOPPED:
             then.send(context, result, None)
+            inbox.runtime.drain_now()

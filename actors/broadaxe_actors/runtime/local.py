@@ -39,7 +39,7 @@ from broadaxe_actors.runtime.outbox import Outbox
 
 A = TypeVar("A", bound=Actor)
 
-SLICE_SECONDS = 0.005
+SLICE_SECONDS = 0.003
 """How long the actors keep the loop before others (sockets, gRPC) have their turn."""
 TURN_SECONDS = 0.001
 """How long one actor keeps its lane's turn."""
@@ -121,6 +121,8 @@ class Runtime:
         self._line: deque[Lane] = deque()
         self._is_shared_turn = True
         self._is_draining = False
+        self._is_scheduled = False
+        self._afterwards: list[Callable[[], None]] = []
         """Whether `_drain` runs or is due."""
         self._is_stopped = False
         self._main = Outbox()
@@ -286,7 +288,26 @@ class Runtime:
             self._schedule()
 
     def _schedule(self) -> None:
-        self.loop.call_soon(self._drain)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._drain_scheduled)
+
+    def _drain_scheduled(self) -> None:
+        self._is_scheduled = False
+        self._drain()
+
+    def drain_now(self) -> None:
+        """Serve what is ready for one time slice at once, instead of in the loop's next turn.
+
+        Called from outside of any handler after a message was delivered: under load a turn of the loop is milliseconds.
+        Inside a handler, or while a drain is under way, it does nothing.
+        """
+        if self._is_draining and self.outbox is None:
+            self._drain()
+
+    def call_after_drain(self, callback: Callable[[], None]) -> None:
+        """Call back once this slice is over, outside of any handler: how a handler's result leaves the actors."""
+        self._afterwards.append(callback)
 
     def _drain(self) -> None:
         """Serve ready actors for one time slice, and come back in the loop's next turn if more are ready."""
@@ -322,6 +343,10 @@ class Runtime:
             self._is_draining = bool(line or shared.ready)
             if self._is_draining:
                 self._schedule()
+            if self._afterwards:
+                afterwards, self._afterwards = self._afterwards, []
+                for callback in afterwards:
+                    callback()
 
     def _serve(self, inbox: Inbox, now: float) -> float:  # noqa: C901 - a call for each part would cost more than the part
         """Handle messages of one actor until its turn is over, and return the time. The hot path."""

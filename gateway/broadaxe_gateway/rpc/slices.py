@@ -25,10 +25,12 @@ async def convert_all(
     """
     found: list[T] = []
     count = len(first)
+    # By the slice: many small items are soon converted here, and a thread would only fight for the interpreter.
+    is_heavy = size * min(count, SLICE_ITEMS) > OFF_LOOP_BYTES * count
     for start in range(0, count, SLICE_ITEMS):
         lists = [items[start : start + SLICE_ITEMS] for items in (first, *others)]
         try:
-            if size > OFF_LOOP_BYTES:
+            if is_heavy:
                 found += await asyncio.to_thread(convert, *lists)
             else:
                 found += convert(*lists)

@@ -313,6 +313,10 @@ class WorkerStream:
                 self._compare_backlog()
 
 
+MAX_UNANSWERED_RUNS = 1_500
+"""Runs of one client stream that wait for their commit, past which it is not read."""
+
+
 class ClientStream:
     """One open batched stream of a client; a run watcher of the hub."""
 
@@ -323,6 +327,8 @@ class ClientStream:
         self._limits = limits
         self._watched: set[str] = set()
         self._unanswered = 0
+        self._unanswered_runs = 0
+        self._has_room = asyncio.Event()
         self._is_half_closed = False
 
     def run_finished(self, finished: RunFinished) -> None:
@@ -406,6 +412,11 @@ class ClientStream:
             self._put(batched.refusal(trigger.request, refusal.code, refusal.message), 0)
             return
         asked = [run.run_id for run in runs]
+        while self._unanswered_runs >= MAX_UNANSWERED_RUNS:
+            # A bulk waits for its own commits here, so that the loop stays free for the others.
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._unanswered_runs += len(runs)
         future = self._hub.request(TriggerRuns, self._tenant_id, runs, trigger.is_repeat)
         self._unanswered += 1
         if trigger.watch:
@@ -417,6 +428,8 @@ class ClientStream:
         self, request: int, asked: list[str], is_watched: bool, future: "asyncio.Future[tuple[str, ...]]"
     ) -> None:
         self._unanswered -= 1
+        self._unanswered_runs -= len(asked)
+        self._has_room.set()
         error = future.exception()
         if error is None:
             run_ids = list(future.result())

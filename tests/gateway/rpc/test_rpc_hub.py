@@ -10,15 +10,17 @@ from broadaxe_gateway.hub import Hub
 from tests.gateway.rpc.fakes import TENANT, FakeEngine, FakeLink, new_id, refusal
 
 
-async def test_everything_of_one_turn_travels_as_one_batch_in_order():
+async def test_first_message_of_a_turn_leaves_at_once_and_the_others_as_one_batch_in_order():
     engine = FakeEngine()
     hub = Hub(engine)
-    ids = [new_id() for _ in range(3)]
-    await asyncio.gather(*(hub.ask(m.Heartbeat, TENANT, worker_id) for worker_id in ids))
-    hub.tell(m.Heartbeat(0, TENANT, "late"))
-    assert [[message.worker_id for message in batch] for batch in engine.batches] == [ids]
+    ids = [new_id() for _ in range(4)]
+    for worker_id in ids[:3]:
+        hub.tell(m.Heartbeat(0, TENANT, worker_id))
+    assert [[message.worker_id for message in batch] for batch in engine.batches] == [ids[:1]]
     await asyncio.sleep(0)
-    assert len(engine.batches) == 2
+    assert [[message.worker_id for message in batch] for batch in engine.batches] == [ids[:1], ids[1:3]]
+    hub.tell(m.Heartbeat(0, TENANT, ids[3]))
+    assert [message.worker_id for message in engine.batches[2]] == ids[3:]
 
 
 async def test_refusal_is_raised_with_its_code():
