@@ -301,12 +301,12 @@ def test_duplicate_task_names_through_the_sdk(client: Broadaxe) -> None:
 def test_function_with_the_wrong_signature(client: Broadaxe) -> None:
     with pytest.raises(DefinitionError, match="nothing_given"):
 
-        @client.task()
+        @client.task()  # type: ignore[arg-type]  # wrong on purpose
         def nothing_given() -> None: ...
 
     with pytest.raises(DefinitionError, match="input_alone"):
 
-        @client.task()
+        @client.task()  # type: ignore[arg-type]  # wrong on purpose
         def input_alone(input: EmptyModel) -> None: ...
 
     with pytest.raises(DefinitionError, match="one_too_many"):
