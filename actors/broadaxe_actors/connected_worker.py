@@ -190,8 +190,6 @@ class ConnectedWorker(Actor):
             self._tracker.worker_lost.send(
                 self._row.id, held, f"worker {self._row.name!r} did not confirm the start"
             )
-            if self._sessions:
-                self._send_taken()
 
     def _is_suspect(self, item: HeldAttempt) -> bool:
         known = self._in_flight.get(item.task_run_id)
@@ -271,18 +269,10 @@ class ConnectedWorker(Actor):
         self._registry.dismissed.send(self._row.id)
 
     def _take(self, held: tuple[HeldAttempt, ...]) -> None:
+        """Let go of attempts; the tracker has the worker told to stop them, once that is committed."""
         for item in held:
-            assignment = self._in_flight.pop(item.task_run_id)
+            del self._in_flight[item.task_run_id]
             self._started.discard(item.task_run_id)
-            if len(self._taken) < MAX_TAKEN:
-                self._taken[item.task_run_id, item.attempt] = CancelOrder(
-                    assignment.step,
-                    assignment.run_id,
-                    item.task_run_id,
-                    item.attempt,
-                    assignment.metadata,
-                    assignment.priority,
-                )
 
     def _send_taken(self) -> None:
         taken = tuple(self._taken.values())
@@ -343,9 +333,10 @@ class ConnectedWorker(Actor):
 
     def cancel(self, orders: tuple[CancelOrder, ...]) -> None:
         """Attempts to stop: told on every session, or when the worker comes back."""
-        if not self._sessions:
+        if not self._sessions or self._row.status != WorkerStatus.ACTIVE:
             for order in orders[: max(0, MAX_TAKEN - len(self._taken))]:
                 self._taken[order.task_run_id, order.attempt] = order
+            return
         for session_id, session in self._sessions.items():
             session.gateway.deliver.send((CancelTasks(session_id, orders),))
 

@@ -275,6 +275,7 @@ class Attempts(TrackerState):
             ):
                 continue
             self._at = task.id
+            turn.cancel(worker_id, task.cancel_order(task.attempt))
             self._reassign(task, turn, reason)
         self._close(turn)
 

@@ -349,11 +349,15 @@ class TrackerState(Actor):
         for method, by_worker in (
             ("started", turn.started),
             ("done", turn.done),
-            ("cancel", turn.cancels),
             ("start_tasks", turn.starts),
         ):
             for worker_id, items in by_worker.items():
                 self._to_worker(worker_id, method, tuple(items))
+        for worker_id, orders in turn.cancels.items():
+            worker = self._workers.get(worker_id)
+            if worker is not None:
+                # After the commit: were the end of the attempt lost in a crash, nobody would run it.
+                self.send_after_commit(worker.cancel, tuple(orders))
 
     def _to_worker(self, worker_id: str, method: str, items: tuple[Any, ...]) -> None:
         worker = self._workers.get(worker_id)
