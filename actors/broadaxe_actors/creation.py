@@ -31,6 +31,8 @@ SLICE = 100
 """Runs created in one turn."""
 REFUSED_KEPT = 10_000
 """Ids of refused runs that are remembered, for triggers that count on them."""
+FRESH_ID_MS = 30_000
+"""Age by its own clock up to which a client's run id is taken for new."""
 INTERNAL_PREFIX = "hatchet__"
 """Keys of the metadata that the engine writes; they are not inherited (behaviour-core 4.4.3)."""
 
@@ -217,8 +219,10 @@ class Creation:
         for index in range(job.offset, end):
             run_id = job.run_ids[index]
             if run_id in job.existing:
-                continue
-            if index in job.taken:
+                if not job.is_repeat:
+                    self._refuse_existing(number, run_id)
+                    return
+            elif index in job.taken:
                 job.borrowed.append(run_id)
             elif run_id not in tracker._live and tracker._recent.get(run_id) is None:
                 self._create(job, index, now)
@@ -319,8 +323,13 @@ class Creation:
             job.run_ids.append(run.run_id or self._new_id())
 
     def _to_load(self, job: _Job) -> list[str]:
-        """Ids to read: parents that are not in memory, and the runs that a repeated trigger names."""
+        """Ids to read: parents that are not in memory, and runs that may exist already.
+
+        Those are what a repeated trigger names, and ids that a client made a while ago: a fresh UUIDv7 cannot have ended
+        and been forgotten, so it costs no look-up.
+        """
         tracker = self._t
+        old = tracker.clock.now() // 1000 - FRESH_ID_MS
         missing: dict[str, None] = {}
         for index, run in enumerate(job.runs):
             parent = run.parent_task_run_id
@@ -332,8 +341,9 @@ class Creation:
                     job.parents[parent] = Parent(
                         task.run_id, task.metadata, task.is_recovered or task.attempt > 0
                     )
-            if job.is_repeat and job.run_ids[index] not in tracker._live:
-                missing[job.run_ids[index]] = None
+            run_id = job.run_ids[index]
+            if (job.is_repeat or (run.run_id and _made_at_ms(run_id) < old)) and run_id not in tracker._live:
+                missing[run_id] = None
         return list(missing)
 
     def _create(self, job: _Job, index: int, now: int) -> None:
@@ -458,6 +468,11 @@ class Creation:
 
     def _refuse(self, job: _Job, refused: Refused) -> None:
         self._t._refuse(job.gateway, job.request_id, refused)
+
+
+def _made_at_ms(run_id: str) -> int:
+    """Milliseconds since the epoch at which a UUIDv7 was made; 0 for any other id, which is thus never fresh."""
+    return int(run_id[:8] + run_id[9:13], 16) if run_id[14] == "7" else 0
 
 
 def _child_metadata(own: str, parent: Parent, parent_task_run_id: str) -> str:
