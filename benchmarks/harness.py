@@ -7,6 +7,7 @@ measure that no longer fits reports null. The exit code is 1 when a measure fail
 
 import argparse
 import json
+import signal
 import sys
 import time
 import traceback
@@ -62,6 +63,8 @@ ROWS = (
 
 def main() -> int:
     arguments = parse()
+    # An ordered end closes every server and worker; a plain SIGTERM would leave them running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = arguments.only or list(MEASURES)
     facts = machine.facts()
     print(" | ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
