@@ -149,9 +149,10 @@ class ConnectedWorker(Actor):
     def close_session(self, message: CloseSession) -> None:
         """A stream of this worker ended; what runs goes on."""
         self._full.discard(message.session_id)
-        if self._sessions.pop(message.session_id, None) is not None and not self._sessions:
-            self._update_open()
+        if self._sessions.pop(message.session_id, None) is not None:
+            # Even if the worker listens again already: what went down with this stream did not come up with that one.
             self._arm_undelivered()
+            self._update_open()
 
     def session_full(self, message: SessionFull) -> None:
         """A stream takes no more for now, or again."""

@@ -3,8 +3,7 @@
 Group commit: while one transaction is in flight the next one fills. An append is a tenant's records with the effects
 that may leave once they are durable; appends of a tenant commit, and release their effects, in the order they came.
 
-- `Lazy` records (an assignment, a start) wait for nobody: they are held for `LAZY_HOLD_US`, because the end of a short task makes
-  them superfluous, and then ride along. A crash loses at most those: the task runs again under the same attempt.
+- Log lines wait for nobody: they ride along, or leave after `LOG_HOLD_US`. A crash loses at most those.
 - Several records of one task run in a flush become one, guarded by the attempt that the first of them expected.
 - Tenants take turns within a flush, and while several are active a flush is short, so that one tenant's bulk does not hold another up.
 - Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
@@ -43,19 +42,12 @@ MAX_ROWS_SHARED = 400
 """Rows in a flush while several are: the others' latency is then bounded by some 15 ms."""
 MAX_FLUSH_BYTES = 8_000_000
 SHARED_WINDOW_US = 1_000_000
-LAZY_HOLD_US = 25_000
 LOG_HOLD_US = 200_000
 FULL_ROWS = 200_000
 FULL_BYTES = 128_000_000
 """Records waiting for Postgres past which new triggers and events are refused; reports are held up to four times as much."""
 FIRST_PAUSE_US = 50_000
 LONGEST_PAUSE_US = 1_000_000
-
-
-class Lazy(NamedTuple):
-    """A record that may wait, and that a later record of the same task run makes superfluous."""
-
-    record: TaskRunUpdate
 
 
 class Append(NamedTuple):
@@ -146,7 +138,6 @@ class Journal(Actor):
         self._on_fenced = on_fenced
         self._flush_number = 0
         self._pending: dict[str, deque[Append]] = {}
-        self._lazy: dict[str, dict[str, tuple[TaskRunUpdate, int]]] = {}
         self._logs: list[tuple[str, LogRow]] = []
         self._owners: dict[str, Handle[Any]] = {}
         self._last_append: dict[str, int] = {}
@@ -156,7 +147,7 @@ class Journal(Actor):
         self._pause_us = FIRST_PAUSE_US
         self._is_fenced = False
         self._is_woken = False
-        self._is_lazy_timed = False
+        self._is_log_timed = False
         self._waiting_rows = 0
         self._waiting_bytes = 0
         self._fullness = 0
@@ -181,7 +172,7 @@ class Journal(Actor):
         effects: tuple[tuple[Any, tuple[Any, ...]], ...],
     ) -> None:
         """Take what a handler recorded; its effects leave once it, and all before it of this lane, is durable."""
-        firm = self._hold_lazy(lane, records)
+        firm = self._hold_logs(lane, records)
         if firm or self._is_behind(lane):
             if firm or effects:
                 self._enqueue(Append(lane, firm, tuple(effects)))
@@ -190,28 +181,15 @@ class Journal(Actor):
             for bound, args in effects:
                 bound.send(*args)
 
-    def _hold_lazy(self, lane: str, records: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Put what may wait aside, and return the rest."""
-        firm: list[Any] = []
-        lazy = self._lazy.get(lane)
-        now = self.clock.monotonic()
-        for record in records:
-            kind = type(record)
-            if kind is Lazy:
-                if lazy is None:
-                    lazy = self._lazy.setdefault(lane, {})
-                update = record.record
-                lazy[update.id] = (update, now)
-            elif kind is LogRow:
-                self._logs.append((lane, record))
-            else:
-                if lazy and (kind is TaskRunUpdate or kind is TaskRunFinish):
-                    lazy.pop(record.id, None)
-                firm.append(record)
-        if (lazy or self._logs) and not self._is_lazy_timed:
-            self._is_lazy_timed = True
-            self.set_timer("lazy", LAZY_HOLD_US, self.me.flush_lazy)
-        return tuple(firm)
+    def _hold_logs(self, lane: str, records: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Put log lines aside, and return the rest."""
+        if not any(type(record) is LogRow for record in records):
+            return records
+        self._logs.extend((lane, record) for record in records if type(record) is LogRow)
+        if not self._is_log_timed:
+            self._is_log_timed = True
+            self.set_timer("logs", LOG_HOLD_US, self.me.flush_logs)
+        return tuple(record for record in records if type(record) is not LogRow)
 
     def _enqueue(self, append: Append) -> None:
         self._pending.setdefault(append.lane, deque()).append(append)
@@ -221,22 +199,20 @@ class Journal(Actor):
             self._note_fullness()
         self._wake()
 
-    def flush_lazy(self) -> None:
-        """Lazy records have waited long enough."""
-        self._is_lazy_timed = False
+    def flush_logs(self) -> None:
+        """Log lines have waited long enough."""
+        self._is_log_timed = False
         self._wake()
 
     def drain(self, lane: str, then: Any, *args: Any) -> None:
-        """Send `then(*args)` once nothing of this lane is pending, lazy records included."""
-        lazy = self._lazy.pop(lane, None)
-        records = tuple(update for update, _ in lazy.values()) if lazy else ()
+        """Send `then(*args)` once nothing of this lane is pending, log lines included."""
         logs = tuple(row for row_lane, row in self._logs if row_lane == lane)
         if logs:
             self._logs = [item for item in self._logs if item[0] != lane]
-        if not records and not logs and not self._is_behind(lane):
+        if not logs and not self._is_behind(lane):
             then.send(*args)
             return
-        self._enqueue(Append(lane, (*records, *logs), ((then, args),)))
+        self._enqueue(Append(lane, logs, ((then, args),)))
 
     def drop_effects(self, lane: str) -> None:
         """The lane's actors are gone: what they recorded still commits, what they had to say does not leave."""
@@ -253,11 +229,6 @@ class Journal(Actor):
 
     def drain_all(self) -> None:
         """Write everything held back, now: the server is about to stop."""
-        for lane, lazy in list(self._lazy.items()):
-            records = tuple(update for update, _ in lazy.values())
-            if records:
-                self._enqueue(Append(lane, records, ()))
-        self._lazy.clear()
         for lane, row in self._logs:
             self._enqueue(Append(lane, (row,), ()))
         self._logs = []
@@ -265,9 +236,7 @@ class Journal(Actor):
 
     def is_drained(self) -> bool:
         """Whether nothing is pending or in flight that may still be written; a fenced journal writes nothing more."""
-        return self._is_fenced or not (
-            self._pending or self._in_flight or self._queue or self._logs or any(self._lazy.values())
-        )
+        return self._is_fenced or not (self._pending or self._in_flight or self._queue or self._logs)
 
     def _note_fullness(self) -> None:
         """0: all is taken; 1: new work is refused; 2: reports are refused too."""
@@ -346,7 +315,7 @@ class Journal(Actor):
             for lane, queue in sorted(self._pending.items(), key=lambda item: item[0] in builder.lanes)
             if queue
         }
-        self._add_lazy(builder, appends, now)
+        self._add_logs(builder, appends)
         if not appends:
             return None
         return _Flush(appends, builder.batch(), frozenset(builder.lanes))
@@ -359,27 +328,12 @@ class Journal(Actor):
             }
         return MAX_ROWS_SHARED if recent > 1 else MAX_ROWS_ALONE
 
-    def _add_lazy(self, builder: _Builder, appends: list[Append], now: int) -> None:
-        """Take lazy records that have waited long enough along, and see that somebody comes for the others."""
-        waiting_since: int | None = None
-        for lane, lazy in list(self._lazy.items()):
-            ripe, since = _ripe(lazy, builder, now)
-            if since is not None:
-                waiting_since = since if waiting_since is None else min(waiting_since, since)
-            if ripe:
-                for update in ripe:
-                    del lazy[update.id]
-                builder.add(lane, tuple(ripe))
-                appends.append(Append(lane, tuple(ripe), ()))
-            if not lazy:
-                del self._lazy[lane]
+    def _add_logs(self, builder: _Builder, appends: list[Append]) -> None:
+        """Log lines ride along with whatever is written."""
         for lane, row in self._logs:
             builder.add(lane, (row,))
             appends.append(Append(lane, (row,), ()))
         self._logs = []
-        if waiting_since is not None and not self._is_lazy_timed:
-            self._is_lazy_timed = True
-            self.set_timer("lazy", max(1_000, waiting_since + LAZY_HOLD_US - now), self.me.flush_lazy)
 
     # ------------------------------------------------------------ outcomes
 
@@ -475,19 +429,6 @@ def _size(record: Any) -> int:
     if kind is TaskRunFinish:
         return len(record.output or b"") + len(record.error or b"")
     return len(record.payload) if kind is EventRow else 0
-
-
-def _ripe(
-    lazy: dict[str, tuple[TaskRunUpdate, int]], builder: _Builder, now: int
-) -> tuple[list[TaskRunUpdate], int | None]:
-    """The lazy records to write now, and since when the oldest of the others waits."""
-    ripe: list[TaskRunUpdate] = []
-    for key, (update, at) in lazy.items():
-        if now - at < LAZY_HOLD_US:
-            return ripe, at
-        if key not in builder.created and key not in builder.finished and key not in builder.updated:
-            ripe.append(update)
-    return ripe, None
 
 
 def _reflush(appends: list[Append]) -> _Flush:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from broadaxe_actors.gateway_link import GatewayLink, TenantActors
 from broadaxe_actors.journal import Journal
 from broadaxe_actors.link import LocalLink, ShardLink
-from broadaxe_actors.runtime import Clock, Crash, Handle, Rng, Runtime, SystemClock, SystemRng
+from broadaxe_actors.runtime import ActorStopped, Clock, Crash, Handle, Rng, Runtime, SystemClock, SystemRng
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.supervisor import Supervisor, TenantRecord, load_tenant
 from broadaxe_actors.telemetry import Telemetry
@@ -159,6 +160,9 @@ class Shard:
         and unacknowledged.
         """
         self.ready = False
+        for actors in self._tenants.values():
+            with suppress(ActorStopped):  # a tenant being rebuilt has nothing unsaved
+                await actors.tracker.save_all.remote()
         self._journal.drain_all.send()
         deadline = self.runtime.loop.time() + DRAIN_SECONDS
         while not await self._is_drained():

@@ -3,7 +3,6 @@
 from typing import Any
 
 from broadaxe_actors import retry
-from broadaxe_actors.journal import Lazy
 from broadaxe_actors.matching import Proposal
 from broadaxe_actors.messages import (
     HeldAttempt,
@@ -56,7 +55,7 @@ class Attempts(TrackerState):
             task.execution_deadline = now + task.step.execution_timeout
             self._set_deadline(task, task.execution_deadline)
             self._count_running(task, 1)
-            self.record(Lazy(task.update_record(self._tenant_id)))
+            self._save_soon(task)
             turn.starts.setdefault(proposal.worker_id, []).append(task.assignment())
             self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
             assigned += 1
@@ -134,7 +133,7 @@ class Attempts(TrackerState):
         task.execution_deadline = now + task.step.execution_timeout
         self._set_deadline(task, task.execution_deadline)
         self._count_running(task, 1)
-        self.record(Lazy(task.update_record(self._tenant_id)))
+        self._save_soon(task)
         turn.hold(task)
 
     def report(self, gateway: "Handle[Any]", message: ReportTasks) -> None:
@@ -201,7 +200,7 @@ class Attempts(TrackerState):
             task.started_at = item.started_at or now
             if task.worker_id is not None:
                 turn.started.setdefault(task.worker_id, []).append(task.id)
-            self.record(Lazy(task.update_record(self._tenant_id)))
+            self._save_soon(task)
             return
         if item.started_at and task.started_at is None:
             task.started_at = item.started_at
@@ -257,7 +256,7 @@ class Attempts(TrackerState):
             task.schedule_deadline = self.clock.now() + pause
             task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
             self._set_deadline(task, task.schedule_deadline)
-            self.record(task.update_record(self._tenant_id))
+            self._save(task)
         else:
             task.state = after(task.state, Transition.RETRY)
             self._requeue(task)

@@ -48,6 +48,9 @@ _EVENT = {
 }
 
 
+SAVE_HOLD_US = 25_000
+
+
 class TrackerState(Actor):
     """The live runs of a tenant in memory; the base of the tracker's parts."""
 
@@ -84,8 +87,40 @@ class TrackerState(Actor):
         self._look_ups: dict[str, None] = {}
         self._is_looking_up = False
         self._creation = Creation(self)
+        self._unsaved: dict[str, int] = {}
+        """Task runs whose assignment or start is not recorded yet, and since when, oldest first."""
         self._at: str | None = None
         """The task run being worked on, for the supervisor if this handler raises."""
+
+    # ------------------------------------------------------------ assignments and starts, recorded when they last
+
+    def _save_soon(self, task: TaskRun) -> None:
+        """Record this transition unless the attempt ends within `SAVE_HOLD_US`: its end then says all.
+
+        Nobody waits for an assignment to be durable. A crash loses at most those not yet recorded: their task runs are
+        queued again under the same attempt, and a worker that holds one says so, or its report is taken.
+        """
+        if not self._unsaved:
+            self.set_timer("save", SAVE_HOLD_US, self.me.save)
+        self._unsaved.setdefault(task.id, self.clock.monotonic())
+
+    def _save(self, task: TaskRun) -> None:
+        self._unsaved.pop(task.id, None)
+        self.record(task.update_record(self._tenant_id))
+
+    def save(self) -> None:
+        """Record assignments and starts that have lasted."""
+        now = self.clock.monotonic()
+        for task_run_id, since in list(self._unsaved.items()):
+            if now - since < SAVE_HOLD_US:
+                self.set_timer("save", max(1_000, since + SAVE_HOLD_US - now), self.me.save)
+                break
+            self._save(self._live[task_run_id])
+
+    def save_all(self) -> None:
+        """The server is about to stop: record them all."""
+        for task_run_id in list(self._unsaved):
+            self._save(self._live[task_run_id])
 
     def next_seq(self) -> int:
         """A place at the end of every line."""
@@ -197,6 +232,7 @@ class TrackerState(Actor):
         """Record the end of a task run and tell who waits, after the commit. Its slot is free already."""
         now = self.clock.now()
         self.record(task.finish_record(self._tenant_id, now, output, error))
+        self._unsaved.pop(task.id, None)
         del self._live[task.id]
         self._ledger.hold_bytes(-task.size)
         self._deadlines.drop(task.id)
@@ -435,7 +471,7 @@ class TrackerState(Actor):
         task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
         self._ledger.enter_memory((task.step.queue_key, task.queue_priority))
         self._deadlines.drop(task.id)
-        self.record(task.update_record(self._tenant_id))
+        self._save(task)
         self.send_after_commit(self.me.requeued, task.id, task.attempt)
 
     def _reassign(self, task: TaskRun, turn: Turn, reason: str) -> None:
