@@ -112,9 +112,13 @@ class SimGateway:
             self.sessions.pop(session_id, None)
             raise
 
-    def close_session(self, worker: Any, session_id: str) -> None:
+    async def close_session(self, worker: Any, session_id: str) -> None:
+        """A worker's stream broke; the engine hears of it when this side notices, maybe after the worker came back."""
+        generation = self._generation
         if self.sessions.pop(session_id, None) is not None:
-            self.tell(CloseSession(worker.tenant_id, worker.id, session_id))
+            await asyncio.sleep(self._chaos.rng.choice((0.0, 0.3, 4.0)))
+            if generation == self._generation:
+                self.tell(CloseSession(worker.tenant_id, worker.id, session_id))
 
     def watch(self, tenant_id: str, run_id: str) -> "asyncio.Future[Any]":
         future = self.watches.get((tenant_id, run_id))
@@ -140,7 +144,7 @@ class SimGateway:
             for message in batch:
                 self._take(message)
 
-    def _take(self, message: Any) -> None:
+    def _take(self, message: Any) -> None:  # noqa: C901 - one case a message
         kind = type(message)
         if kind is Reply or kind is Refusal:
             asked, future = self.pending.pop(message.request_id, (None, None))

@@ -6,7 +6,6 @@ from typing import Any
 
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
-    CloseSession,
     Heartbeat,
     HeldAttempt,
     NewRun,
@@ -96,7 +95,7 @@ class SimWorker:
         for number in list(self.unacknowledged):
             self._spawn(self._report(number))
         await self._broken.wait()
-        self.gateway.close_session(self, self.session_id)
+        self._spawn(self.gateway.close_session(self, self.session_id))
         self.session_id = ""
         if not self.is_gone:
             await asyncio.sleep(self.rng.choice((0.05, 0.3, 2.0, 12.0) if self.chaos.is_on else (0.1,)))
@@ -197,9 +196,7 @@ class SimWorker:
     async def _work(self, assignment: Any, held: HeldAttempt) -> None:
         kind = assignment.step.task_name
         rng = self.rng
-        if not self.is_batched:
-            self._say(TaskReport(*held, ReportKind.STARTED))
-        elif rng.random() < 0.5:
+        if not self.is_batched or rng.random() < 0.5:
             self._say(TaskReport(*held, ReportKind.STARTED))
         await asyncio.sleep(self.speed * (rng.uniform(0, 0.02) if kind == "fast" else rng.uniform(0.01, 1.5)))
         if kind == "hang" and rng.random() < 0.5:
@@ -280,6 +277,3 @@ class SimWorker:
             else:
                 self.unacknowledged.pop(number, None)
                 return
-
-
-__all__ = ["CloseSession", "SimWorker"]

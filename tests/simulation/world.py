@@ -87,7 +87,6 @@ class Simulation:
         self.tenants = tuple(self.new_id() for _ in range(rng.choice((1, 1, 2))))
         self.names: dict[str, str] = {}
         self.created: dict[str, TaskRunRow] = {}
-        self.cancelled: set[str] = set()
         self.check = Check(self)
         self.gateways = [
             SimGateway(f"gateway-{index}", self.chaos, self.check) for index in range(rng.choice((1, 1, 2)))
@@ -123,9 +122,6 @@ class Simulation:
             if task is not None:
                 return f"in memory {task.state.name} attempt {task.attempt} with {task.worker_id}"
         return "not in memory"
-
-    def may_be_cancelled(self, row: Any) -> bool:
-        return row.state == TaskRunState.CANCELLED and row.id in self.cancelled
 
     # ------------------------------------------------------------ the engine
 
@@ -231,7 +227,7 @@ class Simulation:
     # ------------------------------------------------------------ clients
 
     async def _client(self, tenant_id: str, gateway: SimGateway) -> None:
-        while not await self._put_workflows(tenant_id, gateway):
+        while not await self._put_workflows(tenant_id, gateway):  # noqa: ASYNC110 - the answer is what is awaited
             await asyncio.sleep(0.1)
         rate = self.rng.choice((2.0, 6.0))
         end = self.clock.monotonic() + round(BUSY_SECONDS * 1e6)
@@ -277,7 +273,7 @@ class Simulation:
             for _ in range(size)
         )
 
-    async def _trigger(self, tenant_id: str, gateway: SimGateway) -> None:
+    async def _trigger(self, tenant_id: str, gateway: SimGateway) -> None:  # noqa: C901 - a client's whole story
         runs = self._runs()
         ids = tuple(run.run_id for run in runs)
         watched = ids if self.rng.random() < 0.5 else ()
