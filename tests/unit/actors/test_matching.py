@@ -1,0 +1,228 @@
+"""Who runs next, and where: the matcher alone, against a model, and the queue actor around it."""
+
+from collections import defaultdict
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from broadaxe_actors.matching import Matcher, Proposal, Ready
+from broadaxe_actors.runtime.testing import Probe, Sent, peer
+from broadaxe_actors.tenant_queue import MATCH_SLICE, TenantQueue
+
+ONE = (("default", 1),)
+ACTIONS = ("a:a", "b:b", "c:c")
+COSTS = (ONE, (("default", 2),), (("default", 1), ("gpu", 1)))
+
+
+def ready(task, action="a:a", slots=ONE, priority=1, attempt=0, seq=0):
+    return Ready(task, attempt, f"{action}|{slots}|", action, slots, priority, seq)
+
+
+def open_worker(matcher, worker_id, *actions, **total):
+    matcher.put_worker(worker_id, frozenset(actions or ACTIONS), total or {"default": 1})
+    matcher.set_open(worker_id, is_open=True)
+
+
+class MatcherMachine(RuleBasedStateMachine):
+    """Any order of events: no unit is given twice, lines are first in, first out, and nothing waits beside free capacity."""
+
+    def __init__(self):
+        super().__init__()
+        self.matcher = Matcher()
+        self.count = 0
+        self.lines = defaultdict(list)
+        """Model: (queue key, priority) to task ids in order."""
+        self.workers = {}
+        """Model: worker id to actions, total, is open, held."""
+
+    @rule(
+        action=st.sampled_from(ACTIONS),
+        slots=st.sampled_from(COSTS),
+        priority=st.integers(1, 4),
+    )
+    def push(self, action, slots, priority):
+        self.count += 1
+        item = ready(f"task-{self.count}", action, slots, priority)
+        self.matcher.push(item)
+        self.lines[item.queue_key, priority].append(item)
+
+    @rule(
+        actions=st.frozensets(st.sampled_from(ACTIONS), min_size=1),
+        default=st.integers(0, 3),
+        gpu=st.integers(0, 2),
+    )
+    def join(self, actions, default, gpu):
+        self.count += 1
+        total = {"default": default, "gpu": gpu}
+        self.matcher.put_worker(f"worker-{self.count}", actions, total)
+        self.workers[f"worker-{self.count}"] = [actions, total, False, {}]
+
+    @rule(data=st.data(), is_open=st.booleans())
+    def set_open(self, data, is_open):
+        if self.workers:
+            worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+            self.matcher.set_open(worker_id, is_open=is_open)
+            self.workers[worker_id][2] = is_open
+
+    @rule(data=st.data())
+    def leave(self, data):
+        if self.workers:
+            worker_id = data.draw(st.sampled_from(sorted(self.workers)))
+            self.matcher.remove_worker(worker_id)
+            del self.workers[worker_id]
+
+    @rule(data=st.data(), twice=st.booleans())
+    def release(self, data, twice):
+        held = [(worker_id, key) for worker_id, worker in self.workers.items() for key in worker[3]]
+        if held:
+            worker_id, key = data.draw(st.sampled_from(held))
+            for _ in range(1 + twice):
+                self.matcher.release(worker_id, *key)
+            del self.workers[worker_id][3][key]
+
+    @rule(limit=st.integers(1, 10))
+    def match(self, limit):
+        for proposal in self.matcher.match(limit):
+            self._check(proposal)
+
+    def _check(self, proposal):
+        line = next(
+            line for line in self.lines.values() if line and line[0].task_run_id == proposal.task_run_id
+        )
+        item = line.pop(0)
+        higher = [
+            other
+            for (key, priority), others in self.lines.items()
+            for other in others
+            if key == item.queue_key and priority > item.queue_priority
+        ]
+        assert not higher, "a higher priority of the same sub-queue goes first"
+        actions, total, is_open, held = self.workers[proposal.worker_id]
+        assert is_open
+        assert item.action in actions
+        held[item.task_run_id, item.attempt] = proposal.slots
+        used = defaultdict(int)
+        for slots in held.values():
+            for pool, units in slots:
+                used[pool] += units
+        assert all(units <= total[pool] for pool, units in used.items())
+
+    @invariant()
+    def nothing_waits_beside_free_capacity(self):
+        if self.matcher.can_match():
+            return  # it has still to be tried
+        for line in self.lines.values():
+            for item in line[:1]:
+                for actions, total, is_open, held in self.workers.values():
+                    free = dict(total)
+                    for slots in held.values():
+                        for pool, units in slots:
+                            free[pool] -= units
+                    fits = all(free[pool] >= units for pool, units in item.slots)
+                    assert not (is_open and item.action in actions and fits)
+
+    @invariant()
+    def counts_agree(self):
+        assert self.matcher.ready_count() == sum(len(line) for line in self.lines.values())
+
+
+MatcherMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMatcher = MatcherMachine.TestCase
+
+
+def test_actions_of_one_worker_take_turns():
+    """With one slot and more work of two actions than ever fits, neither has every slot."""
+    matcher = Matcher()
+    open_worker(matcher, "w", "a:a", "b:b")
+    for number in range(10):
+        matcher.push(ready(f"a{number}", "a:a"))
+        matcher.push(ready(f"b{number}", "b:b"))
+    order = []
+    for _ in range(8):
+        (proposal,) = matcher.match(10)
+        order.append(proposal.task_run_id[0])
+        matcher.release("w", proposal.task_run_id, proposal.attempt)
+    assert sorted(order) == ["a"] * 4 + ["b"] * 4
+    assert all(first != second for first, second in pairwise(order))
+
+
+def test_equal_workers_share_in_turn():
+    matcher = Matcher()
+    for name in ("u", "v", "w"):
+        open_worker(matcher, name, default=2)
+    for number in range(6):
+        matcher.push(ready(f"t{number}"))
+    assert [proposal.worker_id for proposal in matcher.match(10)] == ["u", "v", "w", "u", "v", "w"]
+
+
+def test_a_release_that_comes_after_the_worker_came_back_frees_nothing():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=1)
+    matcher.push(ready("old"))
+    matcher.match(1)
+    matcher.remove_worker("w")
+    open_worker(matcher, "w", default=1)
+    matcher.push(ready("new"))
+    assert len(matcher.match(1)) == 1
+    matcher.release("w", "old", 0)
+    matcher.push(ready("third"))
+    assert matcher.match(1) == []
+
+
+def test_an_attempt_that_its_worker_told_of_while_it_stood_in_line_takes_one_slot():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=2)
+    matcher.push(ready("t"))
+    matcher.take("w", "t", 0, ONE)
+    assert matcher.match(5) == []
+    assert matcher.slots_of("w") == ({"default": 2}, {"default": 1})
+    matcher.release("w", "t", 0)
+    assert matcher.slots_of("w") == ({"default": 2}, {"default": 2})
+
+
+@given(held=st.integers(0, 5), total=st.integers(0, 5))
+def test_a_worker_with_more_than_its_slots_gets_nothing(held, total):
+    matcher = Matcher()
+    open_worker(matcher, "w", default=total)
+    for number in range(held):
+        matcher.take("w", f"h{number}", 0, ONE)
+    for number in range(10):
+        matcher.push(ready(f"t{number}"))
+    assert len(matcher.match(20)) == max(0, total - held)
+
+
+def test_the_queue_proposes_once_for_everything_in_its_inbox():
+    queue = Probe(TenantQueue)
+    queue.call("connect", tracker := peer("tracker"))
+    queue.call("put_worker", "w", frozenset({"a:a"}), (("default", 5),))
+    assert queue.call("set_open", "w", True).is_silent
+    assert [sent.method for sent in queue.call("enqueue", [ready("t1")]).sends] == ["match"]
+    assert queue.call("enqueue", [ready("t2")]).is_silent
+    assert queue.call("match").sends == [
+        Sent(tracker, "propose", ((Proposal("t1", 0, "w", ONE), Proposal("t2", 0, "w", ONE)),))
+    ]
+
+
+def test_a_release_wakes_what_was_blocked():
+    queue = Probe(TenantQueue)
+    queue.call("connect", peer("tracker"))
+    queue.call("put_worker", "w", frozenset({"a:a"}), (("default", 1),))
+    queue.call("set_open", "w", True)
+    queue.call("enqueue", [ready("t1"), ready("t2")])
+    queue.call("match")
+    said = queue.call("release", [("w", "t1", 0)])
+    assert [sent.method for sent in said.sends] == ["match"]
+    assert queue.call("match").sends[0].args == ((Proposal("t2", 0, "w", ONE),),)
+
+
+def test_a_long_match_is_cut_into_slices():
+    queue = Probe(TenantQueue)
+    queue.call("connect", peer("tracker"))
+    queue.call("put_worker", "w", frozenset({"a:a"}), (("default", 1_000),))
+    queue.call("set_open", "w", True)
+    queue.call("enqueue", [ready(f"t{number}") for number in range(MATCH_SLICE + 1)])
+    said = queue.call("match")
+    assert len(said.sends[0].args[0]) == MATCH_SLICE
+    assert said.sends[1].method == "match"
