@@ -426,6 +426,10 @@ class Creation:
             tracker._claims.unclaim.send(tuple(unclaimed))
         code = Code.ALREADY_EXISTS if "exist" in error or "already" in error else Code.INVALID_ARGUMENT
         for bound, args in effects:
+            if bound.name == "borrowed_settled":
+                gateway, request_id = args[:2]
+                tracker._refuse(gateway, request_id, Refused(code, error))
+                continue
             messages = args[0] if args else ()
             if isinstance(messages, tuple) and messages and isinstance(messages[0], Reply):
                 bound.send((Refusal(messages[0].request_id, code, error),))
