@@ -205,7 +205,9 @@ class Attempts(TrackerState):
         if item.started_at and task.started_at is None:
             task.started_at = item.started_at
         if item.kind == ReportKind.CANCELLED:
-            self._cancel(task, turn)
+            # After a crash two workers may have one attempt, and the one told to stop must not end the other's.
+            if task.worker_id == worker_id:
+                self._cancel(task, turn)
         elif item.kind == ReportKind.COMPLETED:
             following = after_or_none(task.state, Transition.COMPLETE)
             if following is None:
@@ -261,6 +263,17 @@ class Attempts(TrackerState):
             task.state = after(task.state, Transition.RETRY)
             self._requeue(task)
 
+    def doubt(self, worker_id: str, task_run_ids: tuple[str, ...]) -> None:
+        """The stream of a unary worker broke.
+
+        Official SDKs drop the reports that were under way then, so an attempt that now runs out of time is run again by the
+        engine's budget: it may have ended well long ago.
+        """
+        for task_run_id in task_run_ids:
+            task = self._live.get(task_run_id)
+            if task is not None and task.state in HELD_STATES and task.worker_id == worker_id:
+                task.is_doubtful = True
+
     def worker_lost(self, worker_id: str, held: tuple[HeldAttempt, ...], reason: str) -> None:
         """A worker is lost, or never got these attempts: take them back."""
         turn = Turn()
@@ -290,8 +303,11 @@ class Attempts(TrackerState):
                 self._time_out_waiting(task, turn)
             elif task.state in HELD_STATES:
                 turn.cancel(task.worker_id or "", task.cancel_order(task.attempt))
-                text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
-                self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
+                if task.is_doubtful:
+                    self._reassign(task, turn, "its worker was cut off while it ran, and never reported")
+                else:
+                    text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
+                    self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
             elif task.state == S.BACKING_OFF:
                 task.state = after(task.state, Transition.WAKE)
                 self._requeue(task)
