@@ -17,7 +17,7 @@ only when neither argument nor environment gives a token.
 | `connect_timeout_seconds` | `CONNECT_TIMEOUT_SECONDS` | 30 |
 | `healthcheck.enabled`, `port`, `event_loop_block_threshold_seconds`, `bind_address` | `WORKER_HEALTHCHECK_*` | false, 8001, 5, 0.0.0.0 |
 | `worker_preset_labels` | `WORKER_PRESET_LABELS`, as `a=1,b=x` | none |
-| `log_level` of the SDK's own records | `LOG_LEVEL` | none: logging is left as it is |
+| `log_level` of the SDK's own records | `LOG_LEVEL` | left as it is; INFO in a worker where `logging` is not set up |
 | `logger` whose records go to the logs of tasks | | the root logger |
 """
 

@@ -108,6 +108,20 @@ def _take(queue: "deque[T]", count: int) -> "list[T]":
     return [queue.popleft() for _ in range(count)]
 
 
+def show_logs(level: str | None) -> None:
+    """Set the level of the SDK's own records, if one is given; and where nobody has set up `logging`, show them on standard error.
+
+    Without that a worker would be mute: our handler on the root logger ends Python's own way of showing warnings that nobody handles.
+    """
+    own = logging.getLogger("broadaxe")
+    if level is not None:
+        own.setLevel(level)
+    if not logging.getLogger().hasHandlers():
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        if level is None:
+            own.setLevel(logging.INFO)
+
+
 class TaskLogHandler(logging.Handler):
     """Sends the records that a task emits to the logs of its attempt."""
 

@@ -11,7 +11,7 @@ import grpc
 from broadaxe._config import Settings
 from broadaxe._errors import RequestRefusedError, ServerUnavailableError
 from broadaxe._heartbeat_process import HeartbeatProcess
-from broadaxe._logging import OutputSender, TaskLogHandler
+from broadaxe._logging import OutputSender, TaskLogHandler, show_logs
 from broadaxe._runner import Runner
 from broadaxe._transport.base import Transport
 from broadaxe._unary_worker import UnaryWorker
@@ -84,8 +84,7 @@ class WorkerRun:
             threads=sum(slots.values()),
             max_output_bytes=self._settings.max_send_bytes,
         )
-        if self._settings.log_level is not None:
-            logging.getLogger("broadaxe").setLevel(self._settings.log_level)
+        show_logs(self._settings.log_level)
         self._logger.addHandler(self._log_handler)
         self._start_health()
         self._connected = asyncio.wrap_future(self._transport.submit(self._connect()))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import grpc
 import pytest
 
 import broadaxe
@@ -33,13 +34,6 @@ from tests.processes import PYTHON, REPOSITORY, Process, Server, closing
 DOCS = REPOSITORY / "docs"
 PAGES = (REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md")))
 TOP = (*PAGES, REPOSITORY / "CHANGELOG.md", REPOSITORY / "CONTRIBUTING.md")
-WITH_LOGGING = """
-import logging, runpy, sys
-logging.basicConfig(level=logging.INFO)
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-"""Runs a script as `python script` does, and lets its worker say that it is connected."""
 OUTPUT = re.compile(r"<!-- output -->\n```text\n(.*?)```", re.DOTALL)
 
 
@@ -102,7 +96,7 @@ def test_program_of_the_page_prints_what_the_page_shows(page: Path, server: Serv
     # The local profile alone tells where the server is, as on a reader's machine.
     env = {"BROADAXE_HOME": str(server.home)}
     worker = Process(
-        [PYTHON, "-c", WITH_LOGGING, str(script), "worker"],
+        [PYTHON, str(script), "worker"],
         name=f"worker of {name_of(page)}",
         directory=tmp_path,
         env=env,
@@ -347,6 +341,10 @@ def test_wire_page_names_every_method_and_whether_it_works() -> None:
 
 
 def test_metrics_page_names_what_the_server_exposes(server: Server) -> None:
+    with grpc.insecure_channel(server.grpc_address) as channel:  # calls are counted from the first on
+        channel.unary_unary("/Dispatcher/GetVersion")(
+            b"", metadata=[("authorization", f"Bearer {server.token}")], timeout=10
+        )
     with urllib.request.urlopen(f"{server.http_url}/metrics", timeout=10) as answer:
         exposed = answer.read().decode()
     declared = dict(re.findall(r"^# TYPE (\S+) (\w+)$", exposed, re.MULTILINE))
