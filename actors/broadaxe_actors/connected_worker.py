@@ -164,8 +164,9 @@ class ConnectedWorker(Actor):
 
     def _arm_undelivered(self) -> None:
         """What a unary worker gave no sign of may never have reached it; a batched one tells when it returns."""
-        if self._row.is_batched:
+        if self._row.is_batched or not self._in_flight:
             return
+        self._tracker.doubt.send(self._row.id, tuple(self._in_flight))
         now = self.clock.monotonic()
         is_armed = bool(self._suspects)
         for item in self._in_flight.values():
@@ -236,10 +237,13 @@ class ConnectedWorker(Actor):
             self._seen()
         now = self.clock.monotonic()
         late = now - expected_at
+        lost = round(self._settings.worker_lost_seconds * 1e6)
         if late > STALL_US:
-            self._last_seen += late
+            # When it began is not known: a heartbeat may have waited since long before this timer was due.
+            grace = round(self._settings.worker_stale_seconds * 1e6)
+            self._last_seen = max(self._last_seen + late, now - lost + grace)
         age = now - self._last_seen
-        if age >= round(self._settings.worker_lost_seconds * 1e6):
+        if age >= lost:
             self._lose()
         else:
             self._update_open()

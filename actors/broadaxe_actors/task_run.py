@@ -60,6 +60,7 @@ class TaskRun:
         "id",
         "input",
         "internal_retries",
+        "is_doubtful",
         "is_recovered",
         "metadata",
         "parent_task_run_id",
@@ -81,6 +82,8 @@ class TaskRun:
     def __init__(self, row: TaskRunRow, step: Step, *, is_recovered: bool) -> None:
         self.step = step
         self.is_recovered = is_recovered
+        self.is_doubtful = False
+        """The way to its worker broke while it ran: a report may have been lost with it."""
         self.id = row.id
         self.run_id = row.run_id
         self.state = TaskRunState(row.state)

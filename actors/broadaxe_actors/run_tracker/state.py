@@ -464,6 +464,7 @@ class TrackerState(Actor):
     def _requeue(self, task: TaskRun) -> None:
         """Back to the queue, before all new work, once that is committed. `task.state` is QUEUED already."""
         now = self.clock.now()
+        task.is_doubtful = False
         task.queue_priority = RETRY_PRIORITY
         task.seq = self.next_seq()
         task.queued_at = now
