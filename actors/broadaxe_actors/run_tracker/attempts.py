@@ -186,21 +186,8 @@ class Attempts(TrackerState):
         self._reply(gateway, message.request_id, ReportsTaken(tuple(known)))
 
     def _take_report(self, task: TaskRun, item: TaskReport, worker_id: str, turn: Turn) -> None:
-        now = self.clock.now()
         if item.kind == ReportKind.STARTED:
-            following = after_or_none(task.state, Transition.START)
-            if following is None:
-                return
-            if task.state == S.QUEUED:
-                # Its assignment was lost in a crash; the worker proves that it holds the attempt.
-                self._adopt(task, worker_id, HeldAttempt(task.id, task.attempt), turn)
-                if task.state == S.QUEUED or worker_id not in self._workers:
-                    return
-            task.state = S.RUNNING
-            task.started_at = item.started_at or now
-            if task.worker_id is not None:
-                turn.started.setdefault(task.worker_id, []).append(task.id)
-            self._save_soon(task)
+            self._take_start(task, item, worker_id, turn)
             return
         if item.started_at and task.started_at is None:
             task.started_at = item.started_at
@@ -223,6 +210,20 @@ class Attempts(TrackerState):
                 should_not_retry=item.should_not_retry,
                 pause_us=item.retry_after_ms * 1000,
             )
+
+    def _take_start(self, task: TaskRun, item: TaskReport, worker_id: str, turn: Turn) -> None:
+        if after_or_none(task.state, Transition.START) is None:
+            return
+        if task.state == S.QUEUED:
+            # Its assignment was lost in a crash; the worker proves that it holds the attempt.
+            self._adopt(task, worker_id, HeldAttempt(task.id, task.attempt), turn)
+        # After a crash two workers may have one attempt: a sign of life of the one tells nothing of the other.
+        if task.worker_id != worker_id:
+            return
+        task.state = S.RUNNING
+        task.started_at = item.started_at or self.clock.now()
+        turn.started.setdefault(worker_id, []).append(task.id)
+        self._save_soon(task)
 
     def _fail(
         self,
