@@ -45,6 +45,15 @@ TURN_SECONDS = 0.001
 """How long one actor keeps its lane's turn."""
 TURN_MESSAGES = 64
 """The same in messages: what bounds a turn under virtual time, where handlers take no time."""
+WINDOW_SECONDS = 0.010
+SHARE_SECONDS = 0.0025
+"""While several tenants are active, each gets at most this much of a window's handler time: a quarter.
+
+Round robin alone is not enough: a bulk keeps the loop saturated, a turn of a saturated loop is milliseconds, and a lone message of another
+tenant needs several turns, for its socket, its commit and its answer.
+"""
+ACTIVE_SECONDS = 1.0
+"""How long after a change of tenants several count as active."""
 SLICE_TURNS = 256
 """How many turns a slice has at most, for the same reason."""
 SPARE_QUEUES = 1_000
@@ -68,9 +77,11 @@ class Crash(NamedTuple):
 class Lane:
     """The actors that take turns together: those of one tenant."""
 
-    __slots__ = ("in_line", "members", "name", "ready")
+    __slots__ = ("in_line", "members", "name", "ready", "used", "window_end")
 
     def __init__(self, name: str) -> None:
+        self.used = 0.0
+        self.window_end = 0.0
         self.name = name
         self.members: dict[Inbox, None] = {}
         self.ready: deque[Inbox] = deque()
@@ -122,8 +133,11 @@ class Runtime:
         self._is_shared_turn = True
         self._is_draining = False
         self._is_scheduled = False
-        self._afterwards: list[Callable[[], None]] = []
         """Whether `_drain` runs or is due."""
+        self._afterwards: list[Callable[[], None]] = []
+        self._last_lane: Lane | None = None
+        self._changed_lane_at = float("-inf")
+        """When the tenant served last was another than before: lately, if several are active."""
         self._is_stopped = False
         self._main = Outbox()
         self._queues: list[deque[Message]] = []
@@ -325,15 +339,7 @@ class Runtime:
                     now = self._serve(shared.ready.popleft(), now)
                 elif line:
                     self._is_shared_turn = True
-                    lane = line.popleft()
-                    try:
-                        if lane.ready:
-                            now = self._serve(lane.ready.popleft(), now)
-                    finally:
-                        if lane.ready:
-                            line.append(lane)
-                        else:
-                            lane.in_line = False
+                    now = self._serve_lane(line.popleft(), now)
                 else:
                     break
                 if now >= end:
@@ -347,6 +353,38 @@ class Runtime:
                 afterwards, self._afterwards = self._afterwards, []
                 for callback in afterwards:
                     callback()
+
+    def _serve_lane(self, lane: Lane, now: float) -> float:
+        """Serve one actor of a tenant, and see that the tenant keeps to its share."""
+        began = now
+        try:
+            if lane.ready:
+                now = self._serve(lane.ready.popleft(), now)
+        finally:
+            if lane is not self._last_lane:
+                self._last_lane, self._changed_lane_at = lane, now
+            if now >= lane.window_end:
+                lane.window_end = now + WINDOW_SECONDS
+                lane.used = 0.0
+            lane.used += now - began
+            if lane.used > SHARE_SECONDS and now - self._changed_lane_at < ACTIVE_SECONDS:
+                # It stays marked as in line, so that messages do not put it back before its next window.
+                self.loop.call_later(lane.window_end - now, self._unpark, lane)
+            elif lane.ready:
+                self._line.append(lane)
+            else:
+                lane.in_line = False
+        return now
+
+    def _unpark(self, lane: Lane) -> None:
+        """A tenant's next window has begun."""
+        if lane.ready:
+            self._line.append(lane)
+            if not self._is_draining:
+                self._is_draining = True
+                self._schedule()
+        else:
+            lane.in_line = False
 
     def _serve(self, inbox: Inbox, now: float) -> float:  # noqa: C901 - a call for each part would cost more than the part
         """Handle messages of one actor until its turn is over, and return the time. The hot path."""
