@@ -1,0 +1,239 @@
+"""When the journal commits, and what leaves then."""
+
+import pytest
+
+from broadaxe_actors.journal import MAX_ROWS_SHARED, Journal
+from broadaxe_actors.runtime.testing import Probe, Sent, peer
+from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
+from broadaxe_storage.memory import MemoryStore
+from broadaxe_storage.store import shard_of
+from tests.factories import make_finish, make_log, make_task_run, make_update, new_id
+
+EPOCH = 3
+
+
+class Bench:
+    def __init__(self):
+        self.store = MemoryStore()
+        self.fenced = []
+        self.probe = Probe(Journal, self.store, EPOCH, lambda: self.fenced.append(True))
+        self.there = peer("there")
+
+    def effect(self, name):
+        return (self.there.deliver, (name,))
+
+    def append(self, *records, lane="t", effects=()):
+        return self.probe.call("append", lane, records, tuple(self.effect(name) for name in effects))
+
+    def flush(self):
+        """Start a flush; its batch, or None."""
+        said = self.probe.call("flush")
+        return said.fetches[0].args[3] if said.fetches else None
+
+    def end(self, error=None):
+        """The flush in flight has this outcome; what left."""
+        return self.probe.call("flushed", self.probe.actor._flush_number, None, error)
+
+    def left(self, said):
+        return [sent.args[0] for sent in said.sends if sent.method == "deliver"]
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def test_a_flush_is_guarded_by_epoch_number_and_shards(bench):
+    bench.append(make_task_run(), lane="t")
+    (fetch,) = bench.probe.call("flush").fetches
+    assert fetch.function == bench.store.commit
+    assert fetch.args[:3] == (EPOCH, 1, [shard_of("t")])
+
+
+def test_effects_leave_after_the_commit_in_order(bench):
+    assert bench.left(bench.append(make_task_run(), effects=("one", "two"))) == []
+    bench.append(make_task_run(), effects=("three",))
+    bench.flush()
+    assert bench.left(bench.end()) == ["one", "two", "three"]
+
+
+def test_while_one_flush_is_in_flight_the_next_one_fills(bench):
+    first, second, third = make_task_run(), make_task_run(), make_task_run()
+    bench.append(first)
+    assert bench.flush().created == (first,)
+    bench.append(second)
+    bench.append(third)
+    assert bench.flush() is None
+    bench.end()
+    assert bench.flush().created == (second, third)
+
+
+def test_effects_without_records_leave_at_once_only_if_nothing_is_before_them(bench):
+    assert bench.left(bench.append(effects=("now",))) == ["now"]
+    bench.append(make_task_run(), effects=("first",))
+    assert bench.left(bench.append(effects=("second",))) == []
+    assert bench.left(bench.append(effects=("other",), lane="u")) == ["other"]
+    bench.flush()
+    assert bench.left(bench.append(effects=("third",))) == []
+    assert bench.left(bench.end()) == ["first", "second"]
+
+
+def test_records_of_one_task_run_become_one_guarded_by_the_first(bench):
+    row = make_task_run()
+    bench.append(make_update(row, attempt=1))
+    bench.append(make_finish(row, expected_attempt=1, attempt=1))
+    batch = bench.flush()
+    assert batch.updated == ()
+    assert [(item.expected_attempt, item.attempt) for item in batch.finished] == [(0, 1)]
+
+
+def test_a_task_run_is_never_created_and_changed_in_one_flush(bench):
+    row = make_task_run()
+    bench.append(row)
+    bench.append(make_update(row))
+    assert bench.flush().updated == ()
+    bench.end()
+    assert len(bench.flush().updated) == 1
+
+
+def test_tenants_share_a_flush_in_turn(bench):
+    bulk = [make_task_run() for _ in range(MAX_ROWS_SHARED * 2)]
+    for row in bulk:
+        bench.append(row, lane="bulk")
+    single = make_task_run()
+    bench.append(single, lane="single")
+    batch = bench.flush()
+    assert single in batch.created
+    assert len(batch.created) == MAX_ROWS_SHARED
+
+
+def test_a_lane_that_was_cut_off_is_next(bench):
+    for _ in range(MAX_ROWS_SHARED + 1):
+        bench.append(make_task_run(), lane="a")
+    bench.append(make_task_run(), lane="b")
+    bench.flush()
+    bench.end()
+    late = make_task_run()
+    bench.append(late, lane="c")
+    assert late in bench.flush().created
+
+
+def test_log_lines_wait_for_company(bench):
+    said = bench.append(make_log(new_id()))
+    assert [timer.method for timer in said.timers] == ["flush_logs"]
+    assert not said.sends
+    bench.append(make_task_run())
+    assert len(bench.flush().logs) == 1
+
+
+@pytest.mark.parametrize("pauses", [1, 6])
+def test_postgres_away_tries_the_same_flush_again_and_lets_nothing_leave(bench, pauses):
+    bench.append(make_task_run(), effects=("told",))
+    batch = bench.flush()
+    for _ in range(pauses):
+        said = bench.end(Unavailable("away"))
+        assert bench.left(said) == []
+        (timer,) = said.timers
+        assert timer.delay_us <= 1_000_000
+        (fetch,) = bench.probe.fire(timer).fetches
+        assert fetch.args[1] == 1
+        assert fetch.args[3] == batch
+    assert bench.left(bench.end()) == ["told"]
+
+
+def test_an_unknown_outcome_is_asked_for(bench):
+    bench.append(make_task_run(), effects=("told",))
+    bench.flush()
+    (fetch,) = bench.end(CommitUnknown(1, "lost")).fetches
+    assert fetch.function == bench.store.read_flush
+    assert bench.left(bench.probe.call("outcome", None, (EPOCH, 1), None)) == ["told"]
+
+
+def test_a_commit_that_did_not_happen_is_done_again_under_its_number(bench):
+    bench.append(make_task_run(), effects=("told",))
+    bench.flush()
+    bench.end(CommitUnknown(1, "lost"))
+    said = bench.probe.call("outcome", None, (EPOCH, 0), None)
+    assert bench.left(said) == []
+    assert said.fetches[0].args[1] == 1
+
+
+def test_an_outcome_that_cannot_be_read_is_asked_for_again(bench):
+    bench.append(make_task_run())
+    bench.flush()
+    bench.end(CommitUnknown(1, "lost"))
+    (timer,) = bench.probe.call("outcome", None, None, Unavailable("away")).timers
+    assert bench.probe.fire(timer).fetches[0].function == bench.store.read_flush
+
+
+def test_a_newer_epoch_ends_all_writing(bench):
+    bench.append(make_task_run(), effects=("told",))
+    bench.flush()
+    bench.end(CommitUnknown(1, "lost"))
+    assert bench.left(bench.probe.call("outcome", None, (EPOCH + 1, 1), None)) == []
+    assert bench.fenced == [True]
+    bench.append(make_task_run())
+    assert bench.flush() is None
+
+
+def test_a_fenced_commit_ends_all_writing(bench):
+    bench.append(make_task_run(), effects=("told",))
+    bench.flush()
+    assert bench.left(bench.end(Fenced(EPOCH))) == []
+    assert bench.fenced == [True]
+    assert bench.flush() is None
+
+
+def test_one_bad_record_is_found_and_the_others_commit_in_order(bench):
+    owner = peer("owner")
+    bench.probe.call("set_owner", "t", owner)
+    rows = [make_task_run() for _ in range(7)]
+    for number, row in enumerate(rows):
+        bench.append(row, effects=(number,))
+    bad, refused, left = rows[4], [], []
+    batch = bench.flush()
+    while batch is not None:
+        said = bench.end(RefusedRecords("bad", [bad.id]) if bad in batch.created else None)
+        left += bench.left(said)
+        refused += [sent for sent in said.sends if sent.method == "records_refused"]
+        batch = bench.flush()
+    assert left == [0, 1, 2, 3, 5, 6]
+    (sent,) = refused
+    assert sent.to is owner
+    assert sent.args[0] == (bad,)
+
+
+def test_halves_of_a_refused_flush_go_before_anything_newer(bench):
+    first, second, newer = make_task_run(), make_task_run(), make_task_run()
+    bench.append(first)
+    bench.append(second)
+    bench.flush()
+    bench.append(newer)
+    bench.end(RefusedRecords("bad"))
+    assert bench.flush().created == (first,)
+    bench.end()
+    assert bench.flush().created == (second,)
+
+
+def test_the_dead_say_nothing_but_what_they_recorded_commits(bench):
+    for _ in range(2):
+        bench.append(make_task_run(), effects=("old",))
+        bench.flush()
+    bench.append(make_task_run(), lane="other", effects=("alive",))
+    bench.probe.call("drop_effects", "t")
+    left = bench.left(bench.end())
+    while bench.flush() is not None:
+        left += bench.left(bench.end())
+    assert left == ["alive"]
+
+
+def test_drained_is_told_once_nothing_of_the_lane_is_pending(bench):
+    then = peer("supervisor").drained
+    assert bench.probe.call("drain", "t", then, "t").sends == [Sent(then.handle, "drained", ("t",))]
+    bench.append(make_task_run())
+    bench.flush()
+    bench.append(make_log(new_id()))
+    assert not any(sent.method == "drained" for sent in bench.probe.call("drain", "t", then, "t").sends)
+    assert not any(sent.method == "drained" for sent in bench.end().sends)
+    assert len(bench.flush().logs) == 1
+    assert Sent(then.handle, "drained", ("t",)) in bench.end().sends
