@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ROWS_ALONE = 2_000
 """Rows in a flush while one tenant is active."""
-MAX_ROWS_SHARED = 400
+MAX_ROWS_SHARED = 300
 """Rows in a flush while several are: the others' latency is then bounded by some 15 ms."""
 MAX_FLUSH_BYTES = 8_000_000
 SHARED_WINDOW_US = 1_000_000

@@ -10,7 +10,7 @@ from typing import Any
 from broadaxe_actors.matching import Matcher, Ready, Slots
 from broadaxe_actors.runtime import Actor, Handle
 
-MATCH_SLICE = 200
+MATCH_SLICE = 64
 """Proposals made in one turn; more wait for the next, so that no turn is long."""
 
 

@@ -39,7 +39,7 @@ from broadaxe_actors.runtime.outbox import Outbox
 
 A = TypeVar("A", bound=Actor)
 
-SLICE_SECONDS = 0.003
+SLICE_SECONDS = 0.002
 """How long the actors keep the loop before others (sockets, gRPC) have their turn."""
 TURN_SECONDS = 0.001
 """How long one actor keeps its lane's turn."""

@@ -26,6 +26,7 @@ from broadaxe import (
     TriggerWorkflowOptions,
 )
 from broadaxe._context import current_context
+from broadaxe._transport.base import MAX_RUNS_PER_TRIGGER
 from tests.unit.sdk.clients import make_client
 from tests.unit.sdk.fake_engine import CANCELLED, COMPLETED, FAILED, FakeEngine
 
@@ -93,7 +94,7 @@ def test_run_many_keeps_order_over_several_chunks(engine, task):
     numbers = [n for n in range(2_510) if n not in (13, 14, 15)]
     results = task.run_many([task.create_bulk_run_item(Number(n=n)) for n in numbers])
     assert [result.twice for result in results] == [2 * n for n in numbers]
-    assert sorted(engine.trigger_sizes) == [507, 1000, 1000]
+    assert sorted(engine.trigger_sizes) == [7, *[MAX_RUNS_PER_TRIGGER] * 10]
 
 
 async def test_aio_run_many_returns_exceptions_in_their_places(task):

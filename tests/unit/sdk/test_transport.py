@@ -20,7 +20,7 @@ from broadaxe import (
     ServerUnavailableError,
 )
 from broadaxe._ids import new_run_id, new_run_ids
-from broadaxe._transport.base import encode_runs
+from broadaxe._transport.base import MAX_RUNS_PER_TRIGGER, encode_runs
 from broadaxe.wire import stream_pb2
 from tests.unit.sdk.clients import TOKEN, make_client, make_token
 from tests.unit.sdk.fake_engine import COMPLETED, FakeEngine
@@ -112,7 +112,7 @@ def test_engine_that_restarts_on_its_port_is_found_again(engine, client):
 
 def test_refusal_raises_the_servers_reason_and_names_created_runs(engine, client):
     job = declare(client)
-    engine.refuse = lambda trigger: (3, "unknown workflow 'job'") if len(trigger.runs) < 1000 else None
+    engine.refuse = lambda trigger: (3, "unknown workflow 'job'") if len(trigger.runs) < MAX_RUNS_PER_TRIGGER else None
     with pytest.raises(RequestRefusedError) as caught:
         job.run()
     assert (caught.value.code, caught.value.message) == ("INVALID_ARGUMENT", "unknown workflow 'job'")

@@ -48,7 +48,7 @@ from broadaxe_storage.records import TaskRunState
 TARGET_BYTES = OFF_LOOP_BYTES
 """A message is closed once it has this many bytes; one item larger than that travels alone."""
 ASSIGNMENT_OVERHEAD_BYTES = 256
-MAX_ITEMS = 512
+MAX_ITEMS = 250
 """Items a message, so that building one does not keep the loop."""
 _MAX_KNOWN_OBJECTS = 10_000
 
