@@ -112,7 +112,9 @@ def test_engine_that_restarts_on_its_port_is_found_again(engine, client):
 
 def test_refusal_raises_the_servers_reason_and_names_created_runs(engine, client):
     job = declare(client)
-    engine.refuse = lambda trigger: (3, "unknown workflow 'job'") if len(trigger.runs) < MAX_RUNS_PER_TRIGGER else None
+    engine.refuse = lambda trigger: (
+        (3, "unknown workflow 'job'") if len(trigger.runs) < MAX_RUNS_PER_TRIGGER else None
+    )
     with pytest.raises(RequestRefusedError) as caught:
         job.run()
     assert (caught.value.code, caught.value.message) == ("INVALID_ARGUMENT", "unknown workflow 'job'")
