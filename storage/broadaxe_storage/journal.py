@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import asyncpg
 
 from broadaxe_storage.config import DatabaseConfig
-from broadaxe_storage.errors import CommitUnknown, RefusedRecords
-from broadaxe_storage.pool import Connection, Pool, close, connect, translate
+from broadaxe_storage.errors import CommitUnknown, RefusedRecords, StorageError
+from broadaxe_storage.pool import Connection, Pool, close, connect, is_connection_loss, translate
 from broadaxe_storage.queries import query
 from broadaxe_storage.records import Batch, TaskRunRow
 
@@ -26,8 +26,9 @@ COPY_FROM = 256
 """Created task runs in one batch from which COPY is the cheaper way."""
 _CREATED_COLUMNS = TaskRunRow._fields
 _COMMIT = query("commit_batch")
-_ENDING_CODES = frozenset({"57P01", "57P02", "57P03", "57P05"})
-"""Postgres ends the session: whether a commit that was under way took place is not said."""
+_ENDING_CODES = ("08", "57P")
+"""The session ends, says Postgres, or pgbouncer in its place: whether a commit that was under way took place is not said."""
+_ENDING_SEVERITIES = ("FATAL", "PANIC")
 
 
 class JournalWriter:
@@ -82,11 +83,18 @@ class JournalWriter:
         if not copied and not self._config.is_pgbouncer:
             await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
             return
-        async with connection.transaction():
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
             if copied:
                 await self._copy_created(connection, copied)
                 batch = batch._replace(created=())
             await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
+        except Exception:
+            # Not when cancelled: the time is up, and a rollback would wait for the same silent Postgres.
+            await transaction.rollback()
+            raise
+        await transaction.commit()
 
     async def _copy_created(self, connection: Connection, rows: Sequence[TaskRunRow]) -> None:
         try:
@@ -100,20 +108,19 @@ class JournalWriter:
 
     def _judge(self, error: Exception, connection: Connection, epoch: int, flush: int) -> Exception:
         """Which of our errors this is, given when it happened."""
-        code = getattr(error, "sqlstate", None)
         if (
             isinstance(error, asyncpg.PostgresError)
-            and code not in _ENDING_CODES
             and not connection.is_closed()
+            and not _ends_session(error)
         ):
             return translate(error, epoch=epoch) or error
-        if isinstance(error, asyncpg.DataError):
-            return RefusedRecords(str(error))
+        if isinstance(error, StorageError) and not connection.is_closed():
+            return error
+        # Whatever else it is, the connection has served: one that broke within a transaction would refuse the next one too.
+        self._give_up(connection)
         if isinstance(error, TimeoutError):
-            self._give_up(connection)
             return CommitUnknown(flush, f"no answer within {self._config.commit_timeout_seconds:g} s")
-        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
-            self._give_up(connection)
+        if isinstance(error, asyncpg.PostgresError) or is_connection_loss(error):
             return CommitUnknown(flush, str(error) or type(error).__name__)
         return error
 
@@ -121,3 +128,9 @@ class JournalWriter:
         self._lost.append(self._name)
         connection.terminate()
         self._connection = None
+
+
+def _ends_session(error: asyncpg.PostgresError) -> bool:
+    code: str = getattr(error, "sqlstate", None) or ""
+    severity = getattr(error, "severity_en", None) or getattr(error, "severity", None)
+    return code.startswith(_ENDING_CODES) or severity in _ENDING_SEVERITIES

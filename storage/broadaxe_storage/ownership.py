@@ -12,7 +12,7 @@ import logging
 import asyncpg
 
 from broadaxe_storage.config import DatabaseConfig, without_password
-from broadaxe_storage.errors import DatabaseInUse, StorageError
+from broadaxe_storage.errors import DatabaseInUse, StorageError, Unavailable
 from broadaxe_storage.migrate import LOCK_CLASS
 from broadaxe_storage.pool import Connection, close, connect, translated_errors
 from broadaxe_storage.queries import query
@@ -71,6 +71,8 @@ class Ownership:
         except BaseException:
             await close(connection)
             raise
+        if connection.is_closed():
+            raise Unavailable("the connection that holds the engine's lock was lost again")
         self._connection = connection
         connection.add_termination_listener(self._on_lost)
         self._held.set()

@@ -78,7 +78,9 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
             max_cached_statement_lifetime=0,
             server_settings=settings,
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+    except Exception as error:
+        if not (is_connection_loss(error) or isinstance(error, asyncpg.PostgresError | ValueError)):
+            raise
         reason = str(error) or (
             f"no answer within {config.connect_timeout_seconds:g} s"
             if isinstance(error, TimeoutError)
@@ -88,7 +90,9 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
     version = connection.get_server_version()
     if version.major < OLDEST_POSTGRES:
         connection.terminate()
-        raise DatabaseTooOld(f"{version.major}.{version.minor}", OLDEST_POSTGRES)
+        # Since version 10 the second number of 14.9 counts fixes, and asyncpg puts it third.
+        second = version.micro if version.major >= 10 else version.minor
+        raise DatabaseTooOld(f"{version.major}.{second}", OLDEST_POSTGRES)
     try:
         # One transaction, for pgbouncer: the look-up of the type is several statements.
         async with asyncio.timeout(config.connect_timeout_seconds), connection.transaction():
@@ -99,8 +103,10 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
                 decoder=_decode_time,
                 format="tuple",
             )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except Exception as error:
         connection.terminate()
+        if not (is_connection_loss(error) or isinstance(error, asyncpg.PostgresError)):
+            raise
         reason = str(error) or f"no answer within {config.connect_timeout_seconds:g} s"
         raise CannotConnect(without_password(url), reason) from error
     if config.log_queries:
@@ -118,8 +124,10 @@ async def close(connection: Connection | None) -> None:
         return
     try:
         await connection.close(timeout=2)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except Exception as error:
         connection.terminate()
+        if not (is_connection_loss(error) or isinstance(error, asyncpg.PostgresError)):
+            raise
 
 
 class Pool:
@@ -182,8 +190,8 @@ class Pool:
                             yield connection
                     else:
                         yield connection
-            except asyncio.CancelledError:
-                # The statement may still be running: such a connection is of no use to the next caller.
+            except (asyncio.CancelledError, Unavailable):
+                # The statement may still be running, or the driver be stuck: such a connection is of no use to the next caller.
                 connection.terminate()
                 raise
             finally:
@@ -231,6 +239,18 @@ class Pool:
             self._plan_reaping()
 
 
+def is_connection_loss(error: BaseException) -> bool:
+    """Whether an error of the driver means that the connection broke, or that its state is not known any more.
+
+    That is more than the errors of sockets: a server that is killed may have its last words read while the driver is idle or about to
+    send the next part of a statement, which asyncpg takes for a fault of its own (`InternalClientError`); uvloop refuses to write to a
+    socket that it has closed, before it tells the driver of it.
+    """
+    return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError | EOFError) or (
+        type(error) is RuntimeError and "handler is closed" in str(error)
+    )
+
+
 # What cannot be the data's fault and may pass: refused connections, shut-downs, no resources, deadlocks, time-outs.
 _PASSING_CLASSES = ("08", "53", "57", "58", "40", "55")
 # What the data can cause: cardinality, values, integrity, limits.
@@ -252,9 +272,7 @@ def translate(error: BaseException, *, epoch: int = 0) -> StorageError | None:
         if code.startswith(_PASSING_CLASSES):
             return Unavailable(f"Postgres could not serve ({code}): {error.args[0]}")
         return StorageBug(code, str(error.args[0]))
-    if isinstance(error, asyncpg.DataError):
-        return RefusedRecords(str(error))
-    if isinstance(error, asyncpg.InterfaceError | OSError):
+    if is_connection_loss(error):
         return Unavailable(f"the connection to Postgres was lost: {error or type(error).__name__}")
     return None
 

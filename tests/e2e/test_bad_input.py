@@ -366,7 +366,7 @@ def test_unreachable_database(tmp_path: Path) -> None:
 def test_too_old_database(tmp_path: Path) -> None:
     with old_postgres("14.9") as port:
         text = start_fails(tmp_path, {"DATABASE_URL": f"postgresql://someone@127.0.0.1:{port}/db"})
-    assert "PostgreSQL 14" in text
+    assert "PostgreSQL 14.9," in text
     assert "15" in text
 
 

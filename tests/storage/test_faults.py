@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Self
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
 from broadaxe_storage.config import DatabaseConfig
-from broadaxe_storage.errors import CommitUnknown, Fenced, Unavailable
+from broadaxe_storage.errors import CannotConnect, CommitUnknown, Fenced, Unavailable
 from broadaxe_storage.partitions import DAY_US
+from broadaxe_storage.pool import translate
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.records import Batch, TaskEventKind, TaskRunState
 from broadaxe_storage.store import shard_of
@@ -41,6 +45,77 @@ async def main():
 
 asyncio.run(main())
 """
+
+LOSSES = (
+    asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+    asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"),
+    asyncpg.InterfaceError("connection is closed"),
+    asyncpg.CrashShutdownError("terminating connection because of crash of another server process"),
+    ConnectionResetError(104, "Connection reset by peer"),
+    BrokenPipeError(32, "Broken pipe"),
+    TimeoutError(),
+    asyncio.IncompleteReadError(b"", 4),
+    RuntimeError("unable to perform operation on <UnixTransport closed=True>; the handler is closed"),
+)
+
+
+def driver_errors() -> set[type[Exception]]:
+    """Every error class that asyncpg exports."""
+    return {
+        kind
+        for kind in vars(asyncpg.exceptions).values()
+        if isinstance(kind, type)
+        and issubclass(kind, asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+    }
+
+
+class LateClosing:
+    """A relay before Postgres that passes everything on but the end of a session: that reaches the client with the relay's end."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        (host,) = parse_qs(parts.query)["host"]
+        self._socket = f"{host}/.s.PGSQL.5432"
+        self._parts = parts
+        self._last_words = asyncio.Semaphore(0)
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = urlunsplit(
+            self._parts._replace(netloc=f"postgres@127.0.0.1:{port}", query="sslmode=disable")
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def has_relayed_last_words(self, sessions: int) -> None:
+        """Return once that many more sessions have been ended by Postgres and their clients have been told why."""
+        for _ in range(sessions):
+            await self._last_words.acquire()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_postgres, to_postgres = await asyncio.open_unix_connection(self._socket)
+        self._writers += (writer, to_postgres)
+        sending = asyncio.create_task(self._pass_on(reader, to_postgres))
+        await self._pass_on(from_postgres, writer)
+        self._last_words.release()
+        await sending
+
+    @staticmethod
+    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
 
 
 @pytest.fixture
@@ -149,6 +224,64 @@ async def test_the_outcome_is_final_even_when_postgres_still_works_on_the_lost_c
         assert await store.fetch_live(TENANT, [new.id]) == []
     finally:
         await store.close()
+
+
+async def test_last_words_of_a_killed_postgres_leave_an_outcome_that_can_be_read(
+    database_config: DatabaseConfig, other: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """The driver has read why its session ends, and the socket is still open when the next statement is due."""
+    async with LateClosing(database_config.url) as relay:
+        store = await PostgresStore.open(DatabaseConfig(url=relay.url))
+        try:
+            epoch = await store.open_shards()
+            await store.commit(epoch, 1, SHARDS, Batch(created=(make_task_run(),)))
+            assert await store.load_tenants() == []
+            await other.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND (application_name = 'broadaxe' OR application_name LIKE 'broadaxe-journal%')"
+            )
+            await relay.has_relayed_last_words(2)
+            row = make_task_run()
+            with pytest.raises(CommitUnknown, match="another operation"):
+                await store.commit(epoch, 2, SHARDS, Batch(created=(row,)))
+            with pytest.raises(Unavailable, match="another operation"):
+                await store.load_tenants()
+            assert await store.read_flush(SHARDS[0]) == (epoch, 1)
+            await store.commit(epoch, 2, SHARDS, Batch(created=(row,)))
+            assert len(await store.fetch_live(TENANT, [row.id])) == 1
+        finally:
+            await store.close()
+
+
+@pytest.mark.parametrize("error", LOSSES, ids=[type(error).__name__ for error in LOSSES])
+async def test_whatever_the_driver_raises_of_a_lost_connection_is_no_bug_of_ours(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    epoch = await store.open_shards()
+    await store.commit(epoch, 1, SHARDS, Batch(created=(make_task_run(),)))
+
+    async def breaks(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        for method in ("fetch", "fetchval"):
+            patched.setattr(asyncpg.Connection, method, breaks)
+        with pytest.raises(CommitUnknown):
+            await store.commit(epoch, 2, SHARDS, Batch())
+        with pytest.raises(Unavailable):
+            await store.load_tenants()
+        patched.setattr(asyncpg, "connect", breaks)
+        with pytest.raises(CannotConnect):
+            await store.commit(epoch, 2, SHARDS, Batch())
+        with pytest.raises(CannotConnect):
+            await store.load_tenants()
+    assert await store.read_flush(SHARDS[0]) == (epoch, 1)
+    await store.commit(epoch, 2, SHARDS, Batch())
+
+
+def test_every_error_of_the_driver_has_one_of_ours() -> None:
+    unmapped = [kind.__name__ for kind in driver_errors() if translate(kind("it failed")) is None]
+    assert not unmapped
 
 
 async def test_without_postgres_everything_is_unavailable_and_nothing_hangs(
