@@ -156,24 +156,28 @@ class Shard:
             gateway.leave.send()
 
     async def stop(self) -> None:
-        """Write what is pending, then stop every actor. Bounded: what Postgres does not take in 30 s stays unwritten,
-        and unacknowledged.
+        """Write what is pending, then stop every actor. Bounded: what Postgres does not take in 30 s, or what a journal that
+        has crashed still held, stays unwritten, and unacknowledged.
         """
         self.ready = False
-        for actors in self._tenants.values():
+        for actors in list(self._tenants.values()):
             with suppress(ActorStopped):  # a tenant being rebuilt has nothing unsaved
                 await actors.tracker.save_all.remote()
-        self._journal.drain_all.send()
-        deadline = self.runtime.loop.time() + DRAIN_SECONDS
-        while not await self._is_drained():
-            if self.runtime.loop.time() > deadline:
-                logger.error("Postgres did not take the last records within %g s", DRAIN_SECONDS)
-                break
-            await asyncio.sleep(0.005)
+        try:
+            await self._drain()
+        except ActorStopped:
+            logger.error("the journal has crashed: the last records are not written")  # noqa: TRY400 - its crash is logged
         await self.runtime.stop_all()
 
-    async def _is_drained(self) -> bool:
-        return bool(await self._journal.is_drained.remote())
+    async def _drain(self) -> None:
+        """Wait until nothing is pending, within bounds. Raises `ActorStopped` when the journal has crashed, or does meanwhile."""
+        self._journal.drain_all.send()
+        deadline = self.runtime.loop.time() + DRAIN_SECONDS
+        while not await self._journal.is_drained.remote():
+            if self.runtime.loop.time() > deadline:
+                logger.error("Postgres did not take the last records within %g s", DRAIN_SECONDS)
+                return
+            await asyncio.sleep(0.005)
 
     async def refresh_slots(self) -> None:
         """Bring the slot counts of the telemetry up to date, one message a tenant."""
