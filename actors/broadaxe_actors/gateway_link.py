@@ -89,6 +89,7 @@ class GatewayLink(Actor):
         """By tenant: runs in the order in which they were asked for."""
         self._subscriptions: dict[str, OpenSubscription] = {}
         self._out: list[Any] = []
+        self._last_request = 0
         self._fullness = 0
 
     def on_stop(self) -> None:
@@ -115,6 +116,9 @@ class GatewayLink(Actor):
         for message in batch:
             request_id = getattr(message, "request_id", 0)
             if request_id:
+                if request_id <= self._last_request:
+                    continue  # a batch that came twice: acted on already, and maybe answered
+                self._last_request = request_id
                 self._pending[request_id] = message
                 if self._fullness and self._is_refused(message):
                     continue

@@ -1,7 +1,7 @@
 """Everything that travels between gateway and shard: plain picklable tuples, no reference to a live object.
 
 The gateway knows the engine through one port, `ShardLink` (see `shard.py`): `submit(batch)` takes a list of the first group
-below, `on_batch(callback)` delivers lists of the second. Requests that are answered carry `request_id`, unique within
+below, `on_batch(callback)` delivers lists of the second. Requests that are answered carry `request_id`, growing within
 their gateway; the answer is a `Reply` or a `Refusal` with the same number, and leaves after the commit of what it tells.
 Every message is safe to receive twice. Times are microseconds since the Unix epoch, ids canonical UUID text.
 """

@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 
 from tests.simulation.chaos import FAULTS
-from tests.simulation.world import simulate
+from tests.simulation.world import BUSY_SECONDS, simulate
 
 
 def main() -> int:
@@ -19,6 +19,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=30, help="how many, from --first on")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=os.environ.get("SIMULATION_SEED"), help="only this one")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=os.environ.get("SIMULATION_SECONDS", BUSY_SECONDS),
+        help="how long faults happen, in virtual time",
+    )
     parser.add_argument("--log", action="store_true", help="print every step")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first failing seed")
     options = parser.parse_args()
@@ -33,7 +39,7 @@ def main() -> int:
     failed: list[int] = []
     for seed in seeds:
         try:
-            outcome = simulate(seed, print if options.log else None)
+            outcome = simulate(seed, print if options.log else None, float(options.seconds))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise

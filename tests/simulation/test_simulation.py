@@ -13,6 +13,8 @@ from tests.simulation.chaos import FAULTS
 from tests.simulation.world import simulate
 
 SEEDS = range(24)
+SECONDS = 16.0
+"""Shorter than in long runs, so that all of these take less than a minute."""
 _hits: Counter[str] = Counter()
 _steps: list[int] = []
 
@@ -27,7 +29,7 @@ def _quiet():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_invariant_holds(seed):
-    outcome = simulate(seed)
+    outcome = simulate(seed, busy_seconds=SECONDS)
     _hits.update(outcome.hits)
     _steps.append(outcome.steps)
 
@@ -44,14 +46,14 @@ def test_a_seed_replays_exactly():
 
 
 def test_another_seed_is_another_run():
-    assert simulate(5).trace != simulate(6).trace
+    assert simulate(5, busy_seconds=2).trace != simulate(6, busy_seconds=2).trace
 
 
 def test_a_seed_replays_exactly_in_another_process():
     """Whatever the seed of its hashes: nothing is ordered by them."""
     said = [
         subprocess.run(
-            [sys.executable, "-m", "tests.simulation", "--seed", "3"],
+            [sys.executable, "-m", "tests.simulation", "--seed", "3", "--seconds", "3"],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             cwd=Path(__file__).parents[2],
             capture_output=True,
@@ -62,7 +64,7 @@ def test_a_seed_replays_exactly_in_another_process():
         for hash_seed in ("1", "2")
     ]
     assert said[0].startswith("seed 3: trace ")
-    assert said[0] == said[1] == f"seed 3: trace {simulate(3).trace}"
+    assert said[0] == said[1] == f"seed 3: trace {simulate(3, busy_seconds=3).trace}"
 
 
 def test_a_failing_seed_names_itself(monkeypatch):

@@ -117,10 +117,10 @@ class SimWorker:
 
     async def _misfortunes(self) -> None:
         while not self.is_gone:
-            await asyncio.sleep(self.rng.uniform(2, 20))
+            await asyncio.sleep(self.rng.uniform(1, 12))
             if not self.chaos.is_on:
                 return
-            kind = self.rng.randrange(10)
+            kind = self.rng.randrange(11)
             if kind < 4:
                 self.chaos.hit("worker disconnected")
                 self._broken.set()
@@ -129,7 +129,7 @@ class SimWorker:
                 self._has_heartbeats = False
                 await asyncio.sleep(self.rng.uniform(4, 45))
                 self._has_heartbeats = True
-            elif kind == 7:
+            elif kind in (7, 8):
                 self.chaos.hit("worker said goodbye")
                 self.gateway.tell(StopWorker(0, self.tenant_id, self.id))
                 self._die()

@@ -69,8 +69,9 @@ class Outcome(NamedTuple):
 class Simulation:
     """See the module."""
 
-    def __init__(self, world: World, log: Callable[[str], None] | None) -> None:
+    def __init__(self, world: World, log: Callable[[str], None] | None, busy_seconds: float) -> None:
         self.world = world
+        self._busy_seconds = busy_seconds
         self.clock = world.clock
         self.log = log
         rng = random.Random(world.seed)
@@ -208,7 +209,7 @@ class Simulation:
 
     async def _troubles(self) -> None:
         while self.chaos.is_on:
-            await asyncio.sleep(self.rng.uniform(0.5, 8))
+            await asyncio.sleep(self.rng.uniform(0.3, 5))
             if not self.chaos.is_on:
                 return
             kind = self.rng.randrange(8)
@@ -230,7 +231,7 @@ class Simulation:
         while not await self._put_workflows(tenant_id, gateway):  # noqa: ASYNC110 - the answer is what is awaited
             await asyncio.sleep(0.1)
         rate = self.rng.choice((2.0, 6.0))
-        end = self.clock.monotonic() + round(BUSY_SECONDS * 1e6)
+        end = self.clock.monotonic() + round(self._busy_seconds * 1e6)
         while self.clock.monotonic() < end:
             await asyncio.sleep(self.rng.expovariate(rate))
             choice = self.rng.random()
@@ -378,7 +379,7 @@ class Simulation:
                 self._hire(tenant_id)
             for gateway in self.gateways:
                 self._keep(self._client(tenant_id, gateway))
-        await asyncio.sleep(BUSY_SECONDS)
+        await asyncio.sleep(self._busy_seconds)
         self.chaos.is_on = False
         self.chaos.is_away = False
         self.chaos.bomb = self.chaos.cursed = None
@@ -488,16 +489,19 @@ class _Watched:
         return handler
 
 
-def simulate(seed: int, log: Callable[[str], None] | None = None) -> Outcome:
-    """Run one simulation. Raises `Violation`, or what the engine raised, with a note naming the seed."""
+def simulate(
+    seed: int, log: Callable[[str], None] | None = None, busy_seconds: float = BUSY_SECONDS
+) -> Outcome:
+    """Run one simulation; faults happen for `busy_seconds` of it. Raises `Violation`, or what the engine raised, with a note naming the seed."""
 
     async def main(world: World) -> Outcome:
-        simulation = Simulation(world, log)
+        simulation = Simulation(world, log, busy_seconds)
         with _Watched(simulation):
             return await simulation.run()
 
     try:
         return run_virtual(main, seed)
     except BaseException as error:
-        error.add_note(f"replay with: SIMULATION_SEED={seed} make simulate")
+        often = "" if busy_seconds == BUSY_SECONDS else f" SIMULATION_SECONDS={busy_seconds:g}"
+        error.add_note(f"replay with: SIMULATION_SEED={seed}{often} make simulate")
         raise

@@ -172,6 +172,15 @@ def test_an_answer_leaves_once():
     assert link.answers() == [Reply(1, "x")]
 
 
+def test_a_batch_that_comes_twice_is_acted_on_once():
+    link = LinkBench()
+    link.ready()
+    link.submit(session(1))
+    link.probe.call("tenant_down", TENANT)
+    link.submit(session(1))
+    assert link.ready().is_silent, "the gateway was told that its session is not open"
+
+
 def test_a_tenant_that_goes_down_refuses_what_waits_but_holds_reports():
     link = LinkBench()
     link.ready()
