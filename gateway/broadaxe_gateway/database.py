@@ -6,13 +6,15 @@ May start and stop processes through `broadaxe_storage.embedded`.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 from broadaxe_actors.runtime.clock import SystemRng
 from broadaxe_gateway.config import SeedConfig, ServerConfig
 from broadaxe_gateway.passwords import hash_password
+from broadaxe_gateway.postgres_keeper import PostgresKeeper
 from broadaxe_storage.embedded import EmbeddedPostgres
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.records import Batch, Defaults, TenantRow
@@ -31,9 +33,16 @@ class SlowCommitStore(PostgresStore):
         await asyncio.sleep(self.delay_seconds)
 
 
-async def open_store(config: ServerConfig, stack: AsyncExitStack, *, keeps_running: bool) -> PostgresStore:
+async def open_store(
+    config: ServerConfig,
+    stack: AsyncExitStack,
+    *,
+    keeps_running: bool,
+    on_lost: Callable[[str], None] | None = None,
+) -> PostgresStore:
     """A migrated store. `stack` closes it, and stops the embedded Postgres unless it is to keep running.
 
+    With `on_lost` an embedded Postgres that ends is started again until then, and `on_lost` is told why when that fails for good.
     Raises `StorageError` when the database cannot be reached, is too old, or its schema too new.
     """
     database = config.database
@@ -46,6 +55,9 @@ async def open_store(config: ServerConfig, stack: AsyncExitStack, *, keeps_runni
         )
         if not keeps_running:
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        if on_lost is not None:
+            keeper = PostgresKeeper(postgres, partial(EmbeddedPostgres.start, config.data_dir), on_lost)
+            stack.push_async_callback(keeper.stop)
         database = replace(database, url=postgres.url)
     store = await (SlowCommitStore if config.commit_delay_seconds else PostgresStore).open(database)
     stack.push_async_callback(store.close)

@@ -65,7 +65,7 @@ class RunningServer:
     """Empty when there is no metrics port."""
     default_tenant_id: str
     ended: "asyncio.Future[str]"
-    """Resolves with the reason when the engine cannot go on (another has taken over its database)."""
+    """Resolves with the reason when the engine cannot go on: another has taken over its database, or the embedded one cannot be started again."""
     stop: Callable[[], Coroutine[Any, Any, None]]
 
     @property
@@ -87,8 +87,6 @@ async def serve(config: ServerConfig) -> RunningServer:
 
 
 async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer:
-    for notice in config.notices:
-        logger.info("%s", notice)
     lock = DataDirLock.acquire(config.data_dir, is_server=True)
     stack.callback(lock.release)
     keysets = open_keysets(config.data_dir, config.jwt_keyset, config.master_keyset)
@@ -117,10 +115,15 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     await listeners.start()
 
     readiness.problem = "starting: opening the database"
-    store = await open_store(config, stack, keeps_running=config.keeps_postgres)
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_fatal(reason: str) -> None:
+        if not ended.done():
+            ended.set_result(reason)
+
+    store = await open_store(config, stack, keeps_running=config.keeps_postgres, on_lost=on_fatal)
     tenant = await ensure_seed(store, config.seed)
     readiness.problem = "starting: recovering the engine's state"
-    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     shard = await Shard.start(
         store,
         clock=SystemClock(),
@@ -129,7 +132,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             max_internal_retries=config.max_internal_retries,
             is_log_ingestion_enabled=config.is_log_ingestion_enabled,
         ),
-        on_fatal=lambda reason: None if ended.done() else ended.set_result(reason),
+        on_fatal=on_fatal,
     )
     stack.push_async_callback(shard.stop)
     hub = Hub(shard.connect_gateway(str(uuid.uuid4())))
@@ -231,7 +234,7 @@ def _bind_health(listeners: HttpListeners, config: ServerConfig, readiness: Read
             port = listeners.bind(host, DEFAULT_HEALTH_PORT, app, setting=setting)
         except ListenError as error:
             port = listeners.bind(host, 0, app, setting=setting)
-            logger.warning("health is served on port %d: %s", port, error)
+            logger.info("health is served on port %d: %s", port, error)
     return local_address(host, port)
 
 
@@ -270,6 +273,8 @@ async def _run(config: ServerConfig) -> int:
     settle()
     tidying = asyncio.create_task(tidy(), name="tidy")
     print(server.ready_line, flush=True)  # noqa: T201 - the command's answer, not a log
+    for notice in config.notices:
+        logger.info("%s", notice)
     await _first_of(stopping, server.ended)
     if not stopping.done():
         print(f"broadaxe: {server.ended.result()}", file=sys.stderr)  # noqa: T201 - as above

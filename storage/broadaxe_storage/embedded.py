@@ -10,6 +10,7 @@ May touch the file system and processes under the data directory it is given, no
 - A Unix socket path holds at most 107 bytes: for a deeper data directory the socket lives in a directory of its own under /tmp.
 """
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -34,6 +35,7 @@ from broadaxe_storage.errors import EmbeddedFailed
 _VERSION = 18
 _ACCOUNT = "pgserver"
 _START_TIMEOUT_SECONDS = 60
+_LOOK_SECONDS = 0.5
 _SOCKET_PATH_LIMIT = 100
 _PORT = 5432
 
@@ -102,6 +104,28 @@ class EmbeddedPostgres:
         except OSError as error:
             raise EmbeddedFailed(f"cannot set up the embedded Postgres in {root}: {error}") from error
 
+    async def wait_until_ended(self) -> None:
+        """Return once the server's first process is gone, at once when it is already; one of its other processes that crashes it
+        replaces itself.
+
+        Costs nothing meanwhile where the system tells of a process that ends (Linux), else a look at it every 0.5 s.
+        """
+        descriptor = _open_process(self.pid)
+        if descriptor is None:
+            while self._is_running():  # noqa: ASYNC110 - this system does not tell
+                await asyncio.sleep(_LOOK_SECONDS)
+            return
+        try:
+            # Looked at after it was opened: the number may have become another process's before.
+            if self._is_running():
+                await _readable(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _is_running(self) -> bool:
+        server = _find_running(self.data_dir / "postgres")
+        return server is not None and server.pid == self.pid
+
     def stop(self) -> None:
         """Stop the server in order (fast mode: sessions are ended, everything committed is kept). May be called twice."""
         pgdata = self.data_dir / "postgres"
@@ -136,9 +160,13 @@ class _Starter:
         server = self._await_settled()
         was_running = server is not None
         if server is None:
-            # A pid file that names no Postgres is left over from a crash; after a reboot its number may be anyone's.
+            socket_dir = self._choose_socket_dir(account)
+            # Files that name no Postgres are left over from a crash. Their number may be anyone's after a reboot, and is its own for as
+            # long as the system does not bury the dead (in a container whose first process does not): Postgres would not start.
+            # What still uses the old server's memory is another matter: that stops a start whatever these files say.
             (self._pgdata / "postmaster.pid").unlink(missing_ok=True)
-            self._write_settings(account)
+            (socket_dir / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
+            self._write_settings(account, socket_dir)
             self._start(account)
             server = self._await_settled()
         if server is None:
@@ -217,8 +245,7 @@ class _Starter:
                 "move the data with pg_dump of the older release, or name another data directory"
             )
 
-    def _write_settings(self, account: str | None) -> None:
-        socket_dir = self._choose_socket_dir(account)
+    def _write_settings(self, account: str | None, socket_dir: Path) -> None:
         settings = {
             **_SETTINGS,
             **(_SETTINGS_SINCE_18 if self._program_version() >= 18 else {}),
@@ -298,6 +325,28 @@ def _find_running(pgdata: Path) -> _Running | None:
         Path(lines[4]) if len(lines) > 4 else pgdata,
         lines[7].strip() if len(lines) > 7 else "",
     )
+
+
+def _open_process(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; None where there is no such thing, or no such process."""
+    open_process = getattr(os, "pidfd_open", None)
+    if open_process is None:
+        return None
+    try:
+        descriptor: int = open_process(pid)
+    except OSError:
+        return None
+    return descriptor
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
 
 
 def _wheel_programs() -> Path:

@@ -1,5 +1,6 @@
 """The embedded Postgres outlives its engine, is found again, and keeps what was committed."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from broadaxe_storage.embedded import EmbeddedPostgres
 from broadaxe_storage.errors import EmbeddedFailed
+from tests.postgres import TestServer
 
 ENGINE = """
 import sys, time
@@ -74,6 +76,23 @@ async def test_a_commit_survives_the_kill_of_postgres(data_dir: Path) -> None:
     assert await ask(again, "SELECT n FROM kept") == 7
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["told-by-the-system", "looked-at"])
+async def test_the_end_of_its_first_process_is_noticed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    if not is_told:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    server = EmbeddedPostgres.start(data_dir)
+    ended = asyncio.create_task(server.wait_until_ended())
+    assert await ask(server, "SELECT 1") == 1
+    with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+        await ask(server, "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(60)")
+    assert not ended.done()
+    psutil.Process(server.pid).kill()
+    await asyncio.wait_for(ended, 10)
+    await asyncio.wait_for(server.wait_until_ended(), 10)
+
+
 def test_starts_at_once_agree_on_one_server(data_dir: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         servers = list(pool.map(EmbeddedPostgres.start, [data_dir] * 3))
@@ -95,6 +114,16 @@ async def test_a_deep_directory_gets_its_socket_elsewhere(data_dir: Path) -> Non
 def test_a_stale_pid_file_of_another_process_is_no_server(data_dir: Path) -> None:
     EmbeddedPostgres.start(data_dir).stop()
     (data_dir / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n{data_dir}/postgres\n1\n5432\n")
+    assert not EmbeddedPostgres.start(data_dir).was_running
+
+
+def test_the_socket_of_a_killed_server_is_no_obstacle_while_its_process_is_unburied(
+    data_dir: Path, postgres_server: TestServer
+) -> None:
+    EmbeddedPostgres.start(data_dir).stop()
+    # A process of the same account stands for the unburied one: Postgres takes either for a running server.
+    lock = f"{postgres_server.server.pid}\n{data_dir}/postgres\n1\n5432\n"
+    (data_dir / "postgres" / ".s.PGSQL.5432.lock").write_text(lock)
     assert not EmbeddedPostgres.start(data_dir).was_running
 
 
