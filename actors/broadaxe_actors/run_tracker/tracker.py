@@ -7,6 +7,7 @@ A handler collects what it has to say in a `Turn`, so that a batch of reports ma
 May touch the runtime, the store's port, the pure modules and the messages.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
     WorkflowRegistered,
 )
+from broadaxe_actors.not_enforced import not_enforced
 from broadaxe_actors.run_tracker.attempts import Attempts
 from broadaxe_actors.run_tracker.following import Following
 from broadaxe_actors.run_tracker.reading import Reading
@@ -33,6 +35,8 @@ from broadaxe_storage.records import (
     TaskRunState,
     WorkflowVersionRow,
 )
+
+logger = logging.getLogger(__name__)
 
 S = TaskRunState
 
@@ -143,6 +147,15 @@ class RunTracker(Attempts, Following, Reading):
             self._refuse(gateway, message.request_id, refused)
             return
         if row is not None:
+            features = not_enforced(message.definition)
+            if features:
+                logger.warning(
+                    "workflow %r, version %d, of tenant %s uses %s: stored, not enforced yet",
+                    row.name,
+                    row.number,
+                    self._tenant_id,
+                    ", ".join(features),
+                )
             self.record(row)
             self.send_after_commit(self._router.set_triggers, row.name, message.definition.event_triggers)
         self._reply(gateway, message.request_id, WorkflowRegistered(version.workflow_id, version.id))

@@ -6,7 +6,7 @@ Handlers are wrapped once, at registration: grpc's interceptors would cost every
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grpc
 
@@ -23,9 +23,16 @@ IDLE_METHODS = frozenset({"/Dispatcher/Heartbeat"})
 
 Context = grpc.aio.ServicerContext
 UnaryMethod = Callable[[str, Any], Awaitable[Any]]
-"""Tenant and request to response."""
+"""Tenant and request to response, or to a `WithTrailer`."""
 StreamMethod = Callable[[str, Any, Any], Awaitable[None]]
 """Tenant, request (or iterator of requests) and context; writes its answers itself."""
+
+
+class WithTrailer(NamedTuple):
+    """A response with trailing metadata: for what our own clients read and others do not miss."""
+
+    response: Any
+    trailer: tuple[tuple[str, str], ...]
 
 
 class TokenVerifier(Protocol):
@@ -84,6 +91,9 @@ class Guard:
             try:
                 tenant_id = await self._admit(path, context, limiter)
                 response = await method(tenant_id, request)
+                if type(response) is WithTrailer:
+                    context.set_trailing_metadata(response.trailer)
+                    response = response.response
             except Exception as error:  # noqa: BLE001 - every error becomes a status, in one place
                 await self._fail(path, error, context, started)
             else:

@@ -10,9 +10,10 @@ from broadaxe.wire import dispatcher_pb2 as d
 from broadaxe.wire import stream_pb2 as s
 from broadaxe.wire import workflows_pb2 as w
 from broadaxe.wire.v1 import workflows_pb2 as v1
-from broadaxe.wire.v1.shared import trigger_pb2
+from broadaxe.wire.v1.shared import condition_pb2, trigger_pb2
 from broadaxe_actors import messages as m
 from broadaxe_actors.errors import Code
+from broadaxe_actors.not_enforced import FEATURES
 from broadaxe_storage.records import TaskRunState
 from tests.gateway.rpc.fakes import (
     NO_ANSWER,
@@ -38,6 +39,48 @@ async def test_version_is_answered_with_a_token_only(gateway):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await gateway.unary("/Dispatcher/GetVersion", d.GetVersionResponse, token)(d.GetVersionRequest())
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_features_that_are_only_stored_are_named_in_trailing_metadata(gateway):
+    put = gateway.unary("/v1.AdminService/PutWorkflow", v1.CreateWorkflowVersionResponse)
+    plain = v1.CreateWorkflowVersionRequest(
+        name="flow", tasks=[v1.CreateTaskOpts(readable_id="a", action="flow:a")]
+    )
+    call = put(plain)
+    await call
+    assert "broadaxe-not-enforced" not in dict(await call.trailing_metadata())
+    asking = v1.CreateWorkflowVersionRequest(
+        name="flow",
+        tasks=[
+            v1.CreateTaskOpts(
+                readable_id="a",
+                action="flow:a",
+                is_durable=True,
+                rate_limits=[v1.CreateTaskRateLimit(key="k", units=1)],
+                worker_labels={"gpu": trigger_pb2.DesiredWorkerLabels(str_value="a100")},
+                concurrency=[v1.Concurrency(expression="input.user")],
+                conditions=condition_pb2.TaskConditions(
+                    sleep_conditions=[
+                        condition_pb2.SleepMatchCondition(
+                            base=condition_pb2.BaseMatchCondition(
+                                readable_data_key="k", action=condition_pb2.QUEUE
+                            ),
+                            sleep_for="1s",
+                        )
+                    ]
+                ),
+                batch=v1.TaskBatchConfig(batch_max_size=2),
+            )
+        ],
+        cron_triggers=["0 * * * *"],
+        event_triggers=["user:*"],
+        sticky=v1.SOFT,
+        default_filters=[v1.DefaultFilter(expression="true", scope="s")],
+        idempotency=v1.IdempotencyConfig(expression="input.id", ttl_ms=1),
+    )
+    call = put(asking)
+    await call
+    assert dict(await call.trailing_metadata())["broadaxe-not-enforced"] == ",".join(FEATURES)
 
 
 async def test_worker_registers_listens_and_reports(gateway):

@@ -273,6 +273,17 @@ async def test_unknown_task_of_a_report_is_an_invalid_argument(gateway):
     assert "is not known" in details
 
 
+@pytest.mark.parametrize("event_type", [d.STEP_EVENT_TYPE_UNKNOWN, 99])
+async def test_unknown_kind_of_report_is_an_invalid_argument(gateway, event_type):
+    for method, event in (
+        (STEP_EVENT, d.StepActionEvent(task_run_external_id=new_id(), event_type=event_type)),
+        ("/Dispatcher/SendBatchActionEvent", d.BatchActionEvent(event_type=event_type)),
+    ):
+        code, details = await refused(gateway.unary(method, d.ActionEventResponse), event)
+        assert code is INVALID
+        assert f"event_type {event_type} is not valid" in details
+
+
 @pytest.mark.parametrize(
     ("output", "text"),
     [("{", b"invalid json in field taskOutput"), ('"\\u0000"', b"invalid null character")],

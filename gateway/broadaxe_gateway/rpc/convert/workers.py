@@ -186,7 +186,7 @@ def _kind(event_type: int) -> ReportKind:
     kind = _KINDS.get(event_type)  # type: ignore[call-overload]  # enum values are ints
     if kind is None:
         raise refuse(
-            f"event_type {event_type} is not valid: expected STARTED (1), COMPLETED (2), FAILED (3) or CANCELLED (5)"
+            f"event_type {event_type} is not valid: expected STARTED (1), COMPLETED (2), FAILED (3), ACKNOWLEDGED (4) or CANCELLED (5)"
         )
     found: ReportKind = kind
     return found

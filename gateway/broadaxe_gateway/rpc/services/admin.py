@@ -4,13 +4,19 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from broadaxe_actors.messages import GetRun, PutWorkflow, TriggerRuns
+from broadaxe_actors.not_enforced import not_enforced
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import definitions, runs
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid
+from broadaxe_gateway.rpc.guard import WithTrailer
 from broadaxe_gateway.rpc.limits import GrpcLimits
 
 if TYPE_CHECKING:
     from broadaxe.wire.v1 import workflows_pb2 as wire
+
+
+NOT_ENFORCED = "broadaxe-not-enforced"
+"""Trailing metadata of `PutWorkflow`: the features of the definition that are stored and not enforced yet, split by commas."""
 
 
 class AdminService:
@@ -22,9 +28,12 @@ class AdminService:
 
     async def PutWorkflow(  # noqa: N802 - wire name
         self, tenant_id: str, request: "wire.CreateWorkflowVersionRequest"
-    ) -> "wire.CreateWorkflowVersionResponse":
+    ) -> "wire.CreateWorkflowVersionResponse | WithTrailer":
         definition = definitions.workflow_definition(request)
-        return definitions.workflow_registered(await self._hub.ask(PutWorkflow, tenant_id, definition))
+        registered = await self._hub.ask(PutWorkflow, tenant_id, definition)
+        response = definitions.workflow_registered(registered)
+        features = not_enforced(definition)
+        return WithTrailer(response, ((NOT_ENFORCED, ",".join(features)),)) if features else response
 
     async def TriggerWorkflowRun(  # noqa: N802 - wire name
         self, tenant_id: str, request: "wire.TriggerWorkflowRunRequest"

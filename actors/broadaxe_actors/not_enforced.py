@@ -1,0 +1,29 @@
+"""What a definition asks for that the engine keeps but does not act on yet. Pure.
+
+A feature leaves `FEATURES` with the change that makes the engine enforce it. What is refused when a run is made, such as a workflow
+of several tasks, is no case for this: nobody can overlook a refusal.
+"""
+
+from collections.abc import Callable, Mapping
+
+from broadaxe_actors.definitions import WorkflowDefinition
+
+FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
+    "concurrency": lambda w: bool(w.concurrency) or any(task.concurrency for task in w.all_tasks),
+    "rate_limits": lambda w: any(task.rate_limits for task in w.all_tasks),
+    "crons": lambda w: bool(w.cron_triggers),
+    "event_wildcards": lambda w: any("*" in key for key in w.event_triggers),
+    "default_filters": lambda w: bool(w.default_filters),
+    "sticky": lambda w: w.sticky is not None,
+    "worker_labels": lambda w: any(task.worker_labels for task in w.all_tasks),
+    "conditions": lambda w: any(task.conditions for task in w.all_tasks),
+    "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
+    "batch": lambda w: any(task.batch is not None for task in w.all_tasks),
+    "idempotency": lambda w: w.idempotency is not None,
+}
+"""Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""
+
+
+def not_enforced(definition: WorkflowDefinition) -> tuple[str, ...]:
+    """The names of such features that a definition uses, in the order of `FEATURES`."""
+    return tuple(name for name, is_used in FEATURES.items() if is_used(definition))
