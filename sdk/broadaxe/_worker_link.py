@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
+from broadaxe._errors import ServerUnavailableError
 from broadaxe.wire import dispatcher_pb2, stream_pb2
 from broadaxe.wire.stream_pb2 import Assignment, StepInfo
 
@@ -189,6 +190,8 @@ class WorkerLink(ABC):
                     is_registered = True
                 await self._session()
                 reason = "the engine ended the stream"
+            except ServerUnavailableError as error:
+                reason = str(error)
             except grpc.aio.AioRpcError as error:
                 if not self.welcomed.is_set() and error.code() in (
                     *FATAL_AT_START,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from broadaxe._config import Settings
-from broadaxe._errors import RequestRefusedError, ServerUnavailableError
+from broadaxe._errors import RequestRefusedError
 from broadaxe._heartbeat_process import HeartbeatProcess
 from broadaxe._logging import OutputSender, TaskLogHandler, show_logs
 from broadaxe._runner import Runner
@@ -54,6 +54,7 @@ class WorkerRun:
         self._log_handler = TaskLogHandler()
         self._logger = self._settings.logger
         self._health: HealthServer | None = None
+        self._told_not_enforced: list[str] = []
         self.link: WorkerLink
         self.runner: Runner
 
@@ -89,9 +90,9 @@ class WorkerRun:
         self._start_health()
         self._connected = asyncio.wrap_future(self._transport.submit(self._connect()))
         logger.info(
-            "worker %s starts with %d tasks and slots %s",
+            "worker %s starts with %s and slots %s",
             self._registration.name,
-            len(self._registration.tasks),
+            _tasks(len(self._registration.tasks)),
             slots,
         )
 
@@ -109,16 +110,18 @@ class WorkerRun:
 
     async def drain(self) -> None:
         """Take nothing new, finish what runs, and see every report committed."""
-        logger.info("worker %s stops: %d tasks still run", self._registration.name, self.runner.running_count)
+        logger.info(
+            "worker %s stops; still running: %s", self._registration.name, _tasks(self.runner.running_count)
+        )
         await self._on_io(self.link.pause())
         await self.runner.idle()
         await asyncio.wait([asyncio.wrap_future(self._output.drained())])
         settled = asyncio.ensure_future(self._on_io(self.link.settle()))
         while not (await asyncio.wait({settled}, timeout=SETTLE_NOTICE_S))[0]:
             logger.warning(
-                "worker %s waits for the engine to commit the ends of %d tasks; a second signal gives them up",
+                "worker %s waits for the engine to commit what became of %s; a second signal gives it up",
                 self._registration.name,
-                self.link.held_count,
+                _tasks(self.link.held_count),
             )
         await settled
         # What was assigned while the pause travelled has run as well by now.
@@ -200,15 +203,20 @@ class WorkerRun:
         self._loop.call_soon_threadsafe(self.runner.take, delivery, context=self.runner.context)
 
     async def _register_workflows(self) -> None:
-        """Register every workflow, waiting for a server that is away."""
+        """Register every workflow. Raises `ServerUnavailableError` at once: the link tells of it and tries again."""
+        told = []
         for workflow in self._workflows:
-            while True:
-                try:
-                    await self._transport.put_workflow(workflow.to_wire())
-                    break
-                except ServerUnavailableError as error:
-                    logger.warning("worker %s waits for the server: %s", self._registration.name, error)
-                    await asyncio.sleep(1)
+            request = workflow.to_wire()
+            features = await self._transport.put_workflow(request, patience_s=0)
+            if features:
+                told.append(f"{request.name} ({', '.join(features)})")
+        if told and told != self._told_not_enforced:
+            self._told_not_enforced = told
+            logger.warning(
+                "worker %s: the server stores these features of workflows and does not enforce them yet: %s",
+                self._registration.name,
+                "; ".join(told),
+            )
 
     # ---- TaskServices, any thread
 
@@ -273,6 +281,10 @@ class WorkerRun:
             await call(request, metadata=self._transport.metadata, timeout=30.0)
         except grpc.aio.AioRpcError as error:
             raise RequestRefusedError(error.code().name, error.details() or "", method) from error
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task" if count == 1 else f"{count} tasks"
 
 
 async def _running_loop() -> asyncio.AbstractEventLoop:

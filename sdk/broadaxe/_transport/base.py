@@ -127,8 +127,13 @@ class Transport(Protocol):
         ...
 
     async def put_workflow(
-        self, request: workflows_pb2.CreateWorkflowVersionRequest
-    ) -> workflows_pb2.CreateWorkflowVersionResponse: ...
+        self, request: workflows_pb2.CreateWorkflowVersionRequest, *, patience_s: float | None = None
+    ) -> tuple[str, ...]:
+        """Register a workflow. Returns the features of it that the server stores and does not enforce yet.
+
+        patience_s: for how long to ask a server that cannot be reached; `connect_timeout_seconds` if None.
+        """
+        ...
 
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse: ...
 

@@ -1,9 +1,10 @@
 """Channels, unary calls with their retries, and the one place where gRPC's errors become the SDK's."""
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -106,26 +107,41 @@ class Backoff:
     def reset(self) -> None:
         self._next = self._first
 
-    async def wait(self) -> None:
+    async def wait(self, at_most: float = math.inf) -> None:
+        """at_most: seconds, for who has to be back in time."""
         delay = self._next * random.uniform(0.5, 1.0)  # noqa: S311 - not for secrets
         self._next = min(self._next * 2, self._longest)
-        await asyncio.sleep(delay)
+        await asyncio.sleep(min(delay, at_most))
 
 
 async def call_unary(
-    method: Callable[..., Any], request: Any, *, what: str, settings: Settings, metadata: Any
-) -> Any:
-    """One unary call, repeated while the error may pass. Raises the SDK's errors."""
+    method: Callable[..., Any],
+    request: Any,
+    *,
+    what: str,
+    settings: Settings,
+    metadata: Any,
+    patience_s: float | None = None,
+) -> tuple[Any, Mapping[str, str]]:
+    """One unary call, repeated while the error may pass: its response and trailing metadata. Raises the SDK's errors.
+
+    patience_s: for how long to ask a server that cannot be reached; `connect_timeout_seconds` if None.
+    """
     backoff = Backoff(first=0.1)
-    give_up_at = time.monotonic() + settings.connect_timeout_seconds
+    patience = settings.connect_timeout_seconds if patience_s is None else patience_s
+    give_up_at = time.monotonic() + patience
     attempt = 0
     while True:
         attempt += 1
+        call = method(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
         try:
-            return await method(request, metadata=metadata, timeout=CALL_TIMEOUT_SECONDS)
+            return await call, dict(await call.trailing_metadata() or ())
         except grpc.aio.AioRpcError as error:
-            code = error.code()
-            is_away = code is Code.UNAVAILABLE and time.monotonic() < give_up_at
-            if code in NEVER_RETRIED or not (is_away or attempt < MAX_ATTEMPTS):
+            left = give_up_at - time.monotonic()
+            if error.code() is Code.UNAVAILABLE:
+                is_final = left <= 0
+            else:
+                is_final, left = error.code() in NEVER_RETRIED or attempt >= MAX_ATTEMPTS, math.inf
+            if is_final:
                 raise sdk_error(error, what, settings) from error
-        await backoff.wait()
+        await backoff.wait(left)

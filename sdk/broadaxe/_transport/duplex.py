@@ -5,6 +5,7 @@ What is said on the stream is the peer's affair; here live only reconnecting and
 
 import asyncio
 import logging
+import math
 import time
 from typing import Any, Protocol
 
@@ -52,11 +53,15 @@ class Peer(Protocol):
 
 
 class Duplex:
-    """Runs a peer's stream from its first `wake` on."""
+    """Runs a peer's stream from its first `wake` on.
 
-    def __init__(self, name: str, peer: Peer) -> None:
+    patience_s: a server that has been away for so long is tried then, whatever the back-off, so that the peer can give up in time.
+    """
+
+    def __init__(self, name: str, peer: Peer, patience_s: float) -> None:
         self._name = name
         self._peer = peer
+        self._patience_s = patience_s
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._was_connected = False
@@ -102,20 +107,29 @@ class Duplex:
                     self._name,
                     error.details() if error else "by the server",
                 )
-            await backoff.wait()
+            left = self._patience_s - away
+            await backoff.wait(left if left > 0 else math.inf)
+
+    def _connect_seconds(self) -> float:
+        """How long this attempt to connect may take: not past the patience, unless that has run out already."""
+        away = time.monotonic() - self._away_since if self._away_since is not None else 0.0
+        left = self._patience_s - away
+        return min(CONNECT_SECONDS, left) if left > 0 else CONNECT_SECONDS
 
     async def _serve(self) -> grpc.aio.AioRpcError | None:
         """One stream from start to end; returns how it ended, None for OK."""
+        limit = self._connect_seconds()
         call = self._peer.open_call()
         reader = asyncio.ensure_future(self._read(call))
         writer = asyncio.ensure_future(self._write(call))
         both = {reader, writer}
         try:
-            await asyncio.wait(both, timeout=CONNECT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if self._has_written:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            # After a failed write the reader learns the status; it has it by now, or never will.
-            await asyncio.wait({reader}, timeout=SETTLE_SECONDS)
+            if reader.done() or writer.done():
+                # After a failed write the reader learns the status; it has it by now, or never will.
+                await asyncio.wait({reader}, timeout=SETTLE_SECONDS)
             if reader.done() and isinstance(reader.exception(), grpc.aio.AioRpcError):
                 return await final_error(call)
         finally:
@@ -123,7 +137,7 @@ class Duplex:
             for task in both:
                 task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-        return _outcome(reader, writer)
+        return _outcome(reader, writer, limit)
 
     async def _read(self, call: Any) -> None:
         received = self._peer.received
@@ -144,7 +158,9 @@ class Duplex:
             peer.message_written()
 
 
-def _outcome(reader: "asyncio.Task[None]", writer: "asyncio.Task[None]") -> grpc.aio.AioRpcError | None:
+def _outcome(
+    reader: "asyncio.Task[None]", writer: "asyncio.Task[None]", limit: float
+) -> grpc.aio.AioRpcError | None:
     """How a stream ended. What is no status of the server's is told as UNAVAILABLE, so that the stream is opened again."""
     for task in (reader, writer):
         if not task.cancelled() and isinstance(task.exception(), grpc.aio.AioRpcError):
@@ -160,5 +176,5 @@ def _outcome(reader: "asyncio.Task[None]", writer: "asyncio.Task[None]") -> grpc
         grpc.StatusCode.UNAVAILABLE,
         grpc.aio.Metadata(),
         grpc.aio.Metadata(),
-        details="; ".join(causes) or f"no connection within {CONNECT_SECONDS:.0f} s",
+        details="; ".join(causes) or f"no connection within {limit:.1f} s",
     )

@@ -180,8 +180,8 @@ class MemoryTransport:
         return finished
 
     async def put_workflow(
-        self, request: workflows_pb2.CreateWorkflowVersionRequest
-    ) -> workflows_pb2.CreateWorkflowVersionResponse:
+        self, request: workflows_pb2.CreateWorkflowVersionRequest, *, patience_s: float | None = None
+    ) -> tuple[str, ...]:
         self._unsupported(f"registering {request.name!r}")
 
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse:

@@ -131,9 +131,9 @@ class StreamTransport:
         return self._unary
 
     async def put_workflow(
-        self, request: workflows_pb2.CreateWorkflowVersionRequest
-    ) -> workflows_pb2.CreateWorkflowVersionResponse:
-        return await self.unary.put_workflow(request)
+        self, request: workflows_pb2.CreateWorkflowVersionRequest, *, patience_s: float | None = None
+    ) -> tuple[str, ...]:
+        return await self.unary.put_workflow(request, patience_s=patience_s)
 
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse:
         return await self.unary.get_run_details(run_id)
@@ -233,7 +233,7 @@ class StreamTransport:
 
     def _wake(self) -> None:
         if self._duplex is None:
-            self._duplex = Duplex("the client stream", self)
+            self._duplex = Duplex("the client stream", self, self._settings.connect_timeout_seconds)
         self._duplex.wake()
 
     # ---- Peer
@@ -382,7 +382,7 @@ class StreamTransport:
             text = unavailable_text("trigger", details, self._settings)
             if run_ids:
                 text += (
-                    f" It was asked for over {away_seconds:.0f} s; whether it created the runs is not known"
+                    f" It has not answered for {away_seconds:.0f} s; whether it created the runs is not known"
                 )
             if ticket.gather is not None:
                 self._waiting.remove(ticket.chunk.run_ids, ticket.gather)

@@ -25,6 +25,8 @@ from broadaxe.wire.v1.shared.trigger_pb2 import TriggerWorkflowRequest
 
 EVENTS_PER_CALL = 1000
 SUBSCRIBE_ATTEMPTS = 5
+NOT_ENFORCED = "broadaxe-not-enforced"
+"""Trailing metadata of `PutWorkflow`; other servers send none."""
 
 _STATES = {
     v1_pb2.RunStatus.COMPLETED: stream_pb2.FINAL_STATE_COMPLETED,
@@ -45,23 +47,33 @@ class UnaryCalls:
 
     async def call(self, path: str, request: Any, response: Any, what: str) -> Any:
         """One unary call of the contract by its path, such as `/Dispatcher/GetVersion`."""
-        method = self.channel.unary_unary(
+        method = self._method(path, request, response)
+        answered, _ = await call_unary(
+            method, request, what=what, settings=self.settings, metadata=self.metadata
+        )
+        return answered
+
+    def _method(self, path: str, request: Any, response: Any) -> Any:
+        return self.channel.unary_unary(
             path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
-        return await call_unary(method, request, what=what, settings=self.settings, metadata=self.metadata)
 
     async def put_workflow(
-        self, request: v1_pb2.CreateWorkflowVersionRequest
-    ) -> v1_pb2.CreateWorkflowVersionResponse:
-        response: v1_pb2.CreateWorkflowVersionResponse = await self.call(
-            "/v1.AdminService/PutWorkflow",
+        self, request: v1_pb2.CreateWorkflowVersionRequest, *, patience_s: float | None = None
+    ) -> tuple[str, ...]:
+        """See `Transport.put_workflow`."""
+        _, trailer = await call_unary(
+            self._method("/v1.AdminService/PutWorkflow", request, v1_pb2.CreateWorkflowVersionResponse),
             request,
-            v1_pb2.CreateWorkflowVersionResponse,
-            f"register workflow {request.name!r}",
+            what=f"register workflow {request.name!r}",
+            settings=self.settings,
+            metadata=self.metadata,
+            patience_s=patience_s,
         )
-        return response
+        features = trailer.get(NOT_ENFORCED, "")
+        return tuple(features.split(",")) if features else ()
 
     async def get_run_details(self, run_id: str) -> v1_pb2.GetRunDetailsResponse:
         response: v1_pb2.GetRunDetailsResponse = await self.call(
@@ -235,7 +247,9 @@ class UnaryRuns:
         self._to_watch.extend(run_ids)
         if self._to_watch:
             if self._duplex is None:
-                self._duplex = Duplex("the subscription to runs", self)
+                self._duplex = Duplex(
+                    "the subscription to runs", self, self._calls.settings.connect_timeout_seconds
+                )
             self._duplex.wake()
 
     # ---- Peer

@@ -78,6 +78,8 @@ class FakeEngine:
         self.version = version
         self.port = port
         self.workflows: dict[str, Any] = {}
+        self.not_enforced = ""
+        """What `PutWorkflow` names as stored only, as the trailing metadata has it."""
         self.runs: dict[str, FakeRun] = {}
         self.reports: list[Any] = []
         self.logs: list[Any] = []
@@ -579,6 +581,8 @@ class FakeEngine:
         self.workflows[request.name] = request
         self._dispatch()
         self._notify()
+        if self.not_enforced:
+            context.set_trailing_metadata((("broadaxe-not-enforced", self.not_enforced),))
         return v1_workflows_pb2.CreateWorkflowVersionResponse(
             id=_uuid("version", request.name), workflow_id=_uuid("workflow", request.name)
         )

@@ -5,6 +5,7 @@
 import asyncio
 import multiprocessing
 import os
+import socket
 import threading
 import time
 
@@ -133,6 +134,27 @@ def test_server_that_is_away_is_told_within_the_connect_timeout(batched):
         with pytest.raises(ServerUnavailableError, match=address):
             declare(client).run()
         assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("patience", [0.3, 3.0])
+def test_broken_stream_gives_up_when_the_patience_ends_not_a_backoff_later(patience):
+    with FakeEngine() as engine:
+        address = engine.address
+    with make_client(address, connect_timeout_seconds=patience) as client:
+        started = time.monotonic()
+        with pytest.raises(ServerUnavailableError):
+            declare(client).run_no_wait()
+        assert patience <= time.monotonic() - started < patience + 1
+
+
+def test_server_that_accepts_and_says_nothing_is_given_up_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with make_client(address, connect_timeout_seconds=1.0) as client:
+            started = time.monotonic()
+            with pytest.raises(ServerUnavailableError):
+                declare(client).run_no_wait()
+            assert time.monotonic() - started < 3
 
 
 def test_token_of_another_server_is_told():

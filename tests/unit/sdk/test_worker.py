@@ -457,6 +457,48 @@ def test_a_stopped_worker_can_start_again(batched, connect):
             assert outcome(batched, batched.trigger("any"))[0] == COMPLETED
 
 
+def test_a_server_that_is_away_is_told_at_the_first_failed_attempt(caplog, connect):
+    with FakeEngine() as engine:
+        pass  # its port is free again
+    client = connect(engine)
+
+    @client.task(name="any")
+    async def any_(input: EmptyModel, ctx: Context) -> None: ...
+
+    worker = client.worker("w", workflows=[any_])
+    thread = threading.Thread(target=worker.start)
+    with caplog.at_level(logging.INFO, "broadaxe.worker"):
+        thread.start()
+        try:
+            wait_for(lambda: "worker w is not connected" in caplog.text, "a warning", timeout=5)
+        finally:
+            worker.stop(20)
+            thread.join(20)
+    assert "worker w starts with 1 task and" in caplog.text
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 1
+    assert f"the server at {engine.address} cannot be reached" in told[0].getMessage()
+
+
+def test_features_that_the_server_does_not_enforce_are_told_once_at_the_start(batched, caplog, connect):
+    client = connect(batched)
+    batched.not_enforced = "concurrency,crons"
+
+    @client.task(name="any")
+    async def any_(input: EmptyModel, ctx: Context) -> None: ...
+
+    with (
+        caplog.at_level(logging.WARNING, "broadaxe.worker"),
+        running(client.worker("w", workflows=[any_])) as worker,
+    ):
+        first = worker.id
+        batched.unknown_workers.add(first)
+        batched.drop_streams()
+        wait_for(lambda: worker.id not in (None, first), "a new id")
+    (told,) = [text for text in caplog.messages if "does not enforce" in text]
+    assert told.endswith("any (concurrency, crons)")
+
+
 def test_a_refused_token_ends_the_start(connect):
     with FakeEngine(token="another") as engine:
         client = connect(engine)
