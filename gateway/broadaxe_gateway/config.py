@@ -175,7 +175,7 @@ class ServerConfig:
     commit_delay_seconds: float = 0.0
     """BROADAXE_COMMIT_DELAY_MS, milliseconds added to every commit. For benchmarks only: it stands in for a disk that really flushes."""
     notices: tuple[str, ...] = ()
-    """What the user should know about the choices made, a line each; logged at start."""
+    """What the user should know about the choices made, a line each; logged when the server is ready."""
 
 
 def load_config(environment: Mapping[str, str], flags: Mapping[str, object] | None = None) -> ServerConfig:
@@ -302,9 +302,7 @@ def _read_tls(reader: SettingReader, bind_address: str, notices: list[str]) -> T
                 "SERVER_TLS_STRATEGY=none"
             )
         notices.append(
-            "gRPC is served without TLS"
-            + (" (no certificate is configured; the address is loopback)" if not is_asked_plain else "")
-            + "; clients need BROADAXE_CLIENT_TLS_STRATEGY=none"
+            "gRPC is served without TLS: clients that do not use the local profile need BROADAXE_CLIENT_TLS_STRATEGY=none"
         )
         return TlsConfig(server_name=server_name)
     strategy = strategy or "tls"

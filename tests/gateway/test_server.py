@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import stat
 import time
 
@@ -175,12 +176,13 @@ async def test_port_in_use_is_told_and_everything_closed_again(data_dir, setting
     DataDirLock.acquire(data_dir, is_server=True).release()
 
 
-async def test_default_health_port_gives_way(data_dir, monkeypatch):
+async def test_default_health_port_gives_way(data_dir, monkeypatch, caplog):
     environment = environment_of(data_dir, SERVER_HEALTHCHECK_PORT="")
     with listen("127.0.0.1", 0, "X") as taken:
         monkeypatch.setattr(server_module, "DEFAULT_HEALTH_PORT", taken.getsockname()[1])
         async with running(environment) as server:
             assert (await get(server.health_address, "/ready")).status_code == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_stop_may_be_called_twice_and_leaves_nothing_open(data_dir):
