@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from broadaxe.cli.demo import data_directory
 from tests.processes import BROADAXE, wait_until
 
 
@@ -64,6 +65,11 @@ def test_words_are_counted_and_nothing_is_left_running(start, tmp_path):
     assert "5 words in 3 files; 1 binary, huge or unreadable ones skipped" in output
     assert f"all of it is durable: {tmp_path / 'data'}" in output
     assert [child for child in family if child.is_running()] == []
+
+
+def test_the_data_directory_is_told_whole():
+    line = "broadaxe is ready: grpc=127.0.0.1:1 http=127.0.0.1:2 data=/home/a b/data=1\n"
+    assert data_directory(line) == "/home/a b/data=1"
 
 
 def test_an_empty_folder_is_said_to_have_no_files(start, tmp_path):

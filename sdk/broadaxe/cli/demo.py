@@ -73,10 +73,7 @@ class Server:
         if not line.startswith(READY):
             self.stop()
             raise DemoError(f"the server did not start: {line.strip() or _tail(self._log)}")
-        facts = dict(part.split("=", 1) for part in line.removeprefix(READY).split() if "=" in part)
-        self.place = (
-            f"{facts.get('data', 'its data directory')} (kept; `broadaxe server start` serves it again)"
-        )
+        self.place = f"{data_directory(line)} (kept; `broadaxe server start` serves it again)"
 
     def stop(self) -> None:
         """Stop the server if it is ours."""
@@ -247,6 +244,11 @@ def _configured_server() -> str | None:
     return (
         f"{profile['server_url']} (process {profile['pid']}), which runs on this machine and keeps the data"
     )
+
+
+def data_directory(ready_line: str) -> str:
+    """What the line of a server that is ready names last: a path, which may have spaces."""
+    return ready_line.rstrip("\n").partition(" data=")[2]
 
 
 def _first_line(process: "subprocess.Popen[str]", timeout: float) -> str:

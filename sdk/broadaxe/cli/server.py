@@ -29,7 +29,7 @@ def server() -> None:
     """Run the engine."""
 
 
-@server.command()
+@server.command(short_help="Run a server until SIGTERM or SIGINT.")
 @click.option(
     "--grpc-port", type=int, help="Port for workers and clients (SERVER_GRPC_PORT, 7070); 0: a free one."
 )
