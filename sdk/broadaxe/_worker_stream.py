@@ -21,6 +21,8 @@ MESSAGE_BYTES = 1_000_000
 """A message is closed past this size; the limit of a server is 4 MB unless set otherwise."""
 GOODBYE_S = 3.0
 """How long the engine may take to end the stream after a goodbye."""
+REFUSAL_S = 0.05
+"""How long a new stream waits for a server that does not know it to say so."""
 
 
 class WorkerStream(WorkerLink):
@@ -38,6 +40,7 @@ class WorkerStream(WorkerLink):
         self._unacknowledged: deque[tuple[int, list[Report]]] = deque()
         self._received_batch = 0
         self._told_received_batch = 0
+        self._was_welcomed = False
         self._is_paused = False
         self._is_pause_untold = False
         self._is_goodbye_due = False
@@ -74,7 +77,11 @@ class WorkerStream(WorkerLink):
 
     async def _session(self) -> None:
         call = self._open(metadata=self._metadata)
+        ended = asyncio.ensure_future(call.code())
         try:
+            if not self._was_welcomed:
+                # A server that has no such stream ends it at once; a write into an ended stream would hide its answer.
+                await asyncio.wait({ended}, timeout=REFUSAL_S)
             try:
                 await call.write(WorkerUp(hello=self._hello(), paused=self._is_paused or None))
                 first = await call.read()
@@ -87,6 +94,7 @@ class WorkerStream(WorkerLink):
                 raise RuntimeError(
                     "the engine's first message on a worker stream has no welcome: versions do not match"
                 )
+            self._was_welcomed = True
             self._steps.clear()
             self._received_batch = self._told_received_batch = 0
             self._call = call
@@ -96,6 +104,7 @@ class WorkerStream(WorkerLink):
         finally:
             self._call = None
             call.cancel()
+            await asyncio.wait({ended})
 
     async def _exchange(self, call: "grpc.aio.StreamStreamCall[WorkerUp, WorkerDown]") -> None:
         """Read and write until either ends; a status other than OK is raised."""
