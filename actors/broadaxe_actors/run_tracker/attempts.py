@@ -187,6 +187,7 @@ class Attempts(TrackerState):
 
     def _take_report(self, task: TaskRun, item: TaskReport, worker_id: str, turn: Turn) -> None:
         if item.kind == ReportKind.STARTED:
+            task.is_doubtful = False  # said after the break: it runs, and its own time-out counts again
             self._take_start(task, item, worker_id, turn)
             return
         if item.started_at and task.started_at is None:

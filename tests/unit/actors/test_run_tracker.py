@@ -384,6 +384,20 @@ def test_what_runs_too_long_is_stopped_after_the_commit_and_fails():
     assert not any(sent.method == "cancel" for sent in said.sends)
 
 
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_what_was_cut_off_and_runs_too_long_is_run_again_unless_it_gave_a_sign_of_life(is_alive):
+    bench = Bench(execution_timeout="3s")
+    run_id = bench.new_run()
+    bench.assign(run_id)
+    bench.call("doubt", "worker", (run_id,))
+    if is_alive:
+        bench.report(ReportKind.STARTED, run_id)
+    bench.probe.clock.advance(3_100_000)
+    said = bench.call("due")
+    assert len(of_kind(said.records, TaskRunFinish)) == is_alive
+    assert [update.attempt for update in of_kind(said.records, TaskRunUpdate)] == [1] * (not is_alive)
+
+
 def test_a_lost_worker_costs_an_attempt_of_the_engines_budget_only():
     bench = Bench(ShardSettings(max_internal_retries=1))
     run_id = bench.new_run()
