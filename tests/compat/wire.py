@@ -199,11 +199,14 @@ class Wire:
         return str(self.unary("/Dispatcher/Register", request, dispatcher.WorkerRegisterResponse).worker_id)
 
     def listen(self, worker_id: str) -> Stream[dispatcher.AssignedAction]:
-        return self.down(
+        """A worker's stream, once the engine has taken it (or refused it): heartbeats before that are rejected."""
+        stream: Stream[dispatcher.AssignedAction] = self.down(
             "/Dispatcher/ListenV2",
             dispatcher.WorkerListenRequest(worker_id=worker_id),
             dispatcher.AssignedAction,
         )
+        stream.call.initial_metadata()
+        return stream
 
     def heartbeat(self, worker_id: str) -> None:
         self.unary(
