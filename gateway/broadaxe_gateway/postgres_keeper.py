@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-from broadaxe_storage.errors import EmbeddedFailed
+from broadaxe_storage.errors import EmbeddedEnded, EmbeddedFailed
 
 logger = logging.getLogger("broadaxe.database")
 
@@ -93,18 +93,22 @@ class PostgresKeeper:
             )
 
     async def _restart(self) -> Postgres:
-        for pause in self._pauses:
+        failures = 0
+        while True:
             try:
                 return await self._start_once()
+            except EmbeddedEnded as error:
+                logger.warning("the embedded Postgres was started, and has ended at once: %s", error)
+                self._count_end()
             except EmbeddedFailed as error:
+                if failures == len(self._pauses):
+                    raise _GivenUp(
+                        f"the embedded Postgres ended and did not start again in {failures + 1} attempts: {error}"
+                    ) from error
+                pause = self._pauses[failures]
+                failures += 1
                 logger.warning("the embedded Postgres did not start, next attempt in %g s: %s", pause, error)
-            await asyncio.sleep(pause)
-        try:
-            return await self._start_once()
-        except EmbeddedFailed as error:
-            raise _GivenUp(
-                f"the embedded Postgres ended and did not start again in {len(self._pauses) + 1} attempts: {error}"
-            ) from error
+                await asyncio.sleep(pause)
 
     async def _start_once(self) -> Postgres:
         starting = asyncio.create_task(asyncio.to_thread(self._start))

@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 import psutil
 
-from broadaxe_storage.errors import EmbeddedFailed
+from broadaxe_storage.errors import EmbeddedEnded, EmbeddedFailed
 
 _VERSION = 18
 _ACCOUNT = "pgserver"
@@ -170,7 +170,7 @@ class _Starter:
             self._start(account)
             server = self._await_settled()
         if server is None:
-            raise EmbeddedFailed(
+            raise EmbeddedEnded(
                 f"the Postgres in {self._pgdata} stopped right after its start{self._log_tail()}"
             )
         url = f"postgresql://postgres@/postgres?host={quote(str(server.socket_dir))}&port={_PORT}"

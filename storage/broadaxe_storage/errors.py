@@ -5,6 +5,7 @@
     |-- DatabaseTooOld       a server below PostgreSQL 15
     |-- SchemaTooNew         a database migrated by a newer release
     |-- EmbeddedFailed       the server of our own did not start
+    |   `-- EmbeddedEnded    it did, and was gone before anyone could use it
     |-- DatabaseInUse        another live engine owns the shards
     |-- RefusedRecords       the data was refused, nothing written: the caller bisects
     |-- Fenced               the epoch is not ours any more, nothing written: stop
@@ -60,6 +61,10 @@ class SchemaTooNew(StorageError):
 
 class EmbeddedFailed(StorageError):
     """The embedded Postgres could not be set up or started."""
+
+
+class EmbeddedEnded(EmbeddedFailed):
+    """The embedded Postgres started well, took connections, and ended at once: it was killed, or crashed."""
 
 
 class DatabaseInUse(StorageError):

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.conftest import Field
 from tests.faults.load import Fanout
-from tests.processes import wait_until
+from tests.processes import WaitTimeout, wait_until
 
 
 def wait_for_another_postgres(ground: Field, former: int) -> None:
@@ -27,7 +27,10 @@ def wait_for_another_postgres(ground: Field, former: int) -> None:
             lines = pid_file.read_text().splitlines() if pid_file is not None else []
         return len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) != former
 
-    wait_until(is_back, what="the engine to start Postgres again", timeout=60)
+    try:
+        wait_until(is_back, what="the engine to start Postgres again", timeout=60)
+    except WaitTimeout as error:
+        raise WaitTimeout(f"{error}; the engine's log:\n{ground.server.process.tail()}") from None
 
 
 def postmaster(ground: Field) -> int:

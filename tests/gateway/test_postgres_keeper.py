@@ -9,7 +9,7 @@ import pytest
 from broadaxe_gateway import postgres_keeper
 from broadaxe_gateway.postgres_keeper import MOST_ENDS, PostgresKeeper
 from broadaxe_storage.embedded import EmbeddedPostgres
-from broadaxe_storage.errors import EmbeddedFailed
+from broadaxe_storage.errors import EmbeddedEnded, EmbeddedFailed
 from tests.gateway.running import environment_of, running
 
 
@@ -82,6 +82,14 @@ async def test_starts_that_go_on_failing_are_given_up_with_the_reason() -> None:
     assert bench.attempts == 3
     assert reason == "the embedded Postgres ended and did not start again in 3 attempts: no space left"
     await bench.keeper.stop()
+
+
+async def test_an_end_right_after_a_start_is_no_failed_start() -> None:
+    bench = Bench(*(EmbeddedEnded("stopped right after its start") for _ in range(9)))
+    await bench.end_one()
+    assert bench.attempts == 10
+    await bench.keeper.stop()
+    assert not bench.lost.done()
 
 
 async def test_a_postgres_that_ends_after_every_start_is_given_up() -> None:
