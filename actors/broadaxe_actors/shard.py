@@ -182,8 +182,9 @@ class Shard:
     async def refresh_slots(self) -> None:
         """Bring the slot counts of the telemetry up to date, one message a tenant."""
         for tenant_id, actors in list(self._tenants.items()):
-            total, used, _ = await actors.queue.stats.remote()
-            self.telemetry.slots[tenant_id] = (total, used)
+            with suppress(ActorStopped):  # a tenant being rebuilt keeps the counts it had
+                total, used, _ = await actors.queue.stats.remote()
+                self.telemetry.slots[tenant_id] = (total, used)
 
     @property
     def counters(self) -> dict[tuple[str, str], int]:
