@@ -104,9 +104,7 @@ class Following(TrackerState):
         """Whether a run to be followed exists, when memory does not hold it."""
         gateway, message = context
         if error is not None:
-            if not isinstance(error, Unavailable):
-                raise error
-            self._refuse(gateway, message.request_id, Refused(Code.UNAVAILABLE, str(error)))
+            self._refuse_while_away(gateway, message.request_id, error)
             return
         assert result is not None
         live, finished = result

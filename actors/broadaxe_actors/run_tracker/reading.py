@@ -15,7 +15,6 @@ from broadaxe_actors.messages import (
 from broadaxe_actors.run_tracker.state import TrackerState
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.task_run import TaskRun
-from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import (
     FinishedTaskRun,
     LogRow,
@@ -50,9 +49,7 @@ class Reading(TrackerState):
         """A run that memory did not hold."""
         gateway, message = context
         if error is not None:
-            if not isinstance(error, Unavailable):
-                raise error
-            self._refuse(gateway, message.request_id, Refused(Code.UNAVAILABLE, str(error)))
+            self._refuse_while_away(gateway, message.request_id, error)
             return
         assert result is not None
         live, finished = result

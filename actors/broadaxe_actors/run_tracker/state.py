@@ -9,7 +9,7 @@ from typing import Any
 from broadaxe_actors.catalog import Catalog
 from broadaxe_actors.creation import Creation
 from broadaxe_actors.deadlines import Deadlines
-from broadaxe_actors.errors import EngineBug, Refused
+from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
 from broadaxe_actors.matching import Ready
 from broadaxe_actors.messages import (
@@ -347,6 +347,12 @@ class TrackerState(Actor):
     def _reply(self, gateway: "Handle[Any]", request_id: int, value: object) -> None:
         if request_id:
             self.send_after_commit(gateway.deliver, (Reply(request_id, value),))
+
+    def _refuse_while_away(self, gateway: "Handle[Any]", request_id: int, error: BaseException) -> None:
+        """Answer a read that Postgres could not serve; an error of any other kind is ours, and raised."""
+        if not isinstance(error, Unavailable):
+            raise error
+        self._refuse(gateway, request_id, Refused(Code.UNAVAILABLE, str(error)))
 
     def _refuse(self, gateway: "Handle[Any]", request_id: int, refused: Refused) -> None:
         if request_id:
