@@ -29,10 +29,11 @@ class EngineError(Exception):
 class Refused(EngineError):
     """A request that cannot be done as asked. Nothing has changed."""
 
-    def __init__(self, code: Code, message: str) -> None:
+    def __init__(self, code: Code, message: str, detail: object = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.detail = detail
 
 
 class InvalidDefinition(Refused):

@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 from broadaxe_actors.definitions import WorkflowDefinition
 from broadaxe_actors.errors import Code
+from broadaxe_storage.records import RunFilter
+
+MAX_CANCELLED_BY_FILTER = 20_000
+MAX_REPLAYED_BY_FILTER = 1_000
 
 # ---------------------------------------------------------------- gateway to shard
 
@@ -49,6 +53,49 @@ class TriggerRuns(NamedTuple):
     runs: tuple[NewRun, ...]
     is_repeat: bool = False
     """The client asked before and saw no answer: an existing run id is answered, not refused."""
+
+
+class CancelRuns(NamedTuple):
+    """Cancel runs and task runs by id, or runs by filter. Reply, after the commit: the ids that were acted on.
+
+    A run id stands for all its task runs. What is unknown or has ended is left as it is.
+    """
+
+    request_id: int
+    tenant_id: str
+    ids: tuple[str, ...]
+    filter: RunFilter | None = None
+    """Then `ids` is empty, and at most `MAX_CANCELLED_BY_FILTER` runs are cancelled."""
+
+
+class ReplayRuns(NamedTuple):
+    """Run ended runs, or task runs and what depends on them, again. Reply, after the commit: ids of the task runs replayed.
+
+    What is unknown or has not ended is left as it is. Refused with FAILED_PRECONDITION where replays are switched off.
+    """
+
+    request_id: int
+    tenant_id: str
+    ids: tuple[str, ...]
+    filter: RunFilter | None = None
+    """Then `ids` is empty, and at most `MAX_REPLAYED_BY_FILTER` runs are replayed."""
+
+
+class RefreshTimeout(NamedTuple):
+    """Add to the execution timeout of a running attempt. Reply, after the commit: the new deadline; NOT_FOUND without one."""
+
+    request_id: int
+    tenant_id: str
+    task_run_id: str
+    increment_us: int
+
+
+class ReleaseSlot(NamedTuple):
+    """Give an attempt's slot back while it runs on. Reply, after the commit: None; NOT_FOUND without a running attempt."""
+
+    request_id: int
+    tenant_id: str
+    task_run_id: str
 
 
 class NewEvent(NamedTuple):
@@ -177,6 +224,8 @@ class TaskReport(NamedTuple):
     started_at: int = 0
     """0 is unknown."""
     retry_after_ms: int = 0
+    batch_id: str = ""
+    """The batch by which the worker got it, if it says so: then `attempt` is not to be trusted (behaviour-core 2.9)."""
 
 
 class ReportTasks(NamedTuple):
@@ -281,10 +330,25 @@ class Reply(NamedTuple):
     value: object
 
 
+class IdempotencyCollision(NamedTuple):
+    """Detail of an ALREADY_EXISTS: a run whose idempotency key another run holds was not created."""
+
+    existing_run_id: str
+    colliding_run_id: str
+
+
+class IdempotencyCollisions(NamedTuple):
+    """Detail of an ALREADY_EXISTS of a bulk trigger: the others were created."""
+
+    created_run_ids: tuple[str, ...]
+    collisions: tuple[IdempotencyCollision, ...]
+
+
 class Refusal(NamedTuple):
     request_id: int
     code: Code
     message: str
+    detail: IdempotencyCollision | IdempotencyCollisions | None = None
 
 
 class WorkflowRegistered(NamedTuple):
@@ -330,6 +394,16 @@ class StepRef(NamedTuple):
     workflow_version_id: str
 
 
+class ParentOutput(NamedTuple):
+    """What a finished task of the same run left."""
+
+    task_name: str
+    output: bytes
+    """JSON text; may be empty, or no object."""
+    is_direct: bool
+    """The started task names it as a parent: it must reach the worker. What the others left is sent if there is room."""
+
+
 class Assignment(NamedTuple):
     """One attempt for a worker to start."""
 
@@ -346,6 +420,12 @@ class Assignment(NamedTuple):
     child_key: str | None
     triggering_event_id: str | None
     triggering_event_key: str | None
+    parents: tuple[ParentOutput, ...] = ()
+    """Outputs of the completed and skipped tasks of this run."""
+    triggers: str = ""
+    """JSON object text: what satisfied the conditions, by readable data key; empty without any."""
+    errors: tuple[tuple[str, str], ...] = ()
+    """For an on-failure task: name and error text of the tasks that failed."""
 
 
 class CancelOrder(NamedTuple):
@@ -362,6 +442,22 @@ class CancelOrder(NamedTuple):
 class StartTasks(NamedTuple):
     session_id: str
     assignments: tuple[Assignment, ...]
+
+
+class BatchStart(NamedTuple):
+    """Members of a batch task, to be run by one call of its function (behaviour-core 6.15)."""
+
+    batch_id: str
+    key: str
+    reason: str
+    """For people: why it was flushed now."""
+    at: int
+    members: tuple[Assignment, ...]
+
+
+class StartBatches(NamedTuple):
+    session_id: str
+    batches: tuple[BatchStart, ...]
 
 
 class CancelTasks(NamedTuple):

@@ -54,6 +54,10 @@ class TaskEventKind(IntEnum):
     SLOT_RELEASED = 14
     RETRIED_BY_USER = 15
     QUARANTINED = 16
+    WAITING_FOR_BATCH = 17
+    BATCH_FLUSHED = 18
+    CONDITION_FAILED = 19
+    """An expression of a condition could not be evaluated on an event."""
 
 
 class WorkerStatus(IntEnum):
@@ -64,8 +68,16 @@ class WorkerStatus(IntEnum):
     STOPPED = 2
 
 
+RUN_STEP = -1
+"""`step_index` of the row that stands for a run of several tasks; its id is the run id, its state WAITING until the run ends."""
+
+
 class TaskRunRow(NamedTuple):
-    """One task run that has not ended; for a workflow of one task it is also the run."""
+    """A row of a live run.
+
+    A workflow of one task has one row, for run and task run alike. A run of several tasks has a row of its own (`RUN_STEP`), which holds
+    input and metadata, and one a task run that exists already, with neither; those stay here after their end, until the run ends.
+    """
 
     id: str
     tenant_id: str
@@ -83,7 +95,10 @@ class TaskRunRow(NamedTuple):
     seq: int
     """Place in line; the shard gives a new one at each enqueue."""
     spill_queue: str | None
-    """Sub-queue key when the task run waits in Postgres instead of memory, else None."""
+    """Sub-queue key when the task run waits in Postgres instead of memory, else None.
+
+    The row of a run of several tasks has the empty text while nothing of that run is in memory.
+    """
     created_at: int
     queued_at: int
     schedule_deadline: int | None
@@ -102,6 +117,16 @@ class TaskRunRow(NamedTuple):
     metadata: str
     """JSON object text, stored as jsonb."""
     input: bytes
+    idempotency_key: str | None = None
+    """The key that this run claims, for a workflow with `idempotency`."""
+    waits: str | None = None
+    """JSON text of `broadaxe_actors.waits.Waits`: which conditions the task run waits for, and what satisfied them."""
+    is_slot_released: bool = False
+    """The attempt gave its slot back and runs on."""
+    finished_at: int | None = None
+    """When a task run of a run that goes on ended."""
+    output: bytes | None = None
+    error: bytes | None = None
 
 
 class TaskRunUpdate(NamedTuple):
@@ -123,10 +148,12 @@ class TaskRunUpdate(NamedTuple):
     assigned_at: int | None
     started_at: int | None
     worker_id: str | None
+    waits: str | None = None
+    is_slot_released: bool = False
 
 
 class TaskRunFinish(NamedTuple):
-    """The end of a task run: its row leaves the live table and joins the history partition of this day."""
+    """The end of a run of one task: its row leaves the live table and joins the history partition of this day."""
 
     id: str
     tenant_id: str
@@ -144,8 +171,64 @@ class TaskRunFinish(NamedTuple):
     error: bytes | None
 
 
+class TaskRunSettle(NamedTuple):
+    """The end of one task run of a run of several: its row stays live, in a final state, until `RunFinish`."""
+
+    id: str
+    tenant_id: str
+    expected_attempt: int
+    state: int
+    attempt: int
+    app_retries: int
+    internal_retries: int
+    queued_at: int
+    assigned_at: int | None
+    started_at: int | None
+    finished_at: int
+    worker_id: str | None
+    output: bytes | None
+    error: bytes | None
+
+
+class RunFinish(NamedTuple):
+    """The end of a run of several tasks: its row and those of its task runs move to the history partition of this day."""
+
+    run_id: str
+    tenant_id: str
+    state: int
+    finished_at: int
+    task_count: int
+    """Task runs that the run has, all of them final: the guard."""
+
+
+class RunRevival(NamedTuple):
+    """A replay: the run's rows leave the history. What becomes of them is recorded as new rows in the same append."""
+
+    run_id: str
+    tenant_id: str
+    row_count: int
+    """Rows that the history has of this run: the guard."""
+
+
+class IdempotencyKeyRow(NamedTuple):
+    """A claimed idempotency key; a claim that has expired is replaced."""
+
+    tenant_id: str
+    key: str
+    run_id: str
+    expires_at: int
+
+
+class IdempotencyRelease(NamedTuple):
+    """A claim ends before it expires; nothing happens if another run has the key by now."""
+
+    tenant_id: str
+    key: str
+    run_id: str
+
+
 class FinishedTaskRun(NamedTuple):
-    """What is read back of a task run that ended."""
+    """What is read back of a task run, or of the row of a run of several tasks (`RUN_STEP`), that ended."""
 
     id: str
     tenant_id: str
@@ -161,6 +244,7 @@ class FinishedTaskRun(NamedTuple):
     assigned_at: int | None
     started_at: int | None
     finished_at: int
+    """Its own end; the run of several tasks that it belongs to may have ended later."""
     worker_id: str | None
     parent_task_run_id: str | None
     child_index: int | None
@@ -169,6 +253,11 @@ class FinishedTaskRun(NamedTuple):
     input: bytes
     output: bytes | None
     error: bytes | None
+    triggering_event_id: str | None = None
+    triggering_event_key: str | None = None
+    desired_worker_id: str | None = None
+    desired_labels: str | None = None
+    idempotency_key: str | None = None
 
 
 class TaskEventRow(NamedTuple):
@@ -303,6 +392,22 @@ class Defaults(NamedTuple):
     now: int
 
 
+class RunFilter(NamedTuple):
+    """Which runs are meant; a run of several tasks is one."""
+
+    since: int
+    """Created at this time or later."""
+    until: int | None = None
+    """Created at this time or before."""
+    states: tuple[int, ...] = ()
+    """Any of these `TaskRunState`s; empty for all. A live run of several tasks counts as RUNNING once a task of it has been
+    assigned, else as QUEUED."""
+    workflow_ids: tuple[str, ...] = ()
+    """Any of these; empty for all."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Any of these top-level keys with this value as text; empty for all."""
+
+
 class SpilledQueue(NamedTuple):
     """How much of one sub-queue waits in Postgres."""
 
@@ -317,6 +422,11 @@ Record = (
     TaskRunRow
     | TaskRunUpdate
     | TaskRunFinish
+    | TaskRunSettle
+    | RunFinish
+    | RunRevival
+    | IdempotencyKeyRow
+    | IdempotencyRelease
     | TaskEventRow
     | WorkerRow
     | WorkflowVersionRow
@@ -326,7 +436,11 @@ Record = (
 
 
 class Batch(NamedTuple):
-    """One flush: everything here commits together or not at all. Holds at most one task-run record a task run."""
+    """One flush: everything here commits together or not at all.
+
+    Written in this order: revived, created, updated, finished, settled, ended, then the rest. Holds at most one of created, updated,
+    finished and settled a task run, except that a task run may be created and settled at once.
+    """
 
     created: tuple[TaskRunRow, ...] = ()
     updated: tuple[TaskRunUpdate, ...] = ()
@@ -336,3 +450,8 @@ class Batch(NamedTuple):
     workflow_versions: tuple[WorkflowVersionRow, ...] = ()
     events: tuple[EventRow, ...] = ()
     logs: tuple[LogRow, ...] = ()
+    settled: tuple[TaskRunSettle, ...] = ()
+    ended: tuple[RunFinish, ...] = ()
+    revived: tuple[RunRevival, ...] = ()
+    claimed_keys: tuple[IdempotencyKeyRow, ...] = ()
+    released_keys: tuple[IdempotencyRelease, ...] = ()

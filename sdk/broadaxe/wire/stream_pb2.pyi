@@ -300,6 +300,7 @@ class WorkerDown(_message.Message):
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     CANCELS_FIELD_NUMBER: _builtins.int
     COMMITTED_REPORT_BATCH_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
     """Number of this batch of assignments on this stream, from 1; 0 without assignments."""
     committed_report_batch: _builtins.int
@@ -316,6 +317,10 @@ class WorkerDown(_message.Message):
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]: ...
     @_builtins.property
     def cancels(self) -> _containers.RepeatedCompositeFieldContainer[Global___CancelOrder]: ...
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchStart]:
+        """Counted by `batch` as well."""
+
     def __init__(
         self,
         *,
@@ -325,14 +330,46 @@ class WorkerDown(_message.Message):
         assignments: _abc.Iterable[Global___Assignment] | None = ...,
         cancels: _abc.Iterable[Global___CancelOrder] | None = ...,
         committed_report_batch: _builtins.int = ...,
+        batches: _abc.Iterable[Global___BatchStart] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "batch", b"batch", "cancels", b"cancels", "committed_report_batch", b"committed_report_batch", "steps", b"steps", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "batch", b"batch", "batches", b"batches", "cancels", b"cancels", "committed_report_batch", b"committed_report_batch", "steps", b"steps", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerDown: _TypeAlias = WorkerDown  # noqa: Y015
+
+@_typing.final
+class BatchStart(_message.Message):
+    """Members of a batch task, to be run by one call of its function; each is reported by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    BATCH_KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.str
+    batch_key: _builtins.str
+    reason: _builtins.str
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]: ...
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.str = ...,
+        batch_key: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        members: _abc.Iterable[Global___Assignment] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "batch_key", b"batch_key", "members", b"members", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchStart: _TypeAlias = BatchStart  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -397,6 +434,26 @@ Global___StepInfo: _TypeAlias = StepInfo  # noqa: Y015
 class Assignment(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TaskRunErrorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     STEP_FIELD_NUMBER: _builtins.int
     TASK_RUN_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
@@ -411,6 +468,7 @@ class Assignment(_message.Message):
     TRIGGERING_EVENT_KEY_FIELD_NUMBER: _builtins.int
     TRIGGERS_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
+    TASK_RUN_ERRORS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     task_run_id: _builtins.str
     run_id: _builtins.str
@@ -428,6 +486,10 @@ class Assignment(_message.Message):
     """Values of satisfied conditions, as a JSON object; empty without any."""
     parents: _builtins.bytes
     """Outputs of finished tasks of this run, by task name, as a JSON object; empty for a workflow of one task."""
+    @_builtins.property
+    def task_run_errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """For an on-failure task: error text by name of the task that failed."""
+
     def __init__(
         self,
         *,
@@ -445,10 +507,11 @@ class Assignment(_message.Message):
         triggering_event_key: _builtins.str = ...,
         triggers: _builtins.bytes = ...,
         parents: _builtins.bytes = ...,
+        task_run_errors: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_child_index", b"_child_index", "_child_key", b"_child_key", "child_index", b"child_index", "child_key", b"child_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_child_index", b"_child_index", "_child_key", b"_child_key", "attempt", b"attempt", "child_index", b"child_index", "child_key", b"child_key", "input", b"input", "metadata", b"metadata", "parent_task_run_id", b"parent_task_run_id", "parents", b"parents", "priority", b"priority", "run_id", b"run_id", "step", b"step", "task_run_id", b"task_run_id", "triggering_event_id", b"triggering_event_id", "triggering_event_key", b"triggering_event_key", "triggers", b"triggers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_child_index", b"_child_index", "_child_key", b"_child_key", "attempt", b"attempt", "child_index", b"child_index", "child_key", b"child_key", "input", b"input", "metadata", b"metadata", "parent_task_run_id", b"parent_task_run_id", "parents", b"parents", "priority", b"priority", "run_id", b"run_id", "step", b"step", "task_run_errors", b"task_run_errors", "task_run_id", b"task_run_id", "triggering_event_id", b"triggering_event_id", "triggering_event_key", b"triggering_event_key", "triggers", b"triggers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__child_index: _TypeAlias = _typing.Literal["child_index"]  # noqa: Y015
     _WhichOneofArgType__child_index: _TypeAlias = _typing.Literal["_child_index", b"_child_index"]  # noqa: Y015
@@ -735,7 +798,7 @@ class TriggerReply(_message.Message):
 
     @_builtins.property
     def refusal(self) -> Global___Refusal:
-        """Set when nothing was created."""
+        """Set when nothing was created, or not all."""
 
     def __init__(
         self,
@@ -758,22 +821,54 @@ class Refusal(_message.Message):
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    COLLISIONS_FIELD_NUMBER: _builtins.int
+    CREATED_RUN_IDS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """A gRPC status code."""
     message: _builtins.str
+    @_builtins.property
+    def collisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collision]:
+        """For idempotency collisions: who holds the keys. The runs of `created_run_ids` exist all the same."""
+
+    @_builtins.property
+    def created_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         code: _builtins.int = ...,
         message: _builtins.str = ...,
+        collisions: _abc.Iterable[Global___Collision] | None = ...,
+        created_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "collisions", b"collisions", "created_run_ids", b"created_run_ids", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class Collision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXISTING_RUN_ID_FIELD_NUMBER: _builtins.int
+    COLLIDING_RUN_ID_FIELD_NUMBER: _builtins.int
+    existing_run_id: _builtins.str
+    colliding_run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        existing_run_id: _builtins.str = ...,
+        colliding_run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["colliding_run_id", b"colliding_run_id", "existing_run_id", b"existing_run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collision: _TypeAlias = Collision  # noqa: Y015
 
 @_typing.final
 class RunFinished(_message.Message):
