@@ -40,6 +40,7 @@ from broadaxe_gateway.rpc.convert.workers import (
     completion,
     labels,
     metadata_of,
+    retry_delay,
     runtime_info,
     slot_config,
 )
@@ -112,7 +113,7 @@ def task_reports(up: wire.WorkerUp) -> tuple[TaskReport, ...]:
                 payload,
                 report.should_not_retry,
                 report.started_at_us,
-                report.retry_after_ms,
+                retry_delay(report.retry_after_ms),
             )
         )
     return tuple(found)

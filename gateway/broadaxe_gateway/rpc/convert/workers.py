@@ -7,10 +7,12 @@ from typing import NamedTuple
 from broadaxe.wire import dispatcher_pb2 as wire
 from broadaxe_actors.messages import Assignment, CancelOrder, ReportKind, TaskReport
 from broadaxe_gateway.rpc.convert.checks import (
+    LONGEST_DURATION_US,
     check_action,
     check_name,
     check_text,
     check_uuid,
+    find_time,
     json_problem,
     refuse,
 )
@@ -121,6 +123,17 @@ def no_overrides() -> wire.OverridesDataResponse:
     return wire.OverridesDataResponse()
 
 
+def timeout_refreshed(deadline: int) -> wire.RefreshTimeoutResponse:
+    """`deadline` in microseconds since the epoch."""
+    response = wire.RefreshTimeoutResponse()
+    response.timeout_at.FromMicroseconds(deadline)
+    return response
+
+
+def slot_released() -> wire.ReleaseSlotResponse:
+    return wire.ReleaseSlotResponse()
+
+
 # ---------------------------------------------------------------- reports
 
 
@@ -150,15 +163,15 @@ def step_report(event: wire.StepActionEvent) -> TaskReport | None:
         kind=kind,
         payload=payload,
         should_not_retry=event.should_not_retry,
-        started_at=event.event_timestamp.ToMicroseconds() if kind is ReportKind.STARTED else 0,
-        retry_after_ms=event.retry_after_ms,
+        started_at=find_time(event.event_timestamp) if kind is ReportKind.STARTED else 0,
+        retry_after_ms=retry_delay(event.retry_after_ms),
     )
 
 
 def batch_reports(event: wire.BatchActionEvent) -> tuple[TaskReport, ...]:
     """One report for each item. Raises `Refused` (INVALID_ARGUMENT) for the whole."""
     event_kind = _kind(event.event_type)
-    started_at = event.event_timestamp.ToMicroseconds() if event_kind is ReportKind.STARTED else 0
+    started_at = find_time(event.event_timestamp) if event_kind is ReportKind.STARTED else 0
     found = []
     for item in event.items:
         kind, payload = event_kind, b""
@@ -176,10 +189,15 @@ def batch_reports(event: wire.BatchActionEvent) -> tuple[TaskReport, ...]:
                 payload=payload,
                 should_not_retry=item.should_not_retry,
                 started_at=started_at,
-                retry_after_ms=item.retry_after_ms,
+                retry_after_ms=retry_delay(item.retry_after_ms),
             )
         )
     return tuple(found)
+
+
+def retry_delay(milliseconds: int) -> int:
+    """What a worker asks for, brought within 0 and ten years: the report as a whole is no less true for it."""
+    return min(max(milliseconds, 0), LONGEST_DURATION_US // 1000)
 
 
 def _kind(event_type: int) -> ReportKind:

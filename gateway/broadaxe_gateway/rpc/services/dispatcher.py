@@ -13,7 +13,9 @@ from broadaxe_actors.messages import (
     Assignment,
     CancelOrder,
     Heartbeat,
+    RefreshTimeout,
     RegisterWorker,
+    ReleaseSlot,
     ReportTasks,
     RunEvent,
     RunEvents,
@@ -24,7 +26,13 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import batched, events, runs, workers
-from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid, find_uuid, refuse
+from broadaxe_gateway.rpc.convert.checks import (
+    OFF_LOOP_BYTES,
+    check_duration,
+    check_uuid,
+    find_uuid,
+    refuse,
+)
 from broadaxe_gateway.rpc.limits import GrpcLimits
 from broadaxe_gateway.rpc.outlet import OpenStreams, Outlet
 from broadaxe_gateway.rpc.reorder import ReorderBuffer
@@ -106,6 +114,28 @@ class DispatcherService:
             # Items that name no known task run are passed over.
             await self._desk.take(tenant_id, find_uuid(request.worker_id) or "", reports)
         return workers.report_taken(tenant_id, request.worker_id)
+
+    async def RefreshTimeout(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.RefreshTimeoutRequest"
+    ) -> "wire.RefreshTimeoutResponse":
+        task_run_id = check_uuid(request.task_run_external_id, "task_run_external_id")
+        increment = check_duration(request.increment_timeout_by, "increment_timeout_by")
+        deadline = await self._hub.ask(RefreshTimeout, tenant_id, task_run_id, increment)
+        return workers.timeout_refreshed(deadline)
+
+    async def ReleaseSlot(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.ReleaseSlotRequest"
+    ) -> "wire.ReleaseSlotResponse":
+        await self._hub.ask(
+            ReleaseSlot, tenant_id, check_uuid(request.task_run_external_id, "task_run_external_id")
+        )
+        return workers.slot_released()
+
+    async def PutOverridesData(  # noqa: N802 - wire name
+        self, tenant_id: str, request: object
+    ) -> "wire.OverridesDataResponse":
+        # Old clients may send them; nothing keeps or reads them (behaviour-core 2.10).
+        return workers.no_overrides()
 
     # ------------------------------------------------------------ workers that listen
 
