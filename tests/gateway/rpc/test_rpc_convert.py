@@ -178,14 +178,6 @@ def test_id_in_capitals_is_the_same_id():
 # ---------------------------------------------------------------- workers
 
 
-@pytest.mark.parametrize(
-    ("given_input", "delivered"),
-    [(b"", {}), (b' {"a":1}', {"a": 1}), (b"[1]", None), (b"5", None), (b"null", None)],
-)
-def test_only_an_object_is_an_input(given_input, delivered):
-    assert json.loads(workers.action_payload(given_input))["input"] == delivered
-
-
 def test_registration_defaults():
     found = workers.registration(d.WorkerRegisterRequest(worker_name="w", actions=["A:b", "a:B"]))
     assert found.slot_config == (("default", 100),)
