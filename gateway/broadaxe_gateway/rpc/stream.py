@@ -32,6 +32,7 @@ from broadaxe_actors.messages import (
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import batched
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, refuse
+from broadaxe_gateway.rpc.convert.collisions import collisions_of
 from broadaxe_gateway.rpc.convert.starts import Order, order_bytes, oversized
 from broadaxe_gateway.rpc.limits import GrpcLimits
 from broadaxe_gateway.rpc.outlet import OpenStreams, Outlet
@@ -431,17 +432,17 @@ class ClientStream:
         self._has_room.set()
         error = future.exception()
         if error is None:
-            run_ids = list(future.result())
+            run_ids = future.result()
             self._put(batched.trigger_reply(request, run_ids), 0)
-            if is_watched and run_ids != asked:
-                # Children that existed already go by the ids they had.
-                self._unwatch(set(asked).difference(run_ids))
-                self._watch(list(set(run_ids).difference(asked)))
         else:
             code, text = refusal_of(error, "broadaxe.v1.Engine/ClientStream trigger")
-            self._put(batched.refusal(request, code, text), 0)
-            if is_watched:
-                self._unwatch(asked)
+            collisions = collisions_of(error.detail) if isinstance(error, Refused) else None
+            run_ids = () if collisions is None else collisions.created_run_ids
+            self._put(batched.refusal(request, code, text, collisions), 0)
+        if is_watched and list(run_ids) != asked:
+            # Children that existed already go by the ids they had, and what collided is not there.
+            self._unwatch(set(asked).difference(run_ids))
+            self._watch(list(set(run_ids).difference(asked)))
         if self._is_half_closed and not self._unanswered:
             self.outlet.end()
 

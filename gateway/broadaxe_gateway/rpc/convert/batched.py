@@ -14,6 +14,7 @@ from broadaxe_actors.messages import (
     BatchStart,
     CancelOrder,
     HeldAttempt,
+    IdempotencyCollisions,
     NewChunk,
     NewLog,
     NewRun,
@@ -309,8 +310,16 @@ def stream_chunks(up: wire.ClientUp) -> tuple[NewChunk, ...]:
 # ---------------------------------------------------------------- client down
 
 
-def refusal(request: int, code: Code, message: str) -> wire.TriggerReply:
-    return wire.TriggerReply(request=request, refusal=wire.Refusal(code=int(code), message=message))
+def refusal(
+    request: int, code: Code, message: str, collisions: IdempotencyCollisions | None = None
+) -> wire.TriggerReply:
+    """The answer to a trigger that created nothing, or, after collisions of idempotency keys, not all."""
+    reply = wire.TriggerReply(request=request, refusal=wire.Refusal(code=int(code), message=message))
+    if collisions is not None:
+        reply.refusal.created_run_ids.extend(collisions.created_run_ids)
+        for existing_run_id, colliding_run_id in collisions.collisions:
+            reply.refusal.collisions.add(existing_run_id=existing_run_id, colliding_run_id=colliding_run_id)
+    return reply
 
 
 def trigger_reply(request: int, run_ids: Sequence[str]) -> wire.TriggerReply:
@@ -335,7 +344,7 @@ def client_down(
         item = items[0]
         if isinstance(item, wire.TriggerReply):
             size = 0
-            bulk = item.ByteSize() if len(item.run_ids) > 1 else 64
+            bulk = item.ByteSize() if len(item.run_ids) > 1 or item.HasField("refusal") else 64
         else:
             size = bulk = finished_bytes(item)
         if weight and weight + bulk > max_bytes:

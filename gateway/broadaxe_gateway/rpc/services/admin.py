@@ -3,12 +3,14 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import CancelRuns, GetRun, PutWorkflow, ReplayRuns, TriggerRuns
 from broadaxe_actors.not_enforced import not_enforced
 from broadaxe_gateway import selection
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import definitions, runs
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid
+from broadaxe_gateway.rpc.convert.collisions import for_one
 from broadaxe_gateway.rpc.guard import WithTrailer
 from broadaxe_gateway.rpc.limits import GrpcLimits
 
@@ -45,7 +47,10 @@ class AdminService:
             run = await asyncio.to_thread(runs.new_admin_run, request, run_id)
         else:
             run = runs.new_admin_run(request, run_id)
-        (created,) = await self._hub.ask(TriggerRuns, tenant_id, (run,))
+        try:
+            (created,) = await self._hub.ask(TriggerRuns, tenant_id, (run,))
+        except Refused as refusal:
+            raise for_one(refusal) from None
         return runs.admin_triggered(created)
 
     async def GetRunDetails(  # noqa: N802 - wire name
