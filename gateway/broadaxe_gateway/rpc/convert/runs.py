@@ -263,7 +263,7 @@ def run_details(details: RunDetails, max_bytes: int) -> v1.GetRunDetailsResponse
         statuses.append(entry.status)
         if details.is_done:
             _add_end(entry, task)
-    response.status = _run_status(statuses)
+    response.status = _run_status(statuses or [_run_alone(details)])
     size = response.ByteSize()
     if size > max_bytes:
         raise Refused(
@@ -271,6 +271,11 @@ def run_details(details: RunDetails, max_bytes: int) -> v1.GetRunDetailsResponse
             f"the details of run {details.run_id} have {size:,} bytes; a message may have {max_bytes:,}",
         )
     return response
+
+
+def _run_alone(details: RunDetails) -> Status:
+    """The status of a run of which no task exists: not yet, or not any more as it was cancelled before."""
+    return _FINAL_STATUS[details.state] if details.is_done else v1.QUEUED
 
 
 def _status(task: TaskDetails, *, is_done: bool) -> Status:
@@ -302,4 +307,4 @@ def _run_status(statuses: Sequence[Status]) -> Status:
         return v1.RUNNING
     if v1.CANCELLED in distinct:
         return v1.CANCELLED
-    return v1.COMPLETED if distinct else v1.QUEUED
+    return v1.COMPLETED
