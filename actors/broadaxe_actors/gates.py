@@ -6,7 +6,7 @@ all of its groups hold. When several fire at once SKIP goes before CANCEL, CANCE
 A task passes two stages. The first is decided by its parents; these conditions stand there by themselves, for each parent P:
 
     QUEUE   P completed or was skipped      a group a parent; a `wait_for` on P takes its place
-    SKIP    P was skipped                   a group a parent; any `skip_if` on a parent takes the place of all of them
+    SKIP    all parents were skipped        any `skip_if` on a parent takes its place
     CANCEL  P failed or was cancelled       always, whatever else is declared
 
 In the second stage sleeps run, from its beginning, and events count. A group may mix conditions of both stages: what its parents did
@@ -51,10 +51,8 @@ class ParentRule(NamedTuple):
 
     action: Action
     group: int
-    needs_skipped: bool = False
-    """Holds for a parent that was skipped, else for any that completed or was skipped."""
     expression: cel.Expression | None = None
-    """Further, on its output."""
+    """On its output. Without one the condition holds for a parent that completed or was skipped."""
 
 
 class WaitRule(NamedTuple):
@@ -86,6 +84,8 @@ class Plan(NamedTuple):
     """Groups of QUEUE that a sleep or an event may fulfil."""
     group_names: tuple[str, ...]
     """Of QUEUE, for people."""
+    skips_with_parents: bool
+    """The task is skipped when all of its parents were: no `skip_if` on a parent says otherwise."""
     is_on_failure: bool
 
     @property
@@ -133,6 +133,8 @@ def make_plan(definition: WorkflowDefinition, index: int) -> Plan:
         group_counts=groups.counts(),
         wait_groups=frozenset(rule.group for rule in waits if rule.action == Action.QUEUE),
         group_names=tuple(groups.names),
+        skips_with_parents=bool(parents)
+        and not any(item["kind"] == "parent" and item["action"] == "SKIP" for item in task.conditions),
         is_on_failure=task is definition.on_failure_task,
     )
 
@@ -143,7 +145,6 @@ def _parent_rules(
     rules: dict[int, list[ParentRule]] = {parent: [] for parent in parents}
     names = {place: name for name, place in places.items()}
     awaited: set[int] = set()
-    has_skip = False
     for condition in task.conditions:
         if condition["kind"] != "parent":
             continue
@@ -158,18 +159,12 @@ def _parent_rules(
                 expression=cel.compile(text, cel.Environment.PARENT_CONDITION) if text else None,
             )
         )
-        has_skip = has_skip or action == Action.SKIP
         if action == Action.QUEUE:
             awaited.add(parent)
     for parent in parents:
-        own = f"parent:{parent}"
         if parent not in awaited:
-            group = groups.number(Action.QUEUE, own, f"parent {names[parent]!r}")
+            group = groups.number(Action.QUEUE, f"parent:{parent}", f"parent {names[parent]!r}")
             rules[parent].append(ParentRule(Action.QUEUE, group))
-        if not has_skip:
-            rules[parent].append(
-                ParentRule(Action.SKIP, groups.number(Action.SKIP, own, ""), needs_skipped=True)
-            )
     return rules
 
 
@@ -194,13 +189,14 @@ def _wait_rule(number: int, condition: Mapping[str, Any], groups: _Groups) -> Wa
 class Gate:
     """What the parents of one task of one run have decided so far."""
 
-    __slots__ = ("_ended", "_has_failed_parent", "_held", "plan")
+    __slots__ = ("_ended", "_has_failed_parent", "_held", "_skipped", "plan")
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._ended: set[int] = set()
         self._held: tuple[set[int], set[int], set[int]] = (set(), set(), set())
         self._has_failed_parent = False
+        self._skipped = 0
 
     def parent_ended(
         self, parent: int, state: TaskRunState, *, is_skipped: bool, results: Mapping[cel.Expression, bool]
@@ -212,14 +208,15 @@ class Gate:
         if state in (TaskRunState.FAILED, TaskRunState.CANCELLED):
             self._has_failed_parent = True
             return
+        self._skipped += is_skipped
         for rule in self.plan.rules[parent]:
-            if rule.needs_skipped and not is_skipped:
-                continue
             if rule.expression is None or results[rule.expression]:
                 self._held[rule.action].add(rule.group)
 
     def first_verdict(self) -> Verdict:
         """What the parents say."""
+        if self.plan.skips_with_parents and self._skipped == len(self.plan.parents):
+            return Verdict.SKIP
         if self._fires(Action.SKIP, self._held[Action.SKIP]):
             return Verdict.SKIP
         if self._has_failed_parent or self._fires(Action.CANCEL, self._held[Action.CANCEL]):

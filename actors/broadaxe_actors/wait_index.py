@@ -113,8 +113,9 @@ def _demand(wait: Wait) -> tuple[tuple[str, ...], str] | None:
     """The first path of the payload that must equal a text, with that text."""
     if wait.expression is not None:
         for path, literal in wait.expression.equality_conjuncts():
-            if path[0] == "input" and isinstance(literal, str):
-                return tuple(path[1:]), literal
+            names = tuple(name for name in path[1:] if isinstance(name, str))
+            if path[0] == "input" and isinstance(literal, str) and len(names) == len(path) - 1:
+                return names, literal
     return None
 
 
