@@ -16,7 +16,7 @@ from broadaxe._options import (
     concurrency_to_wire,
 )
 from broadaxe._runs import BulkRunOptions, merged_options, metadata_text
-from broadaxe._task import Task, TaskPlace, TaskSettings
+from broadaxe._task import Task, TaskPlace, TaskSettings, check_name
 from broadaxe._types import EmptyModel, TInput
 from broadaxe._validation import Shape, dump
 from broadaxe.wire.stream_pb2 import RunFinished
@@ -55,6 +55,7 @@ class BaseWorkflow(Generic[TInput]):
         """The name without the namespace."""
         if not settings.name:
             raise DefinitionError("a workflow needs a name")
+        check_name(settings.name, f"workflow {self.base_name!r}")
         if settings.task_defaults.priority is not None and settings.default_priority == 1:
             self._priority = int(settings.task_defaults.priority)
         else:
@@ -115,8 +116,10 @@ class BaseWorkflow(Generic[TInput]):
         for kind in ("is_on_failure", "is_on_success"):
             if getattr(place, kind) and any(getattr(known.place, kind) for known in self._tasks):
                 raise DefinitionError(f"workflow {self.base_name!r} has two {kind[3:]} tasks: declare one")
-        for parent in place.parents:
+        for index, parent in enumerate(place.parents):
             self._check_parent(task, parent)
+            if parent in place.parents[:index]:
+                raise DefinitionError(f"{task.where}: parents holds {parent.name!r} twice")
         task.check()
         self._tasks.append(task)
         return task
