@@ -17,7 +17,7 @@ What is listed here is the public surface; everything else may change. Importing
 from broadaxe._client import Broadaxe
 from broadaxe._conditions import Condition, OrGroup, ParentCondition, SleepCondition, UserEventCondition, or_
 from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig
-from broadaxe._context import Context, WorkerContext
+from broadaxe._context import Context
 from broadaxe._depends import Depends
 from broadaxe._errors import (
     BroadaxeError,
@@ -31,6 +31,7 @@ from broadaxe._errors import (
     NotAuthenticatedError,
     PayloadTooLargeError,
     RequestRefusedError,
+    RetryAfterException,
     RunCancelledError,
     RunNotFoundError,
     ServerUnavailableError,
@@ -53,6 +54,7 @@ from broadaxe._options import (
 )
 from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
 from broadaxe._run_client import RunDetails, RunsClient, RunStatus, TaskRunDetails
+from broadaxe._services import WorkerContext
 from broadaxe._task import Task
 from broadaxe._types import EmptyModel
 from broadaxe._worker import Worker
@@ -91,6 +93,7 @@ __all__ = [
     "RateLimit",
     "RateLimitDuration",
     "RequestRefusedError",
+    "RetryAfterException",
     "RunCancelledError",
     "RunDetails",
     "RunNotFoundError",

@@ -14,7 +14,8 @@
     |-- RunCancelledError        the run was cancelled, so there is no result
     |-- FailedRunError           the run failed (an `ExceptionGroup` of `TaskRunError`)
     |-- TaskRunError             one task's own error: type, message, traceback text
-    `-- NonRetryableException    raised by a task: do not retry
+    |-- NonRetryableException    raised by a task: do not retry
+    `-- RetryAfterException      raised by a task: retry after a time that it says
 
 Error text on the wire (the same that other clients of the contract write and read): first line `Type: message`, then the traceback, then a JSON
 object naming the task run. A newline in the message is written as backslash, newline; a `": "` inside the type as `:::`.
@@ -22,7 +23,8 @@ object naming the task run. A newline in the message is written as backslash, ne
 
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Self
 
 _METADATA_KEY = "__hatchet_error_metadata__"
@@ -91,15 +93,43 @@ class ClientClosedError(BroadaxeError, RuntimeError):
 
 
 class RunCancelledError(BroadaxeError):
-    """The run was cancelled before it had a result: by a user, a concurrency strategy, or for waiting too long to be scheduled."""
+    """The run was cancelled before it had a result: by a user, a concurrency strategy, or for waiting too long to be scheduled.
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} was cancelled")
+    reason: the engine's words for it; empty when it gives none.
+    """
+
+    def __init__(self, run_id: str, reason: str = "") -> None:
+        super().__init__(run_id, reason)
         self.run_id = run_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} was cancelled" + (f": {self.reason}" if self.reason else "")
 
 
 class NonRetryableException(BroadaxeError):
     """Raise it in a task to fail the run without any further retry."""
+
+
+class RetryAfterException(BroadaxeError):
+    """Raise it in a task to fail the attempt and have it retried after `after`, instead of after its backoff.
+
+    It counts against `retries` as any failure does.
+    """
+
+    def __init__(self, message: str = "", *, after: timedelta) -> None:
+        super().__init__(message)
+        if not isinstance(after, timedelta) or after < timedelta(0):
+            raise ValueError(f"after is {after!r}: expected a timedelta of 0 or more")
+        self.after = after
+
+    @property
+    def after_ms(self) -> int:
+        """The wait in milliseconds, rounded up."""
+        return -(-self.after // timedelta(milliseconds=1)) if self.after else 0
+
+    def __reduce__(self) -> tuple[Callable[..., "RetryAfterException"], tuple[str, timedelta]]:
+        return _retry_after, (str(self), self.after)
 
 
 class TaskRunError(BroadaxeError):
@@ -120,6 +150,11 @@ class TaskRunError(BroadaxeError):
         self.trace = trace
         self.task_run_id = task_run_id
         self.task_name = task_name
+
+    @property
+    def task_run_external_id(self) -> str:
+        """As `task_run_id`."""
+        return self.task_run_id
 
     @property
     def summary(self) -> str:
@@ -200,6 +235,10 @@ class FailedRunError(BroadaxeError, ExceptionGroup[TaskRunError]):
     @property
     def trace(self) -> str:
         return self.error.trace
+
+
+def _retry_after(message: str, after: timedelta) -> RetryAfterException:
+    return RetryAfterException(message, after=after)
 
 
 def _without_metadata(text: str) -> tuple[str, str]:

@@ -10,9 +10,10 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from broadaxe._context import Context, TaskServices, current_context
+from broadaxe._context import Context, current_context
 from broadaxe._depends import resolve_dependencies
-from broadaxe._errors import NonRetryableException, PayloadTooLargeError, TaskRunError
+from broadaxe._errors import NonRetryableException, PayloadTooLargeError, RetryAfterException, TaskRunError
+from broadaxe._services import TaskServices
 from broadaxe._validation import dump_output, parse_input
 from broadaxe._worker_link import COMPLETED, FAILED, Attempt, Delivery, Key, Report, WorkerLink, now_us
 
@@ -20,6 +21,11 @@ logger = logging.getLogger("broadaxe.worker")
 
 ERROR_CHARACTERS = 100_000
 """Of an error's message and of its traceback, each: what is longer loses its middle."""
+STILL_RUNS_S = 5.0
+"""So long after its cancel a task that still runs is told of."""
+THREADS = 100_000
+"""No limit: the engine counts slots, and a task that gave its slot back, or was cancelled and goes on, keeps its thread beside the
+one that came after it. A thread is made when no idle one is left."""
 MESSAGE_OVERHEAD = 1_024
 """Bytes of a message around one output."""
 
@@ -33,13 +39,12 @@ class Runner:
         services: TaskServices,
         *,
         loop: asyncio.AbstractEventLoop,
-        threads: int,
         max_output_bytes: int,
     ) -> None:
         self._link = link
         self._services = services
         self._loop = loop
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="broadaxe-task")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="broadaxe-task")
         self._max_output_bytes = max_output_bytes - MESSAGE_OVERHEAD
         self._running: dict[Key, Attempt] = {}
         self._is_wake_due = False
@@ -83,17 +88,25 @@ class Runner:
         if attempt is None:
             return
         if attempt.context is not None:
-            attempt.context.exit_flag = True
-        if attempt.handle is not None:
+            attempt.context.interrupt()
+        if attempt.handle is not None and not attempt.is_in_thread:
             # A task that has not begun ends without a single step of `_run`.
             attempt.handle.add_done_callback(lambda _: self._forget(attempt))
             attempt.handle.cancel()
-        if not attempt.task.is_async:
-            logger.warning(
-                "task %s (run %s) was cancelled; its thread goes on until it looks at ctx.exit_flag",
-                attempt.task.name,
-                attempt.assignment.task_run_id,
-            )
+        self._loop.call_later(STILL_RUNS_S, self._warn_if_it_runs, attempt)
+
+    def _warn_if_it_runs(self, attempt: Attempt) -> None:
+        if self._running.get(attempt.key) is not attempt:
+            return
+        logger.warning(
+            "task %s (run %s) was cancelled %g s ago and still runs: %s",
+            attempt.task.name,
+            attempt.assignment.task_run_id,
+            STILL_RUNS_S,
+            "it holds back its CancelledError"
+            if attempt.task.is_async
+            else "a thread cannot be stopped, it has to look at ctx.exit_flag",
+        )
 
     # ---- an async attempt, or one with dependencies
 
@@ -125,6 +138,9 @@ class Runner:
         async with resolve_dependencies(task.dependencies, value, context) as found:
             if task.is_async:
                 return await task.fn(value, context, **found)
+            if attempt.is_cancelled:
+                raise asyncio.CancelledError
+            attempt.is_in_thread = True
             here = contextvars.copy_context()
             return await self._loop.run_in_executor(
                 self._pool, lambda: here.run(task.fn, value, context, **found)
@@ -157,9 +173,7 @@ class Runner:
     # ---- both
 
     def _begin(self, attempt: Attempt) -> Context:
-        context = Context(
-            attempt.assignment, attempt.step, self._services, task_run_errors=attempt.task_run_errors
-        )
+        context = Context(attempt.assignment, attempt.step, self._services, attempt.task)
         context.exit_flag = attempt.is_cancelled
         attempt.context = context
         attempt.started_at_us = now_us()
@@ -195,6 +209,7 @@ def _failure(attempt: Attempt, error: BaseException) -> Report:
         FAILED,
         told.to_wire().encode("utf-8", "backslashreplace"),
         should_not_retry=isinstance(error, NonRetryableException | PayloadTooLargeError),
+        retry_after_ms=error.after_ms if isinstance(error, RetryAfterException) else 0,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from broadaxe._context import Context, current_context
 from broadaxe._errors import (
+    BroadaxeError,
     FailedRunError,
     InvalidInputError,
     RequestRefusedError,
@@ -148,7 +149,7 @@ class Runs:
         if run_ids:
             self._client.transport.post_watch(run_ids, gather)
         try:
-            return gather.future.result()
+            return _blocking(gather)
         except BaseException:
             self._client.transport.post_unwatch(run_ids, gather)
             raise
@@ -159,15 +160,14 @@ class Runs:
         if run_ids:
             self._client.transport.post_watch(run_ids, gather)
         try:
-            return await asyncio.wrap_future(gather.future)
+            return await _awaited(gather)
         except BaseException:
             self._client.transport.post_unwatch(run_ids, gather)
             raise
 
     def _wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished]:
-        _warn_if_blocking()
         try:
-            return gather.future.result()
+            return _blocking(gather)
         except BaseException as error:
             self._forget(gather, tickets)
             _note_created(error, tickets)
@@ -175,7 +175,7 @@ class Runs:
 
     async def _aio_wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished]:
         try:
-            return await asyncio.wrap_future(gather.future)
+            return await _awaited(gather)
         except BaseException as error:
             self._forget(gather, tickets)
             _note_created(error, tickets)
@@ -210,9 +210,40 @@ def _note_created(error: BaseException, tickets: list[TriggerTicket]) -> None:
         )
 
 
+def _blocking(gather: Gather) -> list[RunFinished]:
+    """Wait for results in this thread: in a task until it is cancelled, and without its slot if it says so."""
+    context = current_context.get()
+    if context is None:
+        return gather.future.result()
+    _warn_if_blocking()
+    if context.takes_leave_of_slot():
+        try:
+            context.release_slot()
+        except BroadaxeError as error:
+            _tell_of_kept_slot(context, error)
+    return context.wait(gather.future)
+
+
+async def _awaited(gather: Gather) -> list[RunFinished]:
+    context = current_context.get()
+    if context is not None and context.takes_leave_of_slot():
+        try:
+            await context.aio_release_slot()
+        except BroadaxeError as error:
+            _tell_of_kept_slot(context, error)
+    return await asyncio.wrap_future(gather.future)
+
+
+def _tell_of_kept_slot(context: Context, error: BroadaxeError) -> None:
+    logger.warning(
+        "task %s (run %s) keeps its slot while it waits for other runs: %s",
+        context.task_name,
+        context.workflow_run_id,
+        error,
+    )
+
+
 def _warn_if_blocking() -> None:
-    if current_context.get() is None:
-        return
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -285,7 +316,12 @@ def completed_results(finished: RunFinished) -> Sequence[TaskResult]:
             finished.run_id, errors or [TaskRunError("the run failed, and the engine gave no error text")]
         )
     if finished.state == FINAL_STATE_CANCELLED:
-        raise RunCancelledError(finished.run_id)
+        reasons = (
+            TaskRunError.from_wire(result.error.decode("utf-8", "replace")).summary
+            for result in finished.results
+            if result.state == FINAL_STATE_CANCELLED and result.error
+        )
+        raise RunCancelledError(finished.run_id, next(reasons, ""))
     return finished.results
 
 

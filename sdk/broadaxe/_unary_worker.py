@@ -146,8 +146,8 @@ class UnaryWorker(WorkerLink):
                 self._take_cancel(key)
                 self._deliver(Delivery([], [key]))
             elif action.action_type == dispatcher_pb2.START_STEP_RUN:
-                step, assignment, errors = from_action(action)
-                attempt = self._take(step, assignment, errors, call_details=action)
+                step, assignment = from_action(action)
+                attempt = self._take(step, assignment, call_details=action)
                 if attempt is not None:
                     self._deliver(Delivery([attempt], []))
             else:
@@ -239,36 +239,64 @@ class UnaryWorker(WorkerLink):
         return await call(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
 
 
-def from_action(action: dispatcher_pb2.AssignedAction) -> tuple[StepInfo, Assignment, dict[str, str]]:
-    """A START of the wire contract as our own messages, and the errors that an on-failure task is told."""
-    try:
-        payload = json.loads(action.action_payload or "{}")
-    except ValueError:
-        payload = {}
-    if not isinstance(payload, dict):
-        payload = {}
-    step = StepInfo(
+def from_action(action: dispatcher_pb2.AssignedAction) -> tuple[StepInfo, Assignment]:
+    """A START of the wire contract as our own messages."""
+    payload = _payload(action)
+    assignment = Assignment(
+        task_run_id=action.task_run_external_id,
+        run_id=action.workflow_run_id,
+        attempt=action.retry_count,
+        priority=action.priority,
+        metadata=action.additional_metadata.encode(),
+        parent_task_run_id=action.parent_workflow_run_id,
+        triggering_event_id=action.triggering_event_external_id,
+        triggering_event_key=action.triggering_event_key,
+    )
+    fill_from_payload(assignment, payload)
+    if action.HasField("child_workflow_index"):
+        assignment.child_index = action.child_workflow_index
+    if action.HasField("child_workflow_key"):
+        assignment.child_key = action.child_workflow_key
+    return _step(action), assignment
+
+
+def _step(action: dispatcher_pb2.AssignedAction) -> StepInfo:
+    return StepInfo(
         step_id=action.task_id,
         action_id=action.action_id.lower(),
         task_name=action.task_name,
         workflow_id=action.workflow_id,
         workflow_version_id=action.workflow_version_id,
     )
-    assignment = Assignment(
-        task_run_id=action.task_run_external_id,
-        run_id=action.workflow_run_id,
-        attempt=action.retry_count,
-        priority=action.priority,
-        input=json.dumps(payload.get("input") or {}).encode(),
-        metadata=action.additional_metadata.encode(),
-        parent_task_run_id=action.parent_workflow_run_id,
-        triggering_event_id=action.triggering_event_external_id,
-        triggering_event_key=action.triggering_event_key,
-        triggers=json.dumps(payload.get("triggers") or {}).encode(),
-        parents=json.dumps(payload.get("parents") or {}).encode(),
-    )
-    if action.HasField("child_workflow_index"):
-        assignment.child_index = action.child_workflow_index
-    if action.HasField("child_workflow_key"):
-        assignment.child_key = action.child_workflow_key
-    return step, assignment, dict(payload.get("step_run_errors") or {})
+
+
+def _payload(action: dispatcher_pb2.AssignedAction) -> dict[str, Any]:
+    """What an action carries as JSON; empty, as with other clients of the contract, if it is no object."""
+    try:
+        payload = json.loads(action.action_payload or "{}")
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        logger.error(
+            "the payload of task run %s (%s) is no JSON object; it runs without input",
+            action.task_run_external_id,
+            action.action_id,
+        )
+        return {}
+    return payload
+
+
+def fill_from_payload(assignment: Assignment, payload: Mapping[str, Any]) -> None:
+    """Put input, parents' outputs, triggers and errors of a payload of the wire contract into `assignment`."""
+    assignment.input = json.dumps(_object(payload, "input")).encode()
+    assignment.parents = json.dumps(
+        {name: {} if output is None else output for name, output in _object(payload, "parents").items()}
+    ).encode()
+    assignment.triggers = json.dumps(_object(payload, "triggers")).encode()
+    for name, text in _object(payload, "step_run_errors").items():
+        assignment.task_run_errors[name] = text if isinstance(text, str) else json.dumps(text)
+
+
+def _object(payload: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = payload.get(key)
+    return value if isinstance(value, dict) else {}

@@ -61,7 +61,6 @@ class Attempt:
     task: "Task[Any, Any]"
     step: StepInfo
     assignment: Assignment
-    task_run_errors: Mapping[str, str] | None = None
     started_at_us: int = 0
     """When the body began; 0 before."""
     is_ended: bool = False
@@ -70,6 +69,8 @@ class Attempt:
     """Nothing more is reported of it."""
     context: "Context | None" = None
     handle: "asyncio.Task[None] | None" = None
+    is_in_thread: bool = False
+    """Its function has begun in a thread, which cannot be stopped."""
     call_details: Any = None
     """What the link needs to report it: the AssignedAction of a unary worker."""
 
@@ -262,7 +263,6 @@ class WorkerLink(ABC):
         self,
         step: StepInfo,
         assignment: Assignment,
-        task_run_errors: Mapping[str, str] | None = None,
         call_details: Any = None,
     ) -> Attempt | None:
         """Hold a new attempt. None when it is held already, or when no task of this worker does it."""
@@ -274,7 +274,6 @@ class WorkerLink(ABC):
             task,  # type: ignore[arg-type] # None is refused below, and needs an attempt to say so
             step,
             assignment,
-            task_run_errors,
             call_details=call_details,
         )
         self._held[key] = attempt

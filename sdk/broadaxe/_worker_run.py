@@ -82,7 +82,6 @@ class WorkerRun:
             self.link,
             self,
             loop=self._loop,
-            threads=sum(slots.values()),
             max_output_bytes=self._settings.max_send_bytes,
         )
         show_logs(self._settings.log_level)

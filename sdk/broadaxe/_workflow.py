@@ -445,7 +445,11 @@ class Standalone(BaseWorkflow[TInput], Generic[TInput, R]):
 
     def decode(self, finished: RunFinished) -> R:
         results = completed_results(finished)
-        raw = results[0].output if results else b""
+        name = self.task.name.lower()
+        own = next((result for result in results if result.task_name.lower() == name), None)
+        if own is None and results:
+            own = results[0]
+        raw = own.output if own is not None else b""
         return cast("R", parse_output(self.task, raw))
 
     # ---- without a server

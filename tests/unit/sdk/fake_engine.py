@@ -35,6 +35,8 @@ class FakeRun:
     metadata: bytes
     request: Any
     """The NewRun or TriggerWorkflowRequest that asked for it."""
+    step: str = ""
+    """The task of the workflow that is run; the first if empty."""
     attempt: int = 0
     state: int | None = None
     results: list[Any] = field(default_factory=list)
@@ -60,7 +62,8 @@ class FakeEngine:
 
     batched: False leaves out `broadaxe.v1.Engine`, so that its calls answer UNIMPLEMENTED.
     token: when given, calls with any other bearer token answer UNAUTHENTICATED.
-    answer: called with each new run; a `(state, payload)` it returns ends the run at once, without a worker.
+    answer: called with each new run; a `(state, payload)` it returns ends the run at once, without a worker. The payload may be
+    a list of `TaskResult` for a run of several tasks.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class FakeEngine:
         *,
         batched: bool = True,
         token: str | None = None,
-        answer: Callable[[FakeRun], tuple[int, bytes] | None] | None = None,
+        answer: Callable[[FakeRun], tuple[int, Any] | None] | None = None,
         port: int = 0,
         version: str = "v0.79.0",
     ) -> None:
@@ -95,6 +98,14 @@ class FakeEngine:
         self.repeats: list[int] = []
         self.unknown_workers: set[str] = set()
         """Worker ids that are answered NOT_FOUND, as by an engine whose database was wiped."""
+        self.missing: set[str] = set()
+        """Names of calls that are answered UNIMPLEMENTED."""
+        self.parents: dict[str, Any] = {}
+        """Outputs that every assignment brings, by task name."""
+        self.triggers: dict[str, Any] = {}
+        self.task_run_errors: dict[str, str] = {}
+        self.refreshed: list[tuple[str, str]] = []
+        self.released: list[str] = []
         self.hold_replies = False
         """True: triggers are taken but not answered, as if the engine died before answering."""
         self.refuse: Callable[[Any], tuple[int, str] | None] = lambda trigger: None
@@ -188,8 +199,8 @@ class FakeEngine:
         """Cancel a run and tell the worker that holds it."""
         self._call(self._cancel, run_id)
 
-    def trigger(self, workflow: str, input: object = None, **fields: Any) -> str:  # noqa: A002 - the wire's word
-        """Queue a run as some other client would."""
+    def trigger(self, workflow: str, input: object = None, *, step: str = "", **fields: Any) -> str:  # noqa: A002 - the wire's word
+        """Queue a run as some other client would. step: the task of the workflow to run, when it is not the first."""
         new = stream_pb2.NewRun(
             run_id=str(uuid.uuid4()),
             workflow_name=workflow,
@@ -197,7 +208,7 @@ class FakeEngine:
             metadata=b"{}",
             **fields,
         )
-        return str(self._call(self._add_run, new))
+        return str(self._call(self._add_run, new, step))
 
     def lose_workers(self) -> None:
         """Forget all sessions and queue what they held, with the next attempt."""
@@ -215,7 +226,7 @@ class FakeEngine:
         with self._changed:
             self._changed.notify_all()
 
-    def _add_run(self, new: Any) -> str:
+    def _add_run(self, new: Any, step: str = "") -> str:
         unary = isinstance(new, trigger_pb2.TriggerWorkflowRequest)
         name = new.name if unary else new.workflow_name
         parent = new.parent_task_run_external_id if unary else new.parent_task_run_id
@@ -232,7 +243,7 @@ class FakeEngine:
         if run_id in self.runs:
             return run_id
         raw_metadata = (new.additional_metadata or "{}").encode() if unary else (new.metadata or b"{}")
-        run = FakeRun(run_id, name, new.input.encode() if unary else new.input, raw_metadata, new)
+        run = FakeRun(run_id, name, new.input.encode() if unary else new.input, raw_metadata, new, step)
         self.runs[run_id] = run
         answer = self.answer(run) if self.answer else None
         if answer is not None:
@@ -245,7 +256,13 @@ class FakeEngine:
 
     def _step(self, run: FakeRun) -> Any:
         definition = self.workflows.get(run.workflow)
-        return definition.tasks[0] if definition else None
+        if definition is None:
+            return None
+        if not run.step:
+            return definition.tasks[0]
+        return next(
+            task for task in (*definition.tasks, definition.on_failure_task) if task.readable_id == run.step
+        )
 
     def _dispatch(self) -> None:
         waiting: deque[str] = deque()
@@ -293,6 +310,9 @@ class FakeEngine:
             input=run.input,
             metadata=run.metadata,
             parent_task_run_id=new.parent_task_run_id,
+            parents=json.dumps(self.parents).encode() if self.parents else b"",
+            triggers=json.dumps(self.triggers).encode() if self.triggers else b"",
+            task_run_errors=self.task_run_errors,
         )
         if new.HasField("child_index"):
             assignment.child_index = new.child_index
@@ -305,11 +325,13 @@ class FakeEngine:
         payload = {
             "input": json.loads(run.input or b"{}"),
             "triggered_by": "manual",
-            "parents": {},
-            "triggers": {"filter_payload": None},
+            "parents": self.parents,
+            "triggers": {"filter_payload": None, **self.triggers},
             "user_data": None,
             "overrides": None,
         }
+        if self.task_run_errors:
+            payload["step_run_errors"] = self.task_run_errors
         is_start = kind == dispatcher_pb2.ActionType.START_STEP_RUN
         return dispatcher_pb2.AssignedAction(
             tenant_id=TENANT,
@@ -358,20 +380,23 @@ class FakeEngine:
             self._finish_run(run, CANCELLED, b"")
         self._dispatch()
 
-    def _finish_run(self, run: FakeRun, state: int, payload: bytes) -> None:
+    def _finish_run(self, run: FakeRun, state: int, payload: Any) -> None:
         if run.state is not None:
             return
         step = self._step(run)
         run.state = state
-        run.results = [
-            stream_pb2.TaskResult(
-                task_run_id=run.run_id,
-                task_name=step.readable_id if step else run.workflow,
-                state=state,
-                output=payload if state == COMPLETED else b"",
-                error=payload if state == FAILED else b"",
-            )
-        ]
+        if isinstance(payload, list):
+            run.results = payload
+        else:
+            run.results = [
+                stream_pb2.TaskResult(
+                    task_run_id=run.run_id,
+                    task_name=step.readable_id if step else run.workflow,
+                    state=state,
+                    output=payload if state == COMPLETED else b"",
+                    error=payload if state != COMPLETED else b"",
+                )
+            ]
         for outbox, ids in self._client_outboxes.items():
             if run.run_id in ids:
                 ids.discard(run.run_id)
@@ -407,8 +432,8 @@ class FakeEngine:
             )
             if result.state == COMPLETED:
                 item.output = result.output.decode()
-            else:
-                item.error = result.error.decode()
+            else:  # of a cancelled task it is there and empty
+                item.error = result.error.decode() if result.state == FAILED else ""
         return event
 
     def _cancel(self, run_id: str) -> None:
@@ -602,8 +627,8 @@ class FakeEngine:
             detail = response.task_runs[result.task_name]
             detail.external_id = result.task_run_id
             detail.readable_id = result.task_name
-            detail.status = wire_state[run.state]
-            if run.state == COMPLETED:
+            detail.status = wire_state[result.state]
+            if result.state == COMPLETED:
                 detail.output = result.output
             else:
                 detail.error = result.error.decode()
@@ -682,6 +707,16 @@ class FakeEngine:
 
     async def _labels(self, request: Any, context: Any) -> Any:
         return dispatcher_pb2.UpsertWorkerLabelsResponse(tenant_id=TENANT, worker_id=request.worker_id)
+
+    async def _refresh_timeout(self, request: Any, context: Any) -> Any:
+        self.refreshed.append((request.task_run_external_id, request.increment_timeout_by))
+        return dispatcher_pb2.RefreshTimeoutResponse()
+
+    async def _release_slot(self, request: Any, context: Any) -> Any:
+        self.released.append(request.task_run_external_id)
+        self._free(self.runs[request.task_run_external_id])
+        self._dispatch()
+        return dispatcher_pb2.ReleaseSlotResponse()
 
     async def _version(self, request: Any, context: Any) -> Any:
         return dispatcher_pb2.GetVersionResponse(version=self.version)
@@ -776,6 +811,8 @@ class FakeEngine:
                 "SendStepActionEvent": self._unary(self._step_event, d.StepActionEvent),
                 "Unsubscribe": self._unary(self._unsubscribe, d.WorkerUnsubscribeRequest),
                 "UpsertWorkerLabels": self._unary(self._labels, d.UpsertWorkerLabelsRequest),
+                "RefreshTimeout": self._unary(self._refresh_timeout, d.RefreshTimeoutRequest),
+                "ReleaseSlot": self._unary(self._release_slot, d.ReleaseSlotRequest),
                 "GetVersion": self._unary(self._version, d.GetVersionRequest),
                 "SubscribeToWorkflowRuns": self._both(self._subscribe_runs, d.SubscribeToWorkflowRunsRequest),
                 "SubscribeToWorkflowEvents": self._served(
@@ -810,6 +847,8 @@ class FakeEngine:
             given = dict(context.invocation_metadata()).get("authorization", "")
             if self.token is not None and given != f"bearer {self.token}":
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid auth token")
+            if method.__name__.lstrip("_") in self.missing:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method")
             return await method(request, context)
 
         return call

@@ -15,6 +15,7 @@ from broadaxe import (
     EmptyModel,
     Standalone,
     Task,
+    TaskRunError,
     TaskRunRef,
     TriggerWorkflowOptions,
     Workflow,
@@ -96,6 +97,14 @@ assert_type(second, Task[Number, int])
 assert_type(rescue, Task[Number, None])
 assert_type(workflow.run(Number(n=1)), dict[str, Any])
 assert_type(workflow.run(Number(n=1), wait_for_result=False), WorkflowRunRef)
+
+
+@workflow.task(parents=[first, second], release_slot_while_waiting=True)
+async def third(input: Number, ctx: Context) -> None:
+    assert_type(ctx.task_output(first), Text)
+    assert_type(ctx.task_output(second), int)
+    assert_type(await ctx.aio_task_output(first), Text)
+    assert_type(ctx.get_task_run_error(first), TaskRunError | None)
 
 
 async def asynchronous() -> None:
