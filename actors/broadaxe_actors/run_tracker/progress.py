@@ -18,7 +18,7 @@ from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_actors.wait_index import Wait
 from broadaxe_actors.waits import Waits
-from broadaxe_storage.records import TaskEventKind, TaskRunRow, TaskRunState
+from broadaxe_storage.records import TaskEventKind, TaskRunState
 
 S = TaskRunState
 SLICE = 200
@@ -66,8 +66,7 @@ class Progress(Endings):
         ended = run.entries[parent]
         if type(ended) is not Ended:
             return
-        rules = run.version.steps[child].plan.rules[parent]
-        expressions = tuple(rule.expression for rule in rules if rule.expression is not None)
+        expressions = run.version.steps[child].plan.expressions[parent]
         results: Mapping[Expression, bool] = {}
         if expressions and ended.state in (S.COMPLETED, S.SKIPPED):
             values = {"output": _output_of(ended), "input": b"{}"}
@@ -188,40 +187,7 @@ class Progress(Endings):
         if type(entry) is TaskRun:
             return entry, False
         now = self.clock.now()
-        step = run.version.steps[index]
-        row = TaskRunRow(
-            id=self.rng.uuid7(now),
-            tenant_id=self._tenant_id,
-            run_id=run.id,
-            workflow_id=step.ref.workflow_id,
-            workflow_version_id=step.ref.workflow_version_id,
-            step_index=index,
-            state=S.WAITING,
-            attempt=0,
-            app_retries=0,
-            internal_retries=0,
-            priority=run.priority,
-            queue_priority=run.priority,
-            seq=0,
-            spill_queue=None,
-            created_at=now,
-            queued_at=now,
-            schedule_deadline=None,
-            execution_deadline=None,
-            assigned_at=None,
-            started_at=None,
-            worker_id=None,
-            parent_task_run_id=None,
-            child_index=None,
-            child_key=None,
-            triggering_event_id=None,
-            triggering_event_key=None,
-            desired_worker_id=run.desired_worker_id,
-            desired_labels=None,
-            metadata="{}",
-            input=b"",
-        )
-        return TaskRun(row, step, is_recovered=False, run=run), True
+        return TaskRun.born(run, run.version.steps[index], self.rng.uuid7(now), now), True
 
     def _enter(self, task: TaskRun, turn: Turn, *, is_new: bool) -> None:
         """Record a task run that is live from now on, and tell who follows its run that it exists."""
