@@ -132,8 +132,8 @@ class Progress(Endings):
     def _fail_to_judge(self, run: Run, parent: int, child: int, cause: str, turn: Turn) -> None:
         if self._is_decided(run, child):
             return
-        name = run.version.steps[parent].ref.task_name
-        error = f"a condition on the output of parent {name!r} could not be evaluated: {cause}"
+        names = [run.version.steps[index].ref.task_name for index in (child, parent)]
+        error = f"a condition of task {names[0]!r} on the output of its parent {names[1]!r} could not be evaluated: {cause}"
         self._bear_ended(run, child, S.FAILED, error.encode(), turn)
 
     def _is_decided(self, run: Run, index: int) -> bool:
