@@ -3,6 +3,7 @@
 `RunTracker` alone holds these objects. A run of one task has none: its `TaskRun` is all there is.
 """
 
+import json
 from typing import NamedTuple
 
 from broadaxe_actors.catalog import Version
@@ -27,6 +28,8 @@ class Ended(NamedTuple):
     attempt: int
     output: bytes | None
     error: bytes | None
+    is_skipped: bool
+    """Its children take it for skipped: by its state, or because its own output says so (behaviour-core 6.10)."""
 
 
 class Spilled(NamedTuple):
@@ -204,6 +207,17 @@ class Run:
         )
 
 
+def make_ended(
+    task_run_id: str, state: TaskRunState, attempt: int, output: bytes | None, error: bytes | None
+) -> Ended:
+    """The end of a task run."""
+    is_skipped = state == TaskRunState.SKIPPED
+    if output and b'"skipped"' in output:
+        value = json.loads(output)
+        is_skipped = isinstance(value, dict) and value.get("skipped") is True
+    return Ended(task_run_id, state, attempt, output, error, is_skipped)
+
+
 def run_row(task_row: TaskRunRow) -> TaskRunRow:
     """The row of a run of several tasks, from what the trigger would give a run of one."""
     return task_row._replace(
@@ -227,4 +241,4 @@ def ended_of(row: TaskRunRow) -> Ended | None:
     """The end of a task run whose row is live still, or None for one that has not ended."""
     if not is_final(row.state):
         return None
-    return Ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
+    return make_ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
