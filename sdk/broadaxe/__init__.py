@@ -21,10 +21,12 @@ from broadaxe._context import Context
 from broadaxe._depends import Depends
 from broadaxe._errors import (
     BroadaxeError,
+    BulkTriggerIdempotencyCollisionError,
     ClientClosedError,
     ConfigurationError,
     DefinitionError,
     FailedRunError,
+    IdempotencyCollisionError,
     InvalidInputError,
     InvalidOutputError,
     NonRetryableException,
@@ -46,24 +48,28 @@ from broadaxe._options import (
     Priority,
     RateLimit,
     RateLimitDuration,
+    StatusBasedIdempotencyConfig,
     StickyStrategy,
     TaskDefaults,
     TriggerWorkflowOptions,
+    TTLBasedIdempotencyConfig,
     WorkerLabelComparator,
     WorkflowRunTriggerConfig,
 )
 from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
 from broadaxe._run_client import RunDetails, RunsClient, RunStatus, TaskRunDetails
 from broadaxe._services import WorkerContext
+from broadaxe._standalone import Standalone
 from broadaxe._task import Task
 from broadaxe._types import EmptyModel
 from broadaxe._worker import Worker
-from broadaxe._workflow import Standalone, Workflow
+from broadaxe._workflow import Workflow
 
 __all__ = [
     "Broadaxe",
     "BroadaxeError",
     "BulkPushEventWithMetadata",
+    "BulkTriggerIdempotencyCollisionError",
     "ClientClosedError",
     "ClientConfig",
     "ClientTLSConfig",
@@ -81,6 +87,7 @@ __all__ = [
     "EventClient",
     "FailedRunError",
     "HealthcheckConfig",
+    "IdempotencyCollisionError",
     "InvalidInputError",
     "InvalidOutputError",
     "NonRetryableException",
@@ -103,7 +110,9 @@ __all__ = [
     "ServerUnavailableError",
     "SleepCondition",
     "Standalone",
+    "StatusBasedIdempotencyConfig",
     "StickyStrategy",
+    "TTLBasedIdempotencyConfig",
     "Task",
     "TaskDefaults",
     "TaskRunDetails",

@@ -8,7 +8,9 @@
     |-- PayloadTooLargeError     a message would exceed the size limit
     |-- RequestRefusedError      the server understood and said no; `.code` and `.message` say why
     |   |-- NotAuthenticatedError
-    |   `-- RunNotFoundError
+    |   |-- RunNotFoundError
+    |   |-- IdempotencyCollisionError             another run holds the idempotency key
+    |   `-- BulkTriggerIdempotencyCollisionError  the same for some runs of a bulk trigger; the others exist
     |-- ServerUnavailableError   the server cannot be reached; safe to try again
     |-- ClientClosedError        the client was closed, or the process forked after it had connected
     |-- RunCancelledError        the run was cancelled, so there is no result
@@ -25,7 +27,7 @@ import json
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Self
+from typing import Any, Self
 
 _METADATA_KEY = "__hatchet_error_metadata__"
 
@@ -63,10 +65,14 @@ class RequestRefusedError(BroadaxeError):
 
     def __init__(self, code: str, message: str, what: str = "") -> None:
         super().__init__(f"{what + ': ' if what else ''}{message} ({code})")
+        self._given = (code, message, what)
         self.code = code
         self.message = message
         self.created_run_ids: tuple[str, ...] = ()
         """Of a bulk call that was sent in several parts: runs created by the parts that were not refused."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._given, {"created_run_ids": self.created_run_ids}
 
 
 class NotAuthenticatedError(RequestRefusedError):
@@ -75,6 +81,55 @@ class NotAuthenticatedError(RequestRefusedError):
 
 class RunNotFoundError(RequestRefusedError):
     """The tenant has no run with that id."""
+
+
+class IdempotencyCollisionError(RequestRefusedError):
+    """The run was not created: another run holds its idempotency key.
+
+    existing_run_external_id: that run.
+    colliding_run_external_id: the id under which this run would have been created; empty when not known.
+    """
+
+    def __init__(self, existing_run_external_id: str, colliding_run_external_id: str = "") -> None:
+        super().__init__(
+            "ALREADY_EXISTS",
+            f"run {existing_run_external_id} holds the same idempotency key, so no run was created",
+            "trigger",
+        )
+        self.existing_run_external_id = existing_run_external_id
+        self.colliding_run_external_id = colliding_run_external_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.existing_run_external_id, self.colliding_run_external_id)
+
+
+class BulkTriggerIdempotencyCollisionError(RequestRefusedError):
+    """Some runs of a bulk trigger were not created, as others hold their idempotency keys. The rest of them exist and run.
+
+    successful_workflow_run_external_ids: the runs that exist, in the order of the call.
+    collisions: one `IdempotencyCollisionError` for each that does not.
+    """
+
+    def __init__(
+        self,
+        successful_workflow_run_external_ids: Sequence[str],
+        collisions: Sequence[IdempotencyCollisionError],
+    ) -> None:
+        created = list(successful_workflow_run_external_ids)
+        holders = ", ".join(error.existing_run_external_id for error in collisions[:5])
+        more = f" and {len(collisions) - 5} more" if len(collisions) > 5 else ""
+        super().__init__(
+            "ALREADY_EXISTS",
+            f"{len(collisions)} of {len(collisions) + len(created)} runs were not created: their idempotency keys are held by "
+            f"run {holders}{more}; the others were",
+            "trigger",
+        )
+        self.successful_workflow_run_external_ids = created
+        self.collisions = list(collisions)
+        self.created_run_ids = tuple(created)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.successful_workflow_run_external_ids, self.collisions)
 
 
 class ServerUnavailableError(BroadaxeError, ConnectionError):

@@ -5,11 +5,13 @@ Which of them the engine acts on yet is the engine's affair: all reach it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from broadaxe._durations import duration_to_wire
 from broadaxe._errors import DefinitionError
 from broadaxe._types import Duration
 from broadaxe.wire.v1 import workflows_pb2 as wire
@@ -191,6 +193,51 @@ class DefaultFilter(BaseModel):
     expression: str
     scope: str
     payload: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class IdempotencyConfig(BaseModel):
+    """Base of the two ways to keep runs apart: no two runs with the same key at a time, over all workflows of the tenant.
+
+    key_expression: CEL over `input` and `additional_metadata` that gives a string.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key_expression: str
+
+    def to_wire(self, where: str) -> wire.IdempotencyConfig:
+        """where: the workflow, as errors call it. Raises `DefinitionError`."""
+        method, time_to_live, name = self._method()
+        if not self.key_expression.strip():
+            raise DefinitionError(
+                f"{where}: the key_expression of its idempotency is empty: write one in CEL"
+            )
+        duration_to_wire(time_to_live, f"{where}: the {name} of its idempotency", is_zero_allowed=False)
+        return wire.IdempotencyConfig(
+            expression=self.key_expression, ttl_ms=time_to_live // timedelta(milliseconds=1), method=method
+        )
+
+    def _method(self) -> tuple[wire.IdempotencyMethod.ValueType, timedelta, str]:
+        """The wire's method, how long a key is held at most, and the name of the field that says so."""
+        raise NotImplementedError
+
+
+class TTLBasedIdempotencyConfig(IdempotencyConfig):
+    """A run holds its key for `ttl` from its creation, also when it ends before."""
+
+    ttl: timedelta
+
+    def _method(self) -> tuple[wire.IdempotencyMethod.ValueType, timedelta, str]:
+        return wire.TTL, self.ttl, "ttl"
+
+
+class StatusBasedIdempotencyConfig(IdempotencyConfig):
+    """A run holds its key until it has ended, and no longer than `fallback_ttl` from its creation."""
+
+    fallback_ttl: timedelta
+
+    def _method(self) -> tuple[wire.IdempotencyMethod.ValueType, timedelta, str]:
+        return wire.STATUS, self.fallback_ttl, "fallback_ttl"
 
 
 class TaskDefaults(BaseModel):

@@ -21,7 +21,7 @@ from broadaxe._errors import BroadaxeError, DefinitionError, InvalidInputError, 
 from broadaxe._types import EmptyModel
 
 if TYPE_CHECKING:
-    from broadaxe._workflow import Task
+    from broadaxe._task import Task
 
 # An odd number of backslashes before u0000: an escaped NUL, which no database text can hold.
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")

@@ -21,8 +21,8 @@ from broadaxe.wire import dispatcher_pb2
 from broadaxe.wire.stream_pb2 import LogLine, StreamChunk
 
 if TYPE_CHECKING:
+    from broadaxe._definition import BaseWorkflow
     from broadaxe._health import HealthServer
-    from broadaxe._workflow import BaseWorkflow
 
 logger = logging.getLogger("broadaxe.worker")
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from google.rpc import status_pb2
 
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2, workflows_pb2
 from broadaxe.wire.v1 import workflows_pb2 as v1_workflows_pb2
@@ -98,6 +99,9 @@ class FakeEngine:
         self.repeats: list[int] = []
         self.unknown_workers: set[str] = set()
         """Worker ids that are answered NOT_FOUND, as by an engine whose database was wiped."""
+        self.key_of: Callable[[dict[str, Any]], str | None] = lambda value: None
+        """The idempotency key of a run by its input. A key is held for ever; of equal keys in a call the first wins."""
+        self._holders: dict[str, str] = {}
         self.missing: set[str] = set()
         """Names of calls that are answered UNIMPLEMENTED."""
         self.parents: dict[str, Any] = {}
@@ -226,7 +230,7 @@ class FakeEngine:
         with self._changed:
             self._changed.notify_all()
 
-    def _add_run(self, new: Any, step: str = "") -> str:
+    def _add_run(self, new: Any, step: str = "", run_id: str = "") -> str:
         unary = isinstance(new, trigger_pb2.TriggerWorkflowRequest)
         name = new.name if unary else new.workflow_name
         parent = new.parent_task_run_external_id if unary else new.parent_task_run_id
@@ -237,7 +241,7 @@ class FakeEngine:
             )
             if key in self._children:
                 return self._children[key]
-        run_id = str(uuid.uuid4()) if unary else (new.run_id or str(uuid.uuid4()))
+        run_id = run_id or ("" if unary else new.run_id) or str(uuid.uuid4())
         if parent and new.HasField("child_index"):
             self._children[key] = run_id
         if run_id in self.runs:
@@ -554,7 +558,12 @@ class FakeEngine:
             return
         done: list[Any] = []
         ids: list[str] = []
+        collisions: list[tuple[str, str]] = []
         for new in trigger.runs:
+            holder = self._claim(new.input, new.run_id)
+            if holder is not None:
+                collisions.append((holder, new.run_id))
+                continue
             run_id = self._add_run(new)
             ids.append(run_id)
             if trigger.watch and not self.hold_replies:
@@ -565,7 +574,20 @@ class FakeEngine:
                     done.append(self._finished(run))
         if not self.hold_replies:
             reply = stream_pb2.TriggerReply(request=trigger.request, run_ids=ids)
+            if collisions:
+                reply = stream_pb2.TriggerReply(request=trigger.request)
+                reply.refusal.code, reply.refusal.message = 6, "idempotency key collision"
+                reply.refusal.created_run_ids.extend(ids)
+                for holder, run_id in collisions:
+                    reply.refusal.collisions.add(existing_run_id=holder, colliding_run_id=run_id)
             outbox.put_nowait(stream_pb2.ClientDown(replies=[reply], finished=done))
+
+    def _claim(self, raw_input: bytes | str, run_id: str) -> str | None:
+        """The run that holds the key; None if it is this one's now, or there is none."""
+        key = self.key_of(json.loads(raw_input or b"{}"))
+        if key is None or self._holders.setdefault(key, run_id) == run_id:
+            return None
+        return self._holders[key]
 
     def _watch(self, run_id: str, outbox: Any, watched: set[str]) -> None:
         run = self.runs.get(run_id)
@@ -635,14 +657,44 @@ class FakeEngine:
         return response
 
     async def _trigger_one(self, request: Any, context: Any) -> Any:
-        return workflows_pb2.TriggerWorkflowResponse(workflow_run_id=self._add_run(request))
+        run_id = str(uuid.uuid4())
+        holder = self._claim(request.input, run_id)
+        if holder is not None:
+            await self._abort_with(
+                context,
+                v1_workflows_pb2.IdempotencyCollisionError(
+                    existing_run_external_id=holder, colliding_run_external_id=run_id
+                ),
+            )
+        return workflows_pb2.TriggerWorkflowResponse(workflow_run_id=self._add_run(request, run_id=run_id))
 
     async def _trigger_many(self, request: Any, context: Any) -> Any:
         if len(request.workflows) > 1000:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "at most 1000 runs a call")
         self.trigger_sizes.append(len(request.workflows))
-        return workflows_pb2.BulkTriggerWorkflowResponse(
-            workflow_run_ids=[self._add_run(new) for new in request.workflows]
+        ids: list[str] = []
+        refused = v1_workflows_pb2.BulkTriggerIdempotencyCollisionError()
+        for new in request.workflows:
+            run_id = str(uuid.uuid4())
+            holder = self._claim(new.input, run_id)
+            if holder is None:
+                ids.append(self._add_run(new, run_id=run_id))
+            else:
+                refused.collisions.add(existing_run_external_id=holder, colliding_run_external_id=run_id)
+        if refused.collisions:
+            refused.successful_workflow_run_external_ids.extend(ids)
+            await self._abort_with(context, refused)
+        return workflows_pb2.BulkTriggerWorkflowResponse(workflow_run_ids=ids)
+
+    async def _abort_with(self, context: Any, detail: Any) -> None:
+        """Refuse as an idempotency collision, with `detail` under its name in the contract."""
+        status = status_pb2.Status(code=6, message="idempotency key collision")
+        name = detail.DESCRIPTOR.full_name.removeprefix("broadaxe.wire.")
+        status.details.add(type_url=f"type.googleapis.com/{name}", value=detail.SerializeToString())
+        await context.abort(
+            grpc.StatusCode.ALREADY_EXISTS,
+            status.message,
+            (("grpc-status-details-bin", status.SerializeToString()),),
         )
 
     async def _register(self, request: Any, context: Any) -> Any:
