@@ -14,6 +14,7 @@
 What is listed here is the public surface; everything else may change. Importing it starts no thread and opens no connection.
 """
 
+from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._client import Broadaxe
 from broadaxe._conditions import Condition, OrGroup, ParentCondition, SleepCondition, UserEventCondition, or_
 from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig
@@ -66,6 +67,8 @@ from broadaxe._worker import Worker
 from broadaxe._workflow import Workflow
 
 __all__ = [
+    "BatchContext",
+    "BatchMemberId",
     "Broadaxe",
     "BroadaxeError",
     "BulkPushEventWithMetadata",

@@ -8,8 +8,9 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Concatenate, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, TypeVar, Unpack, cast, overload
 
 from broadaxe._annotations import caller_locals
 from broadaxe._config import (
@@ -24,10 +25,19 @@ from broadaxe._context import Context
 from broadaxe._definition import BaseWorkflow, WorkflowSettings
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
-from broadaxe._options import Concurrency, DefaultFilter, IdempotencyConfig, StickyStrategy, TaskDefaults
+from broadaxe._options import (
+    BatchTaskConfig,
+    Concurrency,
+    DefaultFilter,
+    IdempotencyConfig,
+    StickyStrategy,
+    TaskDefaults,
+)
 from broadaxe._run_client import RunsClient
 from broadaxe._runs import Runs
 from broadaxe._standalone import (
+    BatchDecorator,
+    BroadcastBatchDecorator,
     Standalone,
     StandaloneDecorator,
     StandaloneSettings,
@@ -210,6 +220,72 @@ class Broadaxe:
             return Standalone(self, function, workflow_settings, of_task, local_names)
 
         return declare if fn is None else declare(fn)
+
+    @overload
+    def batch_task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        batch_max_size: int = 1,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[False] = False,
+        **settings: Unpack[StandaloneSettings],
+    ) -> BatchDecorator: ...
+    @overload
+    def batch_task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        batch_max_size: int = 1,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[True],
+        **settings: Unpack[StandaloneSettings],
+    ) -> BroadcastBatchDecorator: ...
+    def batch_task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        batch_max_size: int = 1,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Declare a standalone task whose runs are done together: one call of the function for a batch of them, in one slot.
+
+        The function takes a dictionary of inputs by member id, and a `BatchContext`; it returns a dictionary with an output
+        for each of these ids, or with `broadcast_output` one output for all. Each run keeps its own id, result and metadata. What
+        the function raises fails every member; batch tasks are not retried.
+
+        batch_max_size: runs in a batch. batch_max_interval: how long to wait for more, 1 second if not given.
+        batch_group_key: CEL over the input that gives a string; runs with different keys are never in one batch.
+        batch_group_max_runs: batches of a key at once, 100 if not given. For the rest see `StandaloneSettings`.
+        """
+        local_names = caller_locals()
+        own, of_task = split_settings(cast("StandaloneSettings", settings))
+        batch = BatchTaskConfig(
+            batch_max_size=batch_max_size,
+            batch_max_interval=batch_max_interval,
+            batch_group_key=batch_group_key,
+            batch_group_max_runs=batch_group_max_runs,
+            broadcast_output=broadcast_output,
+        )
+
+        def declare(function: Callable[..., Any]) -> Standalone[Any, Any]:
+            workflow_settings = WorkflowSettings(
+                name=name or str(getattr(function, "__name__", "")), input_validator=input_validator, **own
+            )
+            return Standalone(self, function, workflow_settings, of_task, local_names, batch)
+
+        return declare
 
     @overload
     def workflow(

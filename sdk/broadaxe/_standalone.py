@@ -18,10 +18,12 @@ from typing import (
     overload,
 )
 
+from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._context import Context
 from broadaxe._definition import BaseWorkflow, WorkflowSettings
 from broadaxe._errors import BroadaxeError
 from broadaxe._options import (
+    BatchTaskConfig,
     DefaultFilter,
     IdempotencyConfig,
     StickyStrategy,
@@ -49,9 +51,11 @@ class Standalone(BaseWorkflow[TInput], Generic[TInput, R]):
         settings: WorkflowSettings,
         task_settings: TaskSettings,
         local_names: Mapping[str, Any],
+        batch: BatchTaskConfig | None = None,
     ) -> None:
         super().__init__(client, settings)
-        self.task: Task[TInput, R] = self._add(fn, settings.name, task_settings, TaskPlace(), local_names)
+        place = TaskPlace(batch=batch)
+        self.task: Task[TInput, R] = self._add(fn, settings.name, task_settings, place, local_names)
 
     @property
     def fn(self) -> Callable[..., Any]:
@@ -269,6 +273,41 @@ class TypedStandaloneDecorator(Protocol[TInput]):
     ) -> Standalone[TInput, R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Standalone[TInput, R]: ...
+
+
+class BatchDecorator(Protocol):
+    """Turns a function of a batch into a standalone task. It takes inputs by member id, and returns outputs by member id."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[
+            Concatenate[dict[BatchMemberId, TInput], BatchContext, P],
+            Coroutine[Any, Any, Mapping[BatchMemberId, R]],
+        ],
+        /,
+    ) -> Standalone[TInput, R]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], Mapping[BatchMemberId, R]],
+        /,
+    ) -> Standalone[TInput, R]: ...
+
+
+class BroadcastBatchDecorator(Protocol):
+    """Turns a function of a batch into a standalone task. What it returns is the output of every member."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], Coroutine[Any, Any, R]],
+        /,
+    ) -> Standalone[TInput, R]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], R], /
+    ) -> Standalone[TInput, R]: ...
 
 
 class StandaloneSettings(TaskSettings, total=False):

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, cast
 from pydantic import ValidationError
 
 from broadaxe._annotations import UNKNOWN, Signature
+from broadaxe._batch_context import given_alone, member_type, taken_alone
 from broadaxe._conditions import Condition, OrGroup, check_conditions, conditions_to_wire
 from broadaxe._context import Context, current_context
 from broadaxe._depends import Dependencies, check_input_and_context, find_dependencies
 from broadaxe._durations import duration_to_wire
 from broadaxe._errors import DefinitionError
 from broadaxe._options import (
+    BatchTaskConfig,
     Concurrency,
     DesiredLabels,
     RateLimit,
+    check_number,
     concurrency_to_wire,
     labels_to_wire,
 )
@@ -39,16 +42,6 @@ def check_name(name: str, where: str) -> None:
     """Refuse a name that the engine would refuse. Raises `DefinitionError`."""
     if not NAME_LETTERS.fullmatch(name):
         raise DefinitionError(f"{where}: a name has only letters, digits and . _ - (of ASCII)")
-
-
-def check_number(
-    where: str, setting: str, value: object, least: float, most: float, *, is_whole: bool = True
-) -> None:
-    """Refuse a setting that is no number, or out of its range. Raises `DefinitionError` naming both."""
-    expected = f"{'a whole' if is_whole else 'a'} number from {least:,} to {most:,}"
-    kinds = (int,) if is_whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-        raise DefinitionError(f"{where}: {setting} is {value!r}, expected {expected}")
 
 
 class TaskSettings(TypedDict, total=False):
@@ -87,6 +80,7 @@ class TaskPlace:
     cancel_if: Sequence[Condition | OrGroup] = ()
     is_on_failure: bool = False
     is_on_success: bool = False
+    batch: BatchTaskConfig | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -130,12 +124,19 @@ class Task(Generic[TInput, R]):
             getattr(fn, "__call__", None)  # noqa: B004 - asks whether it is async, not whether it is callable
         )
         self.dependencies: Dependencies = find_dependencies(signature)
+        self.batch = place.batch
+        """How its runs are brought together; None for a task whose runs run each by itself."""
         self.input_type = input_validator
         if input_validator is None:
             annotated = signature.parameter_type(signature.parameters[0])
+            if self.batch is not None:
+                annotated = member_type(annotated, f"{self.where}: the first parameter")
             self.input_type = EmptyModel if annotated is UNKNOWN else annotated
         self.input_shape = Shape(self.input_type, f"the input of {self.where}")
-        self.output_shape = Shape(signature.return_type(), f"the output of {self.where}")
+        returned = signature.return_type()
+        if self.batch is not None and not self.batch.broadcast_output:
+            returned = member_type(returned, f"{self.where}: what it returns")
+        self.output_shape = Shape(returned, f"the output of {self.where}")
         for shape in (self.input_shape, self.output_shape):
             _ = shape.adapter  # a type that cannot be validated is told here, not at the first run
         self.settings = settings
@@ -164,6 +165,8 @@ class Task(Generic[TInput, R]):
 
     @property
     def retries(self) -> int:
+        if self.batch is not None:
+            return 0
         return cast("int", self._setting("retries", self.workflow.task_defaults.retries) or 0)
 
     @property
@@ -196,6 +199,8 @@ class Task(Generic[TInput, R]):
         factor = self._setting("backoff_factor", defaults.backoff_factor)
         longest = self._setting("backoff_max_seconds", defaults.backoff_max_seconds)
         check_number(self.where, "retries", self.retries, 0, MOST_RETRIES)
+        if self.batch is not None and self.settings.get("retries"):
+            raise DefinitionError(f"{self.where}: retries is given, but batch tasks are not retried")
         check_number(self.where, "slot_cost", self.slot_cost, 1, MOST_SLOTS)
         if factor is not None:
             check_number(self.where, "backoff_factor", factor, 1, 1000, is_whole=False)
@@ -227,6 +232,7 @@ class Task(Generic[TInput, R]):
             schedule_timeout=self._timeout("schedule_timeout", self.schedule_timeout),
             is_durable=self.is_durable,
             slot_requests={self.slot_pool: self.slot_cost},
+            batch=self.batch.to_wire(self.where) if self.batch is not None else None,
         )
 
     # ---- without a server
@@ -252,7 +258,7 @@ class Task(Generic[TInput, R]):
         )
         token = current_context.set(context)
         try:
-            return cast("R", self.fn(value, context, **values))
+            return cast("R", taken_alone(self, context, self.fn(value, context, **values)))
         finally:
             current_context.reset(token)
 
@@ -273,7 +279,7 @@ class Task(Generic[TInput, R]):
         )
         token = current_context.set(context)
         try:
-            return cast("R", await self.fn(value, context, **values))
+            return cast("R", taken_alone(self, context, await self.fn(value, context, **values)))
         finally:
             current_context.reset(token)
 
@@ -307,4 +313,5 @@ class Task(Generic[TInput, R]):
             task_name=self.name,
             task=self,
         )
+        value, context = given_alone(self, value, context)
         return value, context, values

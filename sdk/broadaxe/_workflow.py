@@ -5,15 +5,17 @@ Every method that talks to the server has a blocking form and an `aio_` form of 
 
 # ruff: noqa: A002 - `input` is the documented name
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Concatenate, Literal, Protocol, Unpack, cast, overload
 
 from broadaxe._annotations import caller_locals
+from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._conditions import Condition, OrGroup
 from broadaxe._context import Context
 from broadaxe._definition import BaseWorkflow
 from broadaxe._errors import BroadaxeError, InvalidOutputError
-from broadaxe._options import TriggerWorkflowOptions, WorkflowRunTriggerConfig
+from broadaxe._options import BatchTaskConfig, TriggerWorkflowOptions, WorkflowRunTriggerConfig
 from broadaxe._refs import WorkflowRunRef
 from broadaxe._runs import RunOptions, completed_results
 from broadaxe._task import Task, TaskPlace, TaskSettings
@@ -31,6 +33,41 @@ class TaskDecorator(Protocol[TInput]):
     ) -> Task[TInput, R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Task[TInput, R]: ...
+
+
+class BatchTaskDecorator(Protocol[TInput]):
+    """Turns a function of a batch into a task of a workflow. It takes inputs by member id, and returns outputs by member id."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[
+            Concatenate[dict[BatchMemberId, TInput], BatchContext, P],
+            Coroutine[Any, Any, Mapping[BatchMemberId, R]],
+        ],
+        /,
+    ) -> Task[TInput, R]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], Mapping[BatchMemberId, R]],
+        /,
+    ) -> Task[TInput, R]: ...
+
+
+class BroadcastBatchTaskDecorator(Protocol[TInput]):
+    """Turns a function of a batch into a task of a workflow. What it returns is the output of every member."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], Coroutine[Any, Any, R]],
+        /,
+    ) -> Task[TInput, R]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], R], /
+    ) -> Task[TInput, R]: ...
 
 
 class Workflow(BaseWorkflow[TInput]):
@@ -75,6 +112,55 @@ class Workflow(BaseWorkflow[TInput]):
         """
         place = TaskPlace(parents or (), wait_for or (), skip_if or (), cancel_if or ())
         return self._decorator(fn, name, cast("TaskSettings", settings), place)
+
+    @overload
+    def batch_task(
+        self,
+        name: str | None = None,
+        *,
+        batch_max_size: int,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[False] = False,
+        parents: Sequence[Task[TInput, Any]] | None = None,
+        **settings: Unpack[TaskSettings],
+    ) -> BatchTaskDecorator[TInput]: ...
+    @overload
+    def batch_task(
+        self,
+        name: str | None = None,
+        *,
+        batch_max_size: int,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[True],
+        parents: Sequence[Task[TInput, Any]] | None = None,
+        **settings: Unpack[TaskSettings],
+    ) -> BroadcastBatchTaskDecorator[TInput]: ...
+    def batch_task(
+        self,
+        name: str | None = None,
+        *,
+        batch_max_size: int,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: bool = False,
+        parents: Sequence[Task[TInput, Any]] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Declare a task of this workflow that runs of the workflow do together, in batches. See `Broadaxe.batch_task`."""
+        batch = BatchTaskConfig(
+            batch_max_size=batch_max_size,
+            batch_max_interval=batch_max_interval,
+            batch_group_key=batch_group_key,
+            batch_group_max_runs=batch_group_max_runs,
+            broadcast_output=broadcast_output,
+        )
+        place = TaskPlace(parents or (), batch=batch)
+        return self._decorator(None, name, cast("TaskSettings", settings), place)
 
     @overload
     def on_failure_task(

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc.aio
 
+from broadaxe._batch_context import given_alone, taken_alone
 from broadaxe._context import Context, current_context
 from broadaxe._definition import BaseWorkflow
 from broadaxe._depends import resolve_dependencies
@@ -156,8 +157,8 @@ class MemoryTransport:
         )
         step = stream_pb2.StepInfo(action_id=task.action_id, task_name=task.name)
         context = Context(assignment, step, _Services(self), task)
+        value, context = given_alone(task, parse_input(task, run.input), context)
         current_context.set(context)
-        value = parse_input(task, run.input)
         async with resolve_dependencies(task.dependencies, value, context) as found:
             if task.is_async:
                 output = await task.fn(value, context, **found)
@@ -166,7 +167,7 @@ class MemoryTransport:
                 output = await self._loop.run_in_executor(
                     self._pool, lambda: here.run(task.fn, value, context, **found)
                 )
-        return dump_output(task, output)
+        return dump_output(task, taken_alone(task, context, output))
 
     # ---- the rest of the seam
 

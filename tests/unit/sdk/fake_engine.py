@@ -214,6 +214,58 @@ class FakeEngine:
         )
         return str(self._call(self._add_run, new, step))
 
+    def start_batch(self, workflow: str, inputs: list[object], attempt: int = 0) -> list[str]:
+        """Create runs of a batch task and send them to a worker together. Returns their ids."""
+        self.wait_until(lambda: bool(self._sessions), "a worker's stream")
+        return list(self._call(self._start_batch, workflow, inputs, attempt))
+
+    def _start_batch(self, workflow: str, inputs: list[object], attempt: int) -> list[str]:
+        runs = []
+        for value in inputs:
+            new = stream_pb2.NewRun(
+                run_id=str(uuid.uuid4()),
+                workflow_name=workflow,
+                input=json.dumps(value).encode(),
+                metadata=json.dumps({"of": value}).encode(),
+            )
+            run = FakeRun(new.run_id, workflow, new.input, new.metadata, new, attempt=attempt)
+            self.runs[run.run_id] = run
+            runs.append(run)
+        step = self._step(runs[0])
+        session = next(s for s in self._sessions if step.action.lower() in s.actions)
+        for run in runs:
+            run.worker_id, run.is_assigned = session.worker_id, True
+        if session.is_batched:
+            down = stream_pb2.WorkerDown()
+            ref = self._ref(session, down, step, workflow)
+            session.batch += 1
+            down.batch = session.batch
+            down.batches.add(
+                batch_id="batch-1",
+                batch_key="k",
+                reason="full",
+                members=[self._assignment(run, ref) for run in runs],
+            )
+            session.outbox.put_nowait(down)
+        else:
+            session.outbox.put_nowait(self._batch_action(runs, step))
+        self._notify()
+        return [run.run_id for run in runs]
+
+    def _batch_action(self, runs: list[FakeRun], step: Any) -> Any:
+        members = {run.run_id: {"workflow_run_id": run.run_id, "payload": self._payload(run)} for run in runs}
+        action = dispatcher_pb2.AssignedAction(
+            tenant_id=TENANT,
+            action_id=step.action.lower(),
+            action_type=dispatcher_pb2.START_BATCH,
+            action_payload=json.dumps(members),
+            batchId="batch-1",
+            batchKey="k",
+        )
+        action.batchStartPayload.triggerReason = "full"
+        action.batchStartPayload.expectedSize = len(runs)
+        return action
+
     def lose_workers(self) -> None:
         """Forget all sessions and queue what they held, with the next attempt."""
         self._call(self._lose)
@@ -285,17 +337,8 @@ class FakeEngine:
             run.is_assigned, run.worker_id = True, session.worker_id
             if session.is_batched:
                 down = touched.setdefault(session, stream_pb2.WorkerDown())
-                if action not in session.refs:
-                    session.refs[action] = len(session.refs) + 1
-                    down.steps.add(
-                        ref=session.refs[action],
-                        step_id=_uuid("step", action),
-                        action_id=action,
-                        task_name=step.readable_id,
-                        workflow_id=_uuid("workflow", run.workflow),
-                        workflow_version_id=_uuid("version", run.workflow),
-                    )
-                down.assignments.append(self._assignment(run, session.refs[action]))
+                ref = self._ref(session, down, step, run.workflow)
+                down.assignments.append(self._assignment(run, ref))
             else:
                 session.outbox.put_nowait(self._action(run, dispatcher_pb2.ActionType.START_STEP_RUN))
         for session, down in touched.items():
@@ -303,6 +346,21 @@ class FakeEngine:
             down.batch = session.batch
             session.outbox.put_nowait(down)
         self._queue = waiting
+
+    def _ref(self, session: Session, down: Any, step: Any, workflow: str) -> int:
+        """The number of a step on this stream; its first message says what it is."""
+        action = step.action.lower()
+        if action not in session.refs:
+            session.refs[action] = len(session.refs) + 1
+            down.steps.add(
+                ref=session.refs[action],
+                step_id=_uuid("step", action),
+                action_id=action,
+                task_name=step.readable_id,
+                workflow_id=_uuid("workflow", workflow),
+                workflow_version_id=_uuid("version", workflow),
+            )
+        return session.refs[action]
 
     def _assignment(self, run: FakeRun, ref: int) -> Any:
         new = run.request
@@ -324,8 +382,7 @@ class FakeEngine:
             assignment.child_key = new.child_key
         return assignment
 
-    def _action(self, run: FakeRun, kind: Any) -> Any:
-        step = self._step(run)
+    def _payload(self, run: FakeRun) -> dict[str, Any]:
         payload = {
             "input": json.loads(run.input or b"{}"),
             "triggered_by": "manual",
@@ -336,6 +393,10 @@ class FakeEngine:
         }
         if self.task_run_errors:
             payload["step_run_errors"] = self.task_run_errors
+        return payload
+
+    def _action(self, run: FakeRun, kind: Any) -> Any:
+        step = self._step(run)
         is_start = kind == dispatcher_pb2.ActionType.START_STEP_RUN
         return dispatcher_pb2.AssignedAction(
             tenant_id=TENANT,
@@ -347,7 +408,7 @@ class FakeEngine:
             task_run_external_id=run.run_id,
             action_id=step.action.lower(),
             action_type=kind,
-            action_payload=json.dumps(payload) if is_start else "",
+            action_payload=json.dumps(self._payload(run)) if is_start else "",
             task_name=step.readable_id,
             retry_count=run.attempt,
             additional_metadata=run.metadata.decode(),
@@ -752,6 +813,18 @@ class FakeEngine:
         self._notify()
         return dispatcher_pb2.ActionEventResponse(tenant_id=TENANT, worker_id=request.worker_id)
 
+    async def _batch_event(self, request: Any, context: Any) -> Any:
+        self.reports.append(request)
+        kind = {2: "completed", 3: "failed", 5: "cancelled"}.get(request.event_type, "started")
+        assert request.batch_id == "batch-1"
+        for item in request.items:
+            assert not item.HasField("retry_count")
+            run = self.runs[item.task_run_external_id]
+            payload = item.event_payload.encode()
+            self._report(run.run_id, run.attempt, kind, payload, item.should_not_retry)
+        self._notify()
+        return dispatcher_pb2.ActionEventResponse(tenant_id=TENANT, worker_id=request.worker_id)
+
     async def _unsubscribe(self, request: Any, context: Any) -> Any:
         self.goodbyes.append(request.worker_id)
         self._notify()
@@ -861,6 +934,7 @@ class FakeEngine:
                 "ListenV2": self._served(self._listen, d.WorkerListenRequest),
                 "Heartbeat": self._unary(self._heartbeat, d.HeartbeatRequest),
                 "SendStepActionEvent": self._unary(self._step_event, d.StepActionEvent),
+                "SendBatchActionEvent": self._unary(self._batch_event, d.BatchActionEvent),
                 "Unsubscribe": self._unary(self._unsubscribe, d.WorkerUnsubscribeRequest),
                 "UpsertWorkerLabels": self._unary(self._labels, d.UpsertWorkerLabelsRequest),
                 "RefreshTimeout": self._unary(self._refresh_timeout, d.RefreshTimeoutRequest),

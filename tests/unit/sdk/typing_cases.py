@@ -8,6 +8,8 @@ from typing import Annotated, Any, assert_type
 from pydantic import BaseModel
 
 from broadaxe import (
+    BatchContext,
+    BatchMemberId,
     Broadaxe,
     BroadaxeError,
     Context,
@@ -69,6 +71,21 @@ assert_type(inferred.run_many([], return_exceptions=True), list[Text | BroadaxeE
 assert_type(inferred.get_result("id"), Text)
 assert_type(inferred.mock_run(Number(n=1)), Text)
 
+
+@broadaxe.batch_task(batch_max_size=10)
+async def batched(inputs: dict[BatchMemberId, Number], ctx: Context) -> dict[BatchMemberId, Text]:
+    return {member: Text("") for member in inputs}
+
+
+@broadaxe.batch_task(batch_max_size=10, broadcast_output=True)
+def broadcast(inputs: dict[BatchMemberId, Number], ctx: BatchContext) -> Text:
+    return Text("")
+
+
+assert_type(batched, Standalone[Number, Text])
+assert_type(broadcast, Standalone[Number, Text])
+assert_type(batched.run(Number(n=1)), Text)
+
 stub = broadaxe.stubs.task(name="s", input_validator=Number, output_validator=Text)
 assert_type(stub.run(Number(n=1)), Text)
 
@@ -92,6 +109,12 @@ async def second(input: Number, ctx: Context) -> int:
 def rescue(input: Number, ctx: Context) -> None: ...
 
 
+@workflow.batch_task(batch_max_size=2, parents=[first])
+def together(inputs: dict[BatchMemberId, Number], ctx: BatchContext) -> dict[BatchMemberId, int]:
+    return {}
+
+
+assert_type(together, Task[Number, int])
 assert_type(first, Task[Number, Text])
 assert_type(second, Task[Number, int])
 assert_type(rescue, Task[Number, None])
@@ -123,6 +146,10 @@ inferred.create_bulk_run_item({"n": 1})  # error
 broadaxe.task(retrys=3)  # error
 broadaxe.workflow(input_validator=Number)  # error
 workflow.task(parents=["first"])  # error
+
+
+@broadaxe.batch_task(batch_max_size=2)  # error
+def not_by_member(inputs: Number, ctx: Context) -> None: ...
 
 
 @broadaxe.task  # error
