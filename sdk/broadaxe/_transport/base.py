@@ -149,6 +149,10 @@ class Transport(Protocol):
         """Returns when the chunks have left, in order; they are never stored."""
         ...
 
+    async def confirm_lines(self) -> None:
+        """Returns when the engine has got every line and chunk that left before, or will not get it."""
+        ...
+
     def subscribe_events(self, run_id: str) -> AsyncIterator[dispatcher_pb2.WorkflowEvent]:
         """Events of a run from now on; ends with the run."""
         ...

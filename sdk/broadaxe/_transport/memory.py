@@ -198,6 +198,9 @@ class MemoryTransport:
     async def put_stream(self, chunks: Sequence[stream_pb2.StreamChunk]) -> None:
         self.chunks.extend(chunks)
 
+    async def confirm_lines(self) -> None:
+        pass  # they are there
+
     def subscribe_events(self, run_id: str) -> AsyncIterator[dispatcher_pb2.WorkflowEvent]:
         self._unsupported(f"the stream of run {run_id}")
 

@@ -600,6 +600,8 @@ class FakeEngine:
                 for chunk in up.chunks:
                     self.chunks.append(chunk)
                     self._stream_event(chunk.task_run_id, chunk.message, chunk.index)
+                if up.mark:
+                    outbox.put_nowait(stream_pb2.ClientDown(mark=up.mark))
                 self._notify()
             outbox.put_nowait(None)
 
