@@ -12,6 +12,7 @@ from broadaxe._config import Settings
 from broadaxe._errors import RequestRefusedError
 from broadaxe._heartbeat_process import HeartbeatProcess
 from broadaxe._logging import OutputSender, TaskLogHandler, show_logs
+from broadaxe._rest import RestClient
 from broadaxe._runner import Runner
 from broadaxe._transport.base import Transport
 from broadaxe._unary_worker import UnaryWorker
@@ -194,9 +195,7 @@ class WorkerRun:
             "the server has no batched stream: worker %s uses one call a report", self._registration.name
         )
         self._transport.use_unary()
-        self.link = await self._make_link(
-            UnaryWorker, server_url=self._settings.server_url, token=self._settings.token
-        )
+        self.link = await self._make_link(UnaryWorker, rest=RestClient(self._settings))
         self.runner.use(self.link)
         await self.link.run()
 

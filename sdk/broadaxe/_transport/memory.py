@@ -189,6 +189,12 @@ class MemoryTransport:
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse:
         self._unsupported(f"details of run {run_id}")
 
+    async def cancel_tasks(self, request: workflows_pb2.CancelTasksRequest) -> list[str]:
+        self._unsupported("cancelling runs")
+
+    async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
+        self._unsupported("replaying runs")
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         self._unsupported(f"pushing {len(events)} events")
 

@@ -148,6 +148,12 @@ class StreamTransport:
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse:
         return await self.unary.get_run_details(run_id)
 
+    async def cancel_tasks(self, request: workflows_pb2.CancelTasksRequest) -> list[str]:
+        return await self.unary.cancel_tasks(request)
+
+    async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
+        return await self.unary.replay_tasks(request)
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         return await self.unary.push_events(events)
 
