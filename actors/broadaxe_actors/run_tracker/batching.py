@@ -33,22 +33,25 @@ class Batches(Progress):
     # ------------------------------------------------------------ to the buffers
 
     def _progress(self, turn: Turn) -> None:
-        if not self._is_restoring:
+        if self._batches.has_work and not self._is_restoring:
             self._group(turn)
+            self._evaluate_next()
         super()._progress(turn)
 
     def _group(self, turn: Turn) -> None:
+        """Have ready task runs join their groups, but first tell those of batches that run."""
+        batches = self._batches
         left = SLICE
-        while left and self._batches.to_count:
+        while left and batches.to_count:
             left -= 1
-            batch = self._batches.to_count.popleft()
+            batch = batches.to_count.popleft()
             if batch.members:
                 self._find_group(next(iter(batch.members.values())), batch, turn)
-        if self._batches.uncounted:
-            return  # first it must be known of which groups batches run
-        while left and self._batches.to_group:
+        if batches.uncounted:
+            return  # `groups_evaluated` goes on
+        while left and batches.to_group:
             left -= 1
-            task_run_id, attempt = self._batches.to_group.popleft()
+            task_run_id, attempt = batches.to_group.popleft()
             task = self._live.get(task_run_id)
             if task is None or task.state != S.QUEUED or task.attempt != attempt:
                 continue
@@ -57,7 +60,7 @@ class Batches(Progress):
                 self._find_group(task, None, turn)
             else:
                 self._join_group(task, task.batching.key, turn)
-        if self._batches.to_count or self._batches.to_group:
+        if batches.has_work:
             self.me.group_more.send()
 
     def group_more(self) -> None:
@@ -82,7 +85,6 @@ class Batches(Progress):
                 self._batches.to_evaluate.append(work)
                 if batch_id is not None:
                     self._batches.uncounted.add(batch_id)
-                self._evaluate_next()
                 return
             found = str(expression.evaluate(values))
         except cel.CelError as error:
