@@ -16,6 +16,7 @@ from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.errors import EngineBug, Refused
 from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import (
+    IdempotencyCollisions,
     PushEvents,
     PutWorkflow,
     RunEventKind,
@@ -206,10 +207,14 @@ class RunTracker(Attempts, Control, Following, Reading):
         self._creation.begin(gateway, message, is_settled=True)
 
     def borrowed_settled(
-        self, gateway: "Handle[Any]", request_id: int, run_ids: tuple[str, ...], borrowed: tuple[str, ...]
+        self,
+        gateway: "Handle[Any]",
+        request_id: int,
+        answer: tuple[str, ...] | IdempotencyCollisions,
+        borrowed: tuple[str, ...],
     ) -> None:
         """The runs of an earlier trigger that this one counts on are committed, or were refused."""
-        self._creation.answer_borrowed(gateway, request_id, run_ids, borrowed)
+        self._creation.answer_borrowed(gateway, request_id, answer, borrowed)
 
     def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
         """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`.
