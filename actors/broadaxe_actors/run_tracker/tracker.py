@@ -109,11 +109,11 @@ class RunTracker(Attempts, Control, Following, Reading):
     def restored(self) -> None:
         """All task runs have been restored: begin to page in those that wait in Postgres, and let the runs go on."""
         self._is_restoring = False
-        held, self._batches.restored = self._batches.restored, {}
-        self._tell_held_batches([batch for batch in held.values() if batch.members])
         for line in self._ledger.lines():
             self._page_in(line)
         self.go_on(tuple(self._runs))
+        held, self._batches.restored = self._batches.restored, {}
+        self._tell_held_batches([batch for batch in held.values() if batch.members])
 
     def go_on(self, run_ids: tuple[str, ...]) -> None:
         """Judge again what the tasks of runs from the record wait for, a slice at a time."""
