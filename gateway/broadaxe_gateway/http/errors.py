@@ -5,7 +5,9 @@ what nobody expected is `{"message": ...}`.
 """
 
 import logging
+from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -47,6 +49,13 @@ def message(status: HTTPStatus, text: str) -> JSONResponse:
     return JSONResponse({"message": text}, status)
 
 
+def problems_text(problems: Iterable[Any]) -> str:
+    """What a schema found wrong, each with its place."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in problems
+    )
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of `app` in its shape."""
 
@@ -60,11 +69,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        return message(HTTPStatus.BAD_REQUEST, problems)
+        return message(HTTPStatus.BAD_REQUEST, problems_text(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> JSONResponse:

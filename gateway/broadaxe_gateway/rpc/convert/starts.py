@@ -35,11 +35,16 @@ _REST_ALONE = '"parents":{},"triggers":{"filter_payload":null},"user_data":null,
 
 def start_payload(start: Assignment) -> str:
     """The action payload of a start for a unary worker (behaviour-core 2.7.2), spliced around what is not parsed again."""
-    text = start.input.decode() if start.input else "{}"
+    rest = _rest(start) if start.parents or start.triggers or start.errors else _REST_ALONE
+    return lone_payload(start.input, rest)
+
+
+def lone_payload(run_input: bytes, rest: str = _REST_ALONE) -> str:
+    """The same for a task that has neither parents nor conditions."""
+    text = run_input.decode() if run_input else "{}"
     if not text.startswith("{") and not text.lstrip().startswith("{"):
         # Only an object can be represented here.
         text = "null"
-    rest = _rest(start) if start.parents or start.triggers or start.errors else _REST_ALONE
     return f'{{"input":{text},"triggered_by":"manual",{rest}'
 
 
