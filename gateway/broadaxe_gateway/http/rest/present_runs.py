@@ -79,10 +79,10 @@ def status_of(state: int) -> TaskStatus:
 
 
 def run_status(found: Group) -> TaskStatus:
-    """A run of several tasks that has not ended is running once any of its tasks has been with a worker or has ended."""
+    """A run of several tasks that has not ended is running once any of its tasks has been with a worker, as filters have it."""
     if not found.is_several or found.run.is_final:
         return status_of(found.run.state)
-    has_begun = any(task.assigned_at is not None or task.attempt or task.is_final for task in found.tasks)
+    has_begun = any(task.assigned_at is not None for task in found.tasks)
     return TaskStatus.RUNNING if has_begun else TaskStatus.QUEUED
 
 
