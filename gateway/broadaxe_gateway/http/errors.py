@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from broadaxe_actors.errors import Code, Refused
+from broadaxe_storage.errors import Unavailable
 
 logger = logging.getLogger("broadaxe.http")
 
@@ -62,6 +63,13 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
         return refusal(STATUS_OF_CODE[error.code], error.message)
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(_: Request, error: Unavailable) -> JSONResponse:
+        logger.warning("the record cannot be read: %s", error)
+        return message(
+            HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached at the moment: try again"
+        )
 
     @app.exception_handler(RequestRefused)
     async def ended(_: Request, error: RequestRefused) -> JSONResponse:

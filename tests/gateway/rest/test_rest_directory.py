@@ -4,10 +4,11 @@ import pytest
 
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.messages import HeldAttempt, WorkerInfo
+from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import TaskRunState, WorkerStatus
 from tests.factories import make_worker, new_id
 from tests.gateway.rest import official
-from tests.gateway.rest.fakes import NOW, NOW_TEXT, TENANT, now_us, version_of
+from tests.gateway.rest.fakes import NOW, NOW_TEXT, TENANT, T, now_us, version_of
 
 WORKFLOWS = f"/api/v1/tenants/{TENANT}/workflows"
 WORKERS = f"/api/v1/tenants/{TENANT}/worker"
@@ -258,3 +259,28 @@ async def test_document_describes_every_route(rest):
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
 async def test_no_other_document_is_served(rest, path):
     assert (await rest.get(path)).status_code == 404
+
+
+async def test_database_that_is_away_is_503_without_details(rest, monkeypatch):
+    async def fail(*_, **__):
+        raise Unavailable("postgres://secret@host is away")
+
+    monkeypatch.setattr(rest.record, "list_workflows", fail)
+    answer = await rest.get(WORKFLOWS)
+    assert answer.status_code == 503
+    assert answer.json() == {"message": "the database cannot be reached at the moment: try again"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{WORKFLOWS}?name=a%00b",
+        f"{T}/logs?search=%00",
+        f"{T}/workflow-runs?since=2026-01-01T00:00:00Z&only_tasks=false&idempotency_keys=%00",
+        f"{T}/workflow-runs?since=2026-01-01T00:00:00Z&only_tasks=false&additional_metadata=a:%00",
+    ],
+)
+async def test_null_characters_do_not_reach_the_database(rest, path):
+    answer = await rest.client.get(path)
+    assert answer.status_code == 400
+    assert "null character" in answer.text

@@ -14,6 +14,7 @@ from broadaxe_gateway.http.rest.present_runs import display_name
 from broadaxe_gateway.http.rest.reads import LogQuery, Reads
 from broadaxe_gateway.http.rest.tasks import fetch_task
 from broadaxe_gateway.http.rest.versions import Versions
+from broadaxe_gateway.rpc.convert.checks import check_text
 from broadaxe_storage.records import LogRow
 
 MAX_LINES = 10_000
@@ -47,7 +48,7 @@ async def list_task_logs(
         task_run_ids=(row.id,),
         since=optional_us(since),
         until=optional_us(until),
-        search=search,
+        search=check_text(search, "search"),
         levels=tuple(levels or ()),
         attempt=None if attempt is None else attempt - 1,
         is_descending=order_by_direction is Direction.DESC,
@@ -76,7 +77,7 @@ async def list_logs(
         task_run_ids=texts(task_external_ids),
         since=optional_us(since),
         until=optional_us(until),
-        search=search,
+        search=check_text(search, "search"),
         levels=tuple(levels or ()),
         attempt=None if attempt is None else attempt - 1,
         workflow_ids=texts(workflow_ids),

@@ -57,7 +57,7 @@ from broadaxe_gateway.http.rest.present_runs import (
 )
 from broadaxe_gateway.http.rest.reads import Reads, Row
 from broadaxe_gateway.http.rest.versions import Versions
-from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
+from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_text
 from broadaxe_gateway.rpc.convert.runs import new_run
 
 MAX_ROWS = 10_000
@@ -104,7 +104,7 @@ async def list_runs(
         if parent_task_external_id and not only_tasks
         else None,
         triggering_event_id=str(triggering_event_external_id) if triggering_event_external_id else None,
-        idempotency_keys=tuple(idempotency_keys or ()),
+        idempotency_keys=tuple(check_text(key, "idempotency_keys") for key in idempotency_keys or ()),
     )
     rows, total = await reads.list_rows(
         tenant, query, limit=limit, offset=offset, has_payloads=include_payloads

@@ -21,6 +21,7 @@ from broadaxe_gateway.http.rest.models.workflows import (
 )
 from broadaxe_gateway.http.rest.present_runs import config_of
 from broadaxe_gateway.http.rest.versions import Version
+from broadaxe_gateway.rpc.convert.checks import check_text
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 10_000
@@ -39,7 +40,7 @@ async def list_workflows(
     name: str = "",
 ) -> Response:
     limit = limit if limit > 0 else DEFAULT_LIMIT
-    rows, total = await reads.list_workflows(tenant, name, limit=limit, offset=offset)
+    rows, total = await reads.list_workflows(tenant, check_text(name, "name"), limit=limit, offset=offset)
     found = [_workflow(versions.keep(row), "") for row in rows]
     return await answer(WorkflowList(rows=found, pagination=list_pages(offset, limit, total)))
 
