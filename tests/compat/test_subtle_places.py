@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from broadaxe.wire import dispatcher_pb2 as dispatcher
+from broadaxe.wire import workflows_pb2 as workflows
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 from tests.compat.conftest import Workers
@@ -560,14 +561,21 @@ def test_23_workflow_names_are_case_sensitive(wire: Wire, bare_worker: BareWorke
 @pytest.mark.parametrize(
     ("method", "request_message", "response"),
     [
-        ("/Dispatcher/RefreshTimeout", dispatcher.RefreshTimeoutRequest(), dispatcher.RefreshTimeoutResponse),
-        ("/Dispatcher/ReleaseSlot", dispatcher.ReleaseSlotRequest(), dispatcher.ReleaseSlotResponse),
-        ("/v1.AdminService/CancelTasks", v1.CancelTasksRequest(), v1.CancelTasksResponse),
-        ("/v1.AdminService/ReplayTasks", v1.ReplayTasksRequest(), v1.ReplayTasksResponse),
+        (
+            "/Dispatcher/RestoreEvictedTask",
+            dispatcher.RestoreEvictedTaskRequest(),
+            dispatcher.RestoreEvictedTaskResponse,
+        ),
+        ("/v1.AdminService/BranchDurableTask", v1.BranchDurableTaskRequest(), v1.BranchDurableTaskResponse),
+        (
+            "/WorkflowService/ScheduleWorkflow",
+            workflows.ScheduleWorkflowRequest(),
+            workflows.WorkflowVersion,
+        ),
     ],
-    ids=["refresh", "release", "cancel", "replay"],
+    ids=["restore", "branch", "schedule"],
 )
-def test_24_25_methods_still_missing_say_which(
+def test_methods_still_missing_say_which(
     wire: Wire, method: str, request_message: object, response: object
 ) -> None:
     code, text = code_of(lambda: wire.unary(method, request_message, response))
