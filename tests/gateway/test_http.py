@@ -98,9 +98,11 @@ def telemetry():
 
 @pytest.fixture
 async def client(engine, readiness, telemetry):
+    record = FakeRecord()
     app = create_app(
         hub=engine,
-        reads=FakeRecord(),
+        reads=record,
+        fetch_version=record.fetch_version,
         tokens=FakeTokens(),
         telemetry=source_of(telemetry),
         gateway_figures=lambda: {

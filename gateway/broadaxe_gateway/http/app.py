@@ -10,7 +10,7 @@ from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metric
 from broadaxe_gateway.http.rest import logs, meta, runs, tasks, workers, workflows
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
-from broadaxe_gateway.http.rest.versions import Versions
+from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
 from broadaxe_gateway.tokens import TokenService
 
 OPENAPI_PATH = "/api/v1/openapi.json"
@@ -20,6 +20,7 @@ def create_app(
     *,
     hub: EngineLink,
     reads: Reads,
+    fetch_version: FetchVersion,
     tokens: TokenService,
     telemetry: TelemetrySource,
     gateway_figures: GatewaySource,
@@ -31,7 +32,7 @@ def create_app(
     app = FastAPI(title="Broadaxe", version=version, openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
     app.state.hub = hub
     app.state.reads = reads
-    app.state.versions = Versions(reads)
+    app.state.versions = Versions(fetch_version)
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.version = version

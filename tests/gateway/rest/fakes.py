@@ -16,7 +16,6 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness
-from broadaxe_gateway.http.rest.reads import LogQuery, Row, RunQuery, live_row
 from broadaxe_gateway.tokens import Identity, Unauthenticated
 from broadaxe_storage.records import (
     RUN_STEP,
@@ -26,6 +25,7 @@ from broadaxe_storage.records import (
     WorkerRow,
     WorkflowVersionRow,
 )
+from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
 from tests.factories import make_task_run, make_version, new_id
 
 TENANT = "11111111-1111-4111-8111-111111111111"
@@ -99,7 +99,7 @@ class FakeRecord:
     """`Reads` over lists. Tenants other than `TENANT` have nothing."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[RunSummary] = []
         self.events: list[TaskEventRow] = []
         self.logs: list[LogRow] = []
         self.versions: list[WorkflowVersionRow] = []
@@ -111,7 +111,7 @@ class FakeRecord:
 
     # ---- made by tests
 
-    def add(self, version: WorkflowVersionRow, **fields: Any) -> Row:
+    def add(self, version: WorkflowVersionRow, **fields: Any) -> RunSummary:
         run_id = fields.get("id", new_id())
         values = {
             "id": run_id,
@@ -125,15 +125,16 @@ class FakeRecord:
             "input": b'{"n": 1}',
             "metadata": '{"who": "me"}',
         }
-        row = live_row(make_task_run(**(values | fields)))
+        made = make_task_run(**(values | fields))
+        row = RunSummary._make(getattr(made, field) for field in RunSummary._fields)
         self.rows.append(row)
         return row
 
-    def add_run_of_several(self, **fields: Any) -> Row:
-        fields.setdefault("state", TaskRunState.WAITING)
+    def add_run_of_several(self, **fields: Any) -> RunSummary:
+        fields.setdefault("state", TaskRunState.QUEUED)
         return self.add(self.diamond, step_index=RUN_STEP, **fields)
 
-    def add_task(self, run: Row, step_index: int, **fields: Any) -> Row:
+    def add_task(self, run: RunSummary, step_index: int, **fields: Any) -> RunSummary:
         values = {
             "id": new_id(),
             "run_id": run.id,
@@ -153,12 +154,10 @@ class FakeRecord:
 
     # ---- Reads
 
-    def _mine(self, tenant_id: str) -> list[Row]:
+    def _mine(self, tenant_id: str) -> list[RunSummary]:
         return self.rows if tenant_id == TENANT else []
 
-    async def list_rows(
-        self, tenant_id: str, query: RunQuery, *, limit: int, offset: int, has_payloads: bool
-    ) -> tuple[list[Row], int]:
+    def _meant(self, tenant_id: str, query: RunQuery) -> list[RunSummary]:
         self.queries.append(query)
         rows = [
             row
@@ -168,33 +167,41 @@ class FakeRecord:
             and (not query.states or row.state in query.states)
         ]
         rows.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-        return [self._shown(row, has_payloads) for row in rows[offset : offset + limit]], len(rows)
+        return rows
 
-    def _shown(self, row: Row, has_payloads: bool) -> Row:
+    async def list_runs(
+        self, tenant_id: str, query: RunQuery, *, limit: int, offset: int = 0, has_payloads: bool = False
+    ) -> list[RunSummary]:
+        rows = self._meant(tenant_id, query)
+        return [self._shown(row, has_payloads) for row in rows[offset : offset + limit]]
+
+    async def count_runs(self, tenant_id: str, query: RunQuery) -> int:
+        return len(self._meant(tenant_id, query))
+
+    def _shown(self, row: RunSummary, has_payloads: bool) -> RunSummary:
         run = next(other for other in self.rows if other.id == row.run_id)
         if not has_payloads:
             return row._replace(input=b"", output=None, metadata=run.metadata)
         return row._replace(input=run.input, metadata=run.metadata)
 
     async def list_run_ids(self, tenant_id: str, query: RunQuery) -> list[str]:
-        self.queries.append(query)
-        return [
-            row.id for row in self._mine(tenant_id) if row.id == row.run_id and row.created_at >= query.since
-        ]
+        return [row.id for row in self._meant(tenant_id, query)]
 
-    async def list_tasks_of(self, tenant_id: str, run_ids: Sequence[str], *, has_payloads: bool) -> list[Row]:
+    async def list_tasks_of(
+        self, tenant_id: str, run_ids: Sequence[str], *, has_payloads: bool = False
+    ) -> list[RunSummary]:
         return [
             self._shown(row, has_payloads)
             for row in self._mine(tenant_id)
             if row.run_id in run_ids and not row.is_run_of_several
         ]
 
-    async def fetch_rows(self, tenant_id: str, ids: Sequence[str]) -> list[Row]:
+    async def fetch_rows(self, tenant_id: str, ids: Sequence[str]) -> list[RunSummary]:
         return [row for row in self._mine(tenant_id) if row.id in ids or row.run_id in ids]
 
     async def list_children(
         self, tenant_id: str, parent_task_run_ids: Sequence[str], limit: int
-    ) -> list[Row]:
+    ) -> list[RunSummary]:
         return [
             row
             for row in self._mine(tenant_id)
@@ -204,10 +211,10 @@ class FakeRecord:
     async def count_children(self, tenant_id: str, parent_task_run_id: str) -> int:
         return len(await self.list_children(tenant_id, (parent_task_run_id,), 10**9))
 
-    async def fetch_events(self, tenant_id: str, task_run_ids: Sequence[str]) -> list[TaskEventRow]:
+    async def fetch_timeline(self, tenant_id: str, task_run_ids: Sequence[str]) -> list[TaskEventRow]:
         return [event for event in self.events if event.task_run_id in task_run_ids]
 
-    async def list_log_lines(self, tenant_id: str, query: LogQuery) -> list[LogRow]:
+    async def list_logs(self, tenant_id: str, query: LogQuery) -> list[LogRow]:
         self.queries.append(query)
         return self.logs[: query.limit] if tenant_id == TENANT else []
 
@@ -217,16 +224,18 @@ class FakeRecord:
         )
 
     async def list_workflows(
-        self, tenant_id: str, name: str, *, limit: int, offset: int
-    ) -> tuple[list[WorkflowVersionRow], int]:
+        self, tenant_id: str, name: str = "", *, limit: int, offset: int = 0
+    ) -> list[WorkflowVersionRow]:
         newest: dict[str, WorkflowVersionRow] = {}
         for row in sorted(self.versions, key=lambda row: row.number):
             if row.tenant_id == tenant_id and name.lower() in row.name.lower():
                 newest[row.workflow_id] = row
-        rows = sorted(newest.values(), key=lambda row: row.name)
-        return rows[offset : offset + limit], len(rows)
+        return sorted(newest.values(), key=lambda row: row.name)[offset : offset + limit]
 
-    async def fetch_latest_version(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
+    async def count_workflows(self, tenant_id: str, name: str = "") -> int:
+        return len(await self.list_workflows(tenant_id, name, limit=10**9))
+
+    async def fetch_workflow(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
         rows = [row for row in self.versions if row.workflow_id == workflow_id and row.tenant_id == tenant_id]
         return max(rows, key=lambda row: row.number, default=None)
 
@@ -250,6 +259,7 @@ class Rest:
         self.app = create_app(
             hub=self.engine,
             reads=self.record,
+            fetch_version=self.record.fetch_version,
             tokens=FakeTokens(),
             telemetry=telemetry,
             gateway_figures=dict,

@@ -1,11 +1,7 @@
 """Runs over REST: listings, details, triggers, in the documented shapes; each answer is read by the official client's own models."""
 
-import json
-
 import pytest
 
-from broadaxe_actors.errors import Code, Refused
-from broadaxe_actors.messages import IdempotencyCollision, TriggerRuns
 from broadaxe_storage.records import TaskEventKind, TaskEventRow, TaskRunState
 from tests.factories import new_id
 from tests.gateway.rest.fakes import LONE, NOW, NOW_TEXT, TENANT, T, version_of
@@ -57,7 +53,7 @@ def done(rest):
 @pytest.fixture
 def diamond(rest):
     """A run of several tasks under way: its first task has completed, its second runs, the others do not exist yet."""
-    run = rest.record.add_run_of_several(parent_task_run_id=new_id())
+    run = rest.record.add_run_of_several(parent_task_run_id=new_id(), state=TaskRunState.RUNNING)
     top = rest.record.add_task(
         run,
         0,
@@ -159,18 +155,9 @@ async def test_listing_of_tasks_has_tasks_alone(rest, diamond, done):
     assert {row["type"] for row in body["rows"]} == {"TASK"}
 
 
-async def test_run_of_several_tasks_is_queued_until_one_has_been_with_a_worker(rest):
-    run = rest.record.add_run_of_several()
-    task = rest.record.add_task(run, 0)
-    path = f"/api/v1/stable/workflow-runs/{run.id}/status"
-    assert await rest.get_json(path) == "QUEUED"
-    rest.record.rows[-1] = task._replace(state=TaskRunState.ASSIGNED, assigned_at=NOW)
-    assert await rest.get_json(path) == "RUNNING"
-
-
 async def test_evicted_reads_as_running_and_says_so(rest):
     rest.record.add(rest.record.lone, state=TaskRunState.EVICTED)
-    run = rest.record.add_run_of_several(created_at=NOW - SECOND)
+    run = rest.record.add_run_of_several(created_at=NOW - SECOND, state=TaskRunState.RUNNING)
     rest.record.add_task(run, 1, state=TaskRunState.EVICTED)
     rest.record.add_task(run, 0, state=TaskRunState.COMPLETED, finished_at=NOW, assigned_at=NOW)
     lone, several = (await rest.get_json(RUNS, since=SINCE, only_tasks=False))["rows"]
@@ -211,7 +198,8 @@ async def test_all_filters_reach_the_record(rest):
         triggering_event_external_id=ids[3],
         idempotency_keys=["k1", "k2"],
     )
-    (query,) = rest.record.queries
+    listed, query = rest.record.queries
+    assert listed == query
     assert query.since == NOW - 123_456 + 500_000
     assert query.until == NOW - 123_456 + SECOND
     assert set(query.states) == {TaskRunState.ASSIGNED, TaskRunState.RUNNING, TaskRunState.FAILED}
@@ -465,90 +453,6 @@ async def test_timings_follow_children_down_to_the_depth_asked_for(rest, diamond
     assert [row["depth"] for row in (await rest.get_json(path))["rows"]] == [0, 0]
     for depth in (-1, 11):
         assert (await rest.get(path, depth=depth)).status_code == 400
-
-
-# ---------------------------------------------------------------- trigger
-
-
-async def test_triggered_run_is_answered_with_its_details(rest):
-    answer = await rest.post(
-        f"{RUNS}/trigger",
-        {
-            "workflowName": "lone",
-            "input": {"n": 2, "text": "\u00e4"},
-            "additionalMetadata": {"k": [1]},
-            "priority": 3,
-        },
-    )
-    assert answer.status_code == 200
-    V1WorkflowRunDetails.from_json(answer.text)
-    body = answer.json()
-    ((message, tenant, (run,)),) = rest.engine.asked
-    assert (message, tenant) == (TriggerRuns, TENANT)
-    assert (run.workflow_name, run.priority) == ("lone", 3)
-    assert json.loads(run.input) == {"n": 2, "text": "\u00e4"}
-    assert body["run"]["metadata"]["id"] == run.run_id
-    assert body["run"]["status"] == "QUEUED"
-    assert body["run"]["input"] == wrapper({"n": 2, "text": "\u00e4"})
-    assert body["run"]["additionalMetadata"]["k"] == [1]
-    assert "traceparent" in body["run"]["additionalMetadata"]
-
-
-async def test_id_alone_is_answered_when_no_more_is_asked_for(rest):
-    answer = await rest.post(f"{RUNS}/trigger", {"workflowName": "lone", "input": {}, "return_only_id": True})
-    details = V1WorkflowRunDetails.from_json(answer.text)
-    assert details.run.metadata.id == rest.record.rows[-1].id
-    assert answer.json()["tasks"] == []
-
-
-async def test_large_input_is_taken(rest):
-    text = "x" * 400_000
-    answer = await rest.post(f"{RUNS}/trigger", {"workflowName": "lone", "input": {"text": text}})
-    assert answer.json()["run"]["input"]["input"]["text"] == text
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{",
-        b"",
-        b"[]",
-        {"workflowName": "lone"},
-        {"input": {}},
-        {"workflowName": "lone", "input": [1]},
-        {"workflowName": "lone", "input": {}, "priority": "high"},
-        {"workflowName": "lone", "input": {}, "additionalMetadata": "x"},
-        b'{"workflowName": "lone", "input": {"a": "\\ud800"}}',
-    ],
-)
-async def test_trigger_that_does_not_fit_is_400_with_a_message(rest, body):
-    answer = await rest.post(f"{RUNS}/trigger", body)
-    assert answer.status_code == 400
-    assert set(answer.json()) == {"message"}
-    assert rest.engine.asked == []
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"priority": 4}, "priority is 4, expected 1"),
-        ({"workflowName": "lnoe"}, "'lnoe' is not registered"),
-        ({"workflowName": ""}, "names no workflow"),
-        ({"input": {"a": "\0"}}, "null character"),
-    ],
-)
-async def test_trigger_that_means_nothing_is_400_with_errors(rest, fields, reason):
-    answer = await rest.post(f"{RUNS}/trigger", {"workflowName": "lone", "input": {}} | fields)
-    assert answer.status_code == 400
-    assert reason in answer.json()["errors"][0]["description"]
-
-
-async def test_collision_of_idempotency_keys_is_400(rest):
-    detail = IdempotencyCollision(new_id(), new_id())
-    rest.engine.refusal = Refused(Code.ALREADY_EXISTS, "key 'k' is held by another run", detail)
-    answer = await rest.post(f"{RUNS}/trigger", {"workflowName": "lone", "input": {}})
-    assert answer.status_code == 400
-    assert "key 'k'" in answer.json()["errors"][0]["description"]
 
 
 async def test_latest_version_names_its_tasks(rest, done):

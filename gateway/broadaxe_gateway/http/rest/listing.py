@@ -8,8 +8,8 @@ from broadaxe_gateway import selection
 from broadaxe_gateway.http.rest.dependencies import optional_us, texts
 from broadaxe_gateway.http.rest.models.common import microseconds
 from broadaxe_gateway.http.rest.models.runs import RunningFilter, TaskFilter, TaskStatus
-from broadaxe_gateway.http.rest.reads import RunQuery
 from broadaxe_storage.records import RunFilter, TaskRunState
+from broadaxe_storage.summaries import RunQuery
 
 _ALL_STATES = tuple(int(state) for state in TaskRunState)
 

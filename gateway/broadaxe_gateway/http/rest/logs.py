@@ -11,11 +11,12 @@ from broadaxe_gateway.http.rest.dependencies import KnownVersions, Read, Tenant,
 from broadaxe_gateway.http.rest.models.common import EMPTY, Pagination, answer, raw_object, time_text
 from broadaxe_gateway.http.rest.models.logs import Direction, LogLevel, LogLine, LogLineList
 from broadaxe_gateway.http.rest.present_runs import display_name
-from broadaxe_gateway.http.rest.reads import LogQuery, Reads
+from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.tasks import fetch_task
 from broadaxe_gateway.http.rest.versions import Versions
 from broadaxe_gateway.rpc.convert.checks import check_text
 from broadaxe_storage.records import LogRow
+from broadaxe_storage.summaries import LogQuery
 
 MAX_LINES = 10_000
 MAX_WORKFLOWS = 10_000
@@ -58,7 +59,7 @@ async def list_task_logs(
 
 
 @router.get("/tenants/{tenant}/logs", response_model=LogLineList)
-async def list_logs(
+async def list_tenant_logs(
     tenant: Tenant,
     reads: Read,
     versions: KnownVersions,
@@ -92,7 +93,7 @@ async def _steps(
     tenant_id: str, step_ids: tuple[str, ...], reads: Reads, versions: Versions
 ) -> tuple[tuple[str, int], ...]:
     """Where steps stand. An id says nothing of its version, so only steps of the newest versions are found."""
-    rows, _ = await reads.list_workflows(tenant_id, "", limit=MAX_WORKFLOWS, offset=0)
+    rows = await reads.list_workflows(tenant_id, limit=MAX_WORKFLOWS)
     wanted = set(step_ids)
     return tuple(
         (row.id, index)
@@ -103,7 +104,7 @@ async def _steps(
 
 
 async def _lines(tenant_id: str, query: LogQuery, reads: Reads, versions: Versions) -> Response:
-    lines = await reads.list_log_lines(tenant_id, query)
+    lines = await reads.list_logs(tenant_id, query)
     names = await _display_names(tenant_id, {line.task_run_id for line in lines}, reads, versions)
     rows = [_log_line(line, names.get(line.task_run_id)) for line in lines]
     pages = Pagination(current_page=0, next_page=0, num_pages=0)

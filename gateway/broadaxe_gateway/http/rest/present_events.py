@@ -11,9 +11,9 @@ from broadaxe_gateway.http.rest.present_runs import (
     status_of,
     task_number,
 )
-from broadaxe_gateway.http.rest.reads import Row
 from broadaxe_gateway.http.rest.versions import Version
 from broadaxe_storage.records import TaskEventKind, TaskEventRow, TaskRunState
+from broadaxe_storage.summaries import RunSummary
 
 _FAILURES = frozenset(
     {
@@ -39,7 +39,7 @@ def event_type(kind: int) -> str:
 
 
 def task_events(
-    rows: Iterable[TaskEventRow], tasks: Sequence[Row], version: Version | None, *, has_output: bool
+    rows: Iterable[TaskEventRow], tasks: Sequence[RunSummary], version: Version | None, *, has_output: bool
 ) -> list[TaskEvent]:
     """Events of tasks of one run, newest first: the last of each kind within an attempt."""
     by_id = {task.id: task for task in tasks}
@@ -56,7 +56,7 @@ def task_events(
 
 
 def _task_event(
-    number: int, row: TaskEventRow, task: Row, version: Version | None, *, has_output: bool
+    number: int, row: TaskEventRow, task: RunSummary, version: Version | None, *, has_output: bool
 ) -> TaskEvent:
     text = row.message.decode(errors="replace")
     is_failure = row.kind in _FAILURES
@@ -93,7 +93,7 @@ def at_attempt(summary: TaskSummary, attempt: int, events: Iterable[TaskEventRow
     return summary
 
 
-def timing(found: Group, task: Row, depth: int, tenant_id: str) -> TaskTiming:
+def timing(found: Group, task: RunSummary, depth: int, tenant_id: str) -> TaskTiming:
     """When one task was what, `depth` levels below the run that was asked for."""
     return TaskTiming(
         metadata=meta(task.id, task.created_at),

@@ -27,11 +27,11 @@ from broadaxe_gateway.http.rest.models.runs import (
     WorkflowRun,
     WorkflowRunDetails,
 )
-from broadaxe_gateway.http.rest.reads import Row
 from broadaxe_gateway.http.rest.versions import Version
 from broadaxe_gateway.rpc.convert.starts import lone_payload
 from broadaxe_gateway.selection import STATES_OF_STATUS
 from broadaxe_storage.records import TaskRunState
+from broadaxe_storage.summaries import RunSummary
 
 MAX_REPEATED_BYTES = 8 * 1024 * 1024
 """Of the input of a run, repeated with each of its tasks; past it the tasks are shown without."""
@@ -48,8 +48,8 @@ _MAX_SAFE_INTEGER = 2**53 - 1
 class Group(NamedTuple):
     """A run with its tasks; a run of one task is its own task."""
 
-    run: Row
-    tasks: tuple[Row, ...]
+    run: RunSummary
+    tasks: tuple[RunSummary, ...]
     version: Version | None
     """None if it was deleted."""
 
@@ -57,11 +57,11 @@ class Group(NamedTuple):
     def is_several(self) -> bool:
         return self.run.is_run_of_several
 
-    def find(self, task_run_id: str) -> Row | None:
+    def find(self, task_run_id: str) -> RunSummary | None:
         return next((task for task in self.tasks if task.id == task_run_id), None)
 
 
-def group(run_id: str, rows: Iterable[Row], versions: Mapping[str, Version]) -> Group | None:
+def group(run_id: str, rows: Iterable[RunSummary], versions: Mapping[str, Version]) -> Group | None:
     """The run of this id among rows, with its tasks in the order of its workflow; None if it is not there."""
     own = [row for row in rows if row.run_id == run_id]
     run = next((row for row in own if row.id == run_id), None)
@@ -78,21 +78,13 @@ def status_of(state: int) -> TaskStatus:
     return _STATUS_OF_STATE[TaskRunState(state)]
 
 
-def run_status(found: Group) -> TaskStatus:
-    """A run of several tasks that has not ended is running once any of its tasks has been with a worker, as filters have it."""
-    if not found.is_several or found.run.is_final:
-        return status_of(found.run.state)
-    has_begun = any(task.assigned_at is not None for task in found.tasks)
-    return TaskStatus.RUNNING if has_begun else TaskStatus.QUEUED
-
-
 def is_evicted(found: Group) -> bool:
     """Whether everything of a run that has not ended was evicted."""
     open_tasks = [task for task in found.tasks if not task.is_final]
     return bool(open_tasks) and all(task.state == TaskRunState.EVICTED for task in open_tasks)
 
 
-def display_name(row: Row, version: Version | None) -> str:
+def display_name(row: RunSummary, version: Version | None) -> str:
     if version is None:
         name = "deleted"
     elif row.is_run_of_several:
@@ -102,7 +94,7 @@ def display_name(row: Row, version: Version | None) -> str:
     return f"{name}-{row.created_at // 1000}"
 
 
-def started_at(row: Row) -> int | None:
+def started_at(row: RunSummary) -> int | None:
     """An attempt of which only the end was told has begun when it was assigned."""
     return row.assigned_at if row.started_at is None and row.is_final else row.started_at
 
@@ -116,7 +108,7 @@ def task_number(task_run_id: str) -> int:
     return int(task_run_id.replace("-", ""), 16) & _MAX_SAFE_INTEGER
 
 
-def error_text(row: Row) -> str:
+def error_text(row: RunSummary) -> str:
     return (row.error or b"").decode(errors="replace")
 
 
@@ -136,7 +128,7 @@ def _duration_ms(start: int | None, end: int | None) -> int | None:
     return None if start is None or end is None else max(0, end - start) // 1000
 
 
-def _metadata(row: Row) -> Raw:
+def _metadata(row: RunSummary) -> Raw:
     return raw_object(row.metadata.encode())
 
 
@@ -145,7 +137,7 @@ def wrapped(run_input: bytes) -> Raw:
     return Raw(lone_payload(run_input).encode())
 
 
-def payload_bytes(rows: Iterable[Row]) -> int:
+def payload_bytes(rows: Iterable[RunSummary]) -> int:
     """Bytes that rows bring into an answer."""
     return sum(
         len(row.input) + len(row.output or b"") + len(row.error or b"") + len(row.metadata) for row in rows
@@ -155,7 +147,7 @@ def payload_bytes(rows: Iterable[Row]) -> int:
 # ---------------------------------------------------------------- summaries
 
 
-def task_summary(row: Row, version: Version | None, tenant_id: str) -> TaskSummary:
+def task_summary(row: RunSummary, version: Version | None, tenant_id: str) -> TaskSummary:
     """A task as listings have it, without payloads."""
     start = started_at(row)
     return TaskSummary(
@@ -219,7 +211,7 @@ def run_summary(found: Group, tenant_id: str, *, has_payloads: bool) -> TaskSumm
         finished_at=optional_time(run.finished_at),
         input=raw_object(run.input) if has_payloads else EMPTY,
         output=run_output(found) if has_payloads else EMPTY,
-        status=run_status(found),
+        status=status_of(found.run.state),
         is_evicted=True if is_evicted(found) else None,
         started_at=optional_time(start),
         step_id=NIL_ID,
@@ -237,18 +229,18 @@ def run_summary(found: Group, tenant_id: str, *, has_payloads: bool) -> TaskSumm
     )
 
 
-def _with_run(task: Row, run: Row) -> Row:
+def _with_run(task: RunSummary, run: RunSummary) -> RunSummary:
     """The row of a task with what only the row of its run has."""
     return task._replace(metadata=run.metadata, input=run.input)
 
 
-def add_payloads(summary: TaskSummary, row: Row) -> None:
+def add_payloads(summary: TaskSummary, row: RunSummary) -> None:
     """Input, as it stands within the start of a task, and output."""
     summary.input = wrapped(row.input)
     summary.output = raw_object(row.output)
 
 
-def detailed_task(found: Group, task: Row, tenant_id: str) -> TaskSummary:
+def detailed_task(found: Group, task: RunSummary, tenant_id: str) -> TaskSummary:
     """A task as the details of its run and the task itself have it; its input is not set."""
     summary = task_summary(_with_run(task, found.run), found.version, tenant_id)
     summary.created_at = ZERO_TIME
@@ -272,7 +264,7 @@ def run_details(found: Group, events: Sequence[TaskEvent], tenant_id: str) -> Wo
     return WorkflowRunDetails(
         run=WorkflowRun(
             metadata=meta(run.id, run.created_at),
-            status=run_status(found),
+            status=status_of(found.run.state),
             started_at=time_or_zero(start),
             finished_at=time_or_zero(run.finished_at),
             duration=_duration_ms(start, run.finished_at) or 0,
@@ -339,5 +331,5 @@ def only_id(run_id: str, tenant_id: str) -> WorkflowRunDetails:
     )
 
 
-def run_display_name(row: Row, version: Version | None) -> DisplayName:
+def run_display_name(row: RunSummary, version: Version | None) -> DisplayName:
     return DisplayName(metadata=meta(row.id, row.created_at), display_name=display_name(row, version))

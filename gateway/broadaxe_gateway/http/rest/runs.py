@@ -51,14 +51,15 @@ from broadaxe_gateway.http.rest.present_runs import (
     payload_bytes,
     run_details,
     run_display_name,
-    run_status,
     run_summary,
+    status_of,
     task_summary,
 )
-from broadaxe_gateway.http.rest.reads import Reads, Row
+from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import Versions
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_text
 from broadaxe_gateway.rpc.convert.runs import new_run
+from broadaxe_storage.summaries import RunSummary
 
 MAX_ROWS = 10_000
 MAX_TIMINGS = 10_000
@@ -106,8 +107,9 @@ async def list_runs(
         triggering_event_id=str(triggering_event_external_id) if triggering_event_external_id else None,
         idempotency_keys=tuple(check_text(key, "idempotency_keys") for key in idempotency_keys or ()),
     )
-    rows, total = await reads.list_rows(
-        tenant, query, limit=limit, offset=offset, has_payloads=include_payloads
+    rows, total = await asyncio.gather(
+        reads.list_runs(tenant, query, limit=limit, offset=offset, has_payloads=include_payloads),
+        reads.count_runs(tenant, query),
     )
     if only_tasks:
         known = await versions.find_all(tenant, (row.workflow_version_id for row in rows))
@@ -211,13 +213,13 @@ async def get_run(run: UUID, caller: Caller, reads: Read, versions: KnownVersion
 @router.get("/workflow-runs/{run}/status", response_model=TaskStatus)
 async def get_run_status(run: UUID, caller: Caller, reads: Read, versions: KnownVersions) -> Response:
     found = await fetch_group(caller.tenant_id, str(run), reads, versions)
-    return json_response(f'"{run_status(found)}"'.encode())
+    return json_response(f'"{status_of(found.run.state)}"'.encode())
 
 
 @router.get("/workflow-runs/{run}/task-events", response_model=TaskEventList)
 async def list_run_events(run: UUID, caller: Caller, reads: Read, versions: KnownVersions) -> Response:
     found = await fetch_group(caller.tenant_id, str(run), reads, versions)
-    rows = await reads.fetch_events(caller.tenant_id, [task.id for task in found.tasks])
+    rows = await reads.fetch_timeline(caller.tenant_id, [task.id for task in found.tasks])
     events = task_events(rows, found.tasks, found.version, has_output=True)
     return await answer(TaskEventList(pagination=Pagination(), rows=events), payload_bytes(found.tasks))
 
@@ -255,11 +257,11 @@ async def list_run_timings(
 
 
 async def _groups(
-    tenant_id: str, runs: Sequence[Row], reads: Reads, versions: Versions, *, has_payloads: bool
+    tenant_id: str, runs: Sequence[RunSummary], reads: Reads, versions: Versions, *, has_payloads: bool
 ) -> list[Group]:
     """Runs with their tasks, in order."""
     several = [row.id for row in runs if row.is_run_of_several]
-    tasks: dict[str, list[Row]] = {}
+    tasks: dict[str, list[RunSummary]] = {}
     if several:
         for task in await reads.list_tasks_of(tenant_id, several, has_payloads=has_payloads):
             tasks.setdefault(task.run_id, []).append(task)
@@ -270,7 +272,7 @@ async def _groups(
 
 async def _details(tenant_id: str, run_id: str, reads: Reads, versions: Versions) -> Response:
     found = await fetch_group(tenant_id, run_id, reads, versions)
-    rows = await reads.fetch_events(tenant_id, [task.id for task in found.tasks])
+    rows = await reads.fetch_timeline(tenant_id, [task.id for task in found.tasks])
     events = task_events(rows, found.tasks, found.version, has_output=True)
     details = run_details(found, events, tenant_id)
     return await answer(details, payload_bytes([found.run, *found.tasks]))

@@ -31,9 +31,10 @@ from broadaxe_gateway.http.rest.present_runs import (
     detailed_task,
     payload_bytes,
 )
-from broadaxe_gateway.http.rest.reads import Reads, Row
+from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import Versions
 from broadaxe_storage.records import RunFilter
+from broadaxe_storage.summaries import RunSummary
 
 router = APIRouter(prefix="/api/v1/stable")
 
@@ -58,7 +59,7 @@ async def get_task(
     if attempt is not None and attempt > row.attempt + 1:
         raise unknown(f"attempt {attempt} of task", row.id)
     if attempt is not None and attempt <= row.attempt:
-        at_attempt(summary, attempt - 1, await reads.fetch_events(tenant, (row.id,)))
+        at_attempt(summary, attempt - 1, await reads.fetch_timeline(tenant, (row.id,)))
     return await answer(summary, payload_bytes((found.run, row)))
 
 
@@ -72,7 +73,7 @@ async def list_task_events(
     limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 50,
 ) -> Response:
     found, row = await fetch_task(caller.tenant_id, str(task), reads, versions)
-    rows = await reads.fetch_events(caller.tenant_id, (row.id,))
+    rows = await reads.fetch_timeline(caller.tenant_id, (row.id,))
     events = task_events(rows, (row,), found.version, has_output=False)
     return await answer(TaskEventList(pagination=Pagination(), rows=events[offset : offset + limit]))
 
@@ -105,7 +106,9 @@ def _selected(body: SelectionRequest) -> tuple[tuple[str, ...], RunFilter | None
     return selection.ids([str(run_id) for run_id in body.external_ids or ()], "externalIds"), None
 
 
-async def fetch_task(tenant_id: str, task_id: str, reads: Reads, versions: Versions) -> tuple[Group, Row]:
+async def fetch_task(
+    tenant_id: str, task_id: str, reads: Reads, versions: Versions
+) -> tuple[Group, RunSummary]:
     """A task with its run. Raises `Refused` (NOT_FOUND) for what is no task's id."""
     row = next((row for row in await reads.fetch_rows(tenant_id, (task_id,)) if row.id == task_id), None)
     if row is None or row.is_run_of_several:

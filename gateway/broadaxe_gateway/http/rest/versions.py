@@ -2,15 +2,16 @@
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
 
 from broadaxe_actors import definitions
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
-from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_storage.records import WorkflowVersionRow
 
 MAX_VERSIONS = 1_000
+FetchVersion = Callable[[str, str], Awaitable[WorkflowVersionRow | None]]
+"""Tenant and version id to the version, None for one that this tenant does not have."""
 
 
 class Version:
@@ -45,8 +46,8 @@ class Version:
 class Versions:
     """The versions used last, of any tenant: their ids come from rows of the tenant that asks."""
 
-    def __init__(self, reads: Reads) -> None:
-        self._reads = reads
+    def __init__(self, fetch_version: FetchVersion) -> None:
+        self._fetch_version = fetch_version
         self._known: OrderedDict[str, Version] = OrderedDict()
 
     async def find(self, tenant_id: str, version_id: str) -> Version | None:
@@ -55,7 +56,7 @@ class Versions:
         if known is not None and known.row.tenant_id == tenant_id:
             self._known.move_to_end(version_id)
             return known
-        row = await self._reads.fetch_version(tenant_id, version_id)
+        row = await self._fetch_version(tenant_id, version_id)
         return None if row is None else self.keep(row)
 
     async def find_all(self, tenant_id: str, version_ids: Iterable[str]) -> dict[str, Version]:

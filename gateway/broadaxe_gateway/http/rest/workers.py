@@ -150,7 +150,7 @@ async def _registered(
 ) -> list[RegisteredWorkflow]:
     """The workflows of which a worker can run a task."""
     advertised = set(actions)
-    rows, _ = await reads.list_workflows(tenant_id, "", limit=MAX_WORKFLOWS, offset=0)
+    rows = await reads.list_workflows(tenant_id, limit=MAX_WORKFLOWS)
     return [
         RegisteredWorkflow(id=row.workflow_id, name=row.name)
         for row in rows

@@ -40,14 +40,16 @@ async def list_workflows(
     name: str = "",
 ) -> Response:
     limit = limit if limit > 0 else DEFAULT_LIMIT
-    rows, total = await reads.list_workflows(tenant, check_text(name, "name"), limit=limit, offset=offset)
+    check_text(name, "name")
+    rows = await reads.list_workflows(tenant, name, limit=limit, offset=offset)
+    total = await reads.count_workflows(tenant, name)
     found = [_workflow(versions.keep(row), "") for row in rows]
     return await answer(WorkflowList(rows=found, pagination=list_pages(offset, limit, total)))
 
 
 @router.get("/workflows/{workflow}", response_model=Workflow)
 async def get_workflow(workflow: UUID, caller: Caller, reads: Read, versions: KnownVersions) -> Response:
-    row = await reads.fetch_latest_version(caller.tenant_id, str(workflow))
+    row = await reads.fetch_workflow(caller.tenant_id, str(workflow))
     if row is None:
         raise unknown("workflow", workflow)
     found = _workflow(versions.keep(row), caller.tenant_id)
@@ -69,7 +71,7 @@ async def get_workflow_version(
     """One version, the latest if none is named."""
     tenant = caller.tenant_id
     if version is None:
-        row = await reads.fetch_latest_version(tenant, str(workflow))
+        row = await reads.fetch_workflow(tenant, str(workflow))
         found = None if row is None else versions.keep(row)
     else:
         found = await versions.find(tenant, str(version))
