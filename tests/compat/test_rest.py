@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire import events_pb2 as events
+from broadaxe.wire.v1 import workflows_pb2 as v1
 from tests.compat.conftest import Workers
-from tests.compat.wire import Wire, unique
+from tests.compat.wire import Wire, code_of, unique
 from tests.processes import PYTHON, ROLES, Process, Server, wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -190,3 +192,152 @@ def test_workers_are_listed_and_paused(features: Features, wire: Wire, bare_work
 def test_run_of_nobody_is_not_found(features: Features) -> None:
     with pytest.raises(RuntimeError, match="NotFound"):
         features("runs.get_status", workflow_run_id="00000000-0000-4000-8000-000000000000")
+
+
+# ---- what a run of several tasks looks like, and what can be done to runs
+
+
+def put_chain(wire: Wire, name: str) -> list[str]:
+    """Registers a workflow of two tasks in a row, the second of which may fail twice; returns their action ids."""
+    first = v1.CreateTaskOpts(readable_id="first", action=f"{name}:first", timeout="60s")
+    second = v1.CreateTaskOpts(
+        readable_id="second", action=f"{name}:second", timeout="60s", parents=["first"], retries=1
+    )
+    wire.put(v1.CreateWorkflowVersionRequest(name=name, tasks=[first, second]))
+    return [f"{name}:first".lower(), f"{name}:second".lower()]
+
+
+def status_of(features: Features, run_id: str) -> str:
+    return str(features("runs.get_status", workflow_run_id=run_id))
+
+
+def test_run_of_several_tasks_shows_its_tasks(
+    features: Features, wire: Wire, bare_worker: type[Workers]
+) -> None:
+    name = unique("chain")
+    actions = put_chain(wire, name)
+    run_id = wire.trigger(name, '{"n": 1}')
+    assert status_of(features, run_id) == "QUEUED"
+    worker = bare_worker.of(*actions)
+    wire.complete(worker.next(), '{"v": 1}')
+    second = worker.next()
+    assert '"parents":{"first":{"v": 1}}' in second.action_payload
+    wait_until(lambda: status_of(features, run_id) == "RUNNING", what="the run to run")
+    wire.fail(second, "once")
+    again = worker.next()
+    assert again.retry_count == 1
+    wire.complete(again, '{"w": 2}')
+    details = features("runs.get", workflow_run_id=run_id)
+    assert details["run"]["status"] == "COMPLETED"
+    assert details["run"]["input"] == {"n": 1}
+    assert details["run"]["output"] == {"w": 2}
+    assert [task["output"] for task in details["tasks"]] == [{"v": 1}, {"w": 2}]
+    assert [task["attempt"] for task in details["tasks"]] == [1, 2]
+    shape = details["shape"]
+    assert [item["taskName"] for item in shape] == ["first", "second"]
+    assert shape[0]["childrenStepIds"] == [shape[1]["stepId"]]
+    assert shape[1]["taskExternalId"] == again.task_run_external_id
+    (row,) = [
+        row for row in features("runs.list", since=an_hour_ago())["rows"] if row["metadata"]["id"] == run_id
+    ]
+    assert [child["taskExternalId"] for child in row["children"]] == [
+        item["taskExternalId"] for item in shape
+    ]
+    task = features("runs.get_task_run", task_run_id=again.task_run_external_id)
+    assert (task["workflowRunExternalId"], task["input"], task["retryCount"]) == (run_id, {"n": 1}, 1)
+    kinds = {event["eventType"] for event in details["taskEvents"]}
+    assert {"CREATED", "STARTED", "FINISHED"} <= kinds
+
+
+def test_run_is_cancelled_and_replayed(features: Features, wire: Wire, bare_worker: type[Workers]) -> None:
+    name = unique("again")
+    actions = put_chain(wire, name)
+    worker = bare_worker.of(*actions)
+    run_id = wire.trigger(name)
+    first = worker.next()
+    features("runs.cancel", run_id=run_id)
+    assert status_of(features, run_id) == "CANCELLED"
+    cancel = worker.next()
+    assert cancel.action_type == dispatcher.CANCEL_STEP_RUN
+    assert cancel.task_run_external_id == first.task_run_external_id
+    features("runs.replay", run_id=run_id)
+    assert status_of(features, run_id) in {"QUEUED", "RUNNING"}
+    replayed = worker.next()
+    assert (replayed.task_run_external_id, replayed.retry_count) == (first.task_run_external_id, 1)
+    wire.complete(replayed, "{}")
+    wire.complete(worker.next(), "{}")
+    assert status_of(features, run_id) == "COMPLETED"
+
+
+@pytest.mark.parametrize("by", ["ids", "filter"])
+def test_runs_are_cancelled_and_replayed_in_bulk(
+    features: Features, wire: Wire, bare_worker: type[Workers], by: str
+) -> None:
+    name = unique("bulk")
+    action = wire.put_workflow(name)
+    mark = unique("mark")
+    runs = [wire.trigger(name, additional_metadata=f'{{"mark": "{mark}"}}') for _ in range(5)]
+    other = wire.trigger(name)
+    if by == "ids":
+        bulk: dict[str, Any] = {"ids": runs}
+    else:
+        bulk = {"filters": {"since": an_hour_ago(), "additional_metadata": {"mark": mark}}}
+    features("runs.bulk_cancel", bulk=bulk)
+    assert {status_of(features, run_id) for run_id in runs} == {"CANCELLED"}
+    assert status_of(features, other) == "QUEUED"
+    features("runs.bulk_replay", bulk=bulk)
+    assert {status_of(features, run_id) for run_id in runs} == {"QUEUED"}
+    worker = bare_worker.of(action)
+    started = [worker.next() for _ in range(6)]
+    # Replays come before what was never run.
+    assert {action.workflow_run_id for action in started[:5]} == set(runs)
+    assert started[5].workflow_run_id == other
+    assert [action.retry_count for action in started] == [1, 1, 1, 1, 1, 0]
+    for action_started in started:
+        wire.complete(action_started)
+
+
+def test_runs_are_cancelled_by_pages_of_a_listing(features: Features, wire: Wire) -> None:
+    name = unique("paged")
+    wire.put_workflow(name)
+    (workflow,) = features("workflows.list", workflow_name=name)["rows"]
+    runs = [wire.trigger(name) for _ in range(3)]
+    features(
+        "runs.bulk_cancel_by_filters_with_pagination",
+        sleep_time=0,
+        chunk_size=2,
+        since=an_hour_ago(),
+        workflow_ids=[workflow["metadata"]["id"]],
+    )
+    assert {status_of(features, run_id) for run_id in runs} == {"CANCELLED"}
+
+
+def test_running_task_refreshes_its_timeout_and_releases_its_slot(
+    wire: Wire, bare_worker: type[Workers]
+) -> None:
+    name = unique("slot")
+    action = wire.put_workflow(name, timeout="30s")
+    worker = bare_worker.of(action, slots=1)
+    first, second = wire.trigger(name), wire.trigger(name)
+    started = worker.next()
+    assert started.workflow_run_id == first
+
+    def refresh(task_run_id: str) -> datetime:
+        request = dispatcher.RefreshTimeoutRequest(
+            task_run_external_id=task_run_id, increment_timeout_by="1h"
+        )
+        answer = wire.unary("/Dispatcher/RefreshTimeout", request, dispatcher.RefreshTimeoutResponse)
+        return answer.timeout_at.ToDatetime(UTC)
+
+    deadline = refresh(first)
+    left = deadline - datetime.now(UTC)
+    assert timedelta(hours=1) < left <= timedelta(hours=1, seconds=30)
+    assert refresh(first) - deadline == timedelta(hours=1)
+    release = dispatcher.ReleaseSlotRequest(task_run_external_id=first)
+    wire.unary("/Dispatcher/ReleaseSlot", release, dispatcher.ReleaseSlotResponse)
+    assert worker.next().workflow_run_id == second
+    wire.complete(started, '{"late": 1}')
+    assert wire.result(first).output == '{"late": 1}'
+    code, text = code_of(lambda: refresh(first))
+    assert code == grpc.StatusCode.NOT_FOUND
+    assert first in text
