@@ -2,6 +2,7 @@
 
 import pytest
 
+from broadaxe.wire.v1.workflows_pb2 import ConcurrencyLimitStrategy
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.messages import HeldAttempt, WorkerInfo
 from broadaxe_storage.errors import Unavailable
@@ -94,6 +95,17 @@ async def test_version_has_triggers_concurrency_and_registration(rest):
     assert (await rest.get(path, version=new_id())).status_code == 404
     # A version of another workflow is none of this one.
     assert (await rest.get(path, version=rest.record.lone.id)).status_code == 404
+
+
+async def test_every_strategy_can_be_read_by_the_official_client(rest):
+    names = [name for name in ConcurrencyLimitStrategy.keys() if name not in ("DROP_NEWEST", "QUEUE_NEWEST")]  # noqa: SIM118
+    entries = tuple({"expression": "'a'", "max_runs": 1, "limit_strategy": name} for name in names)
+    row = version_of(WorkflowDefinition("limits", (TaskDefinition("a", "limits:a"),), concurrency=entries))
+    rest.record.versions.append(row)
+    body = await rest.get_json(f"/api/v1/workflows/{row.workflow_id}/versions")
+    assert len(official.WorkflowVersion.from_dict(body).v1_concurrency) == len(names)
+    config = body["workflowConfig"]["concurrency"]
+    assert [entry["limit_strategy"] for entry in config] == names
 
 
 async def test_workflow_of_another_tenant_looks_like_none(rest):

@@ -25,6 +25,13 @@ from broadaxe_gateway.rpc.convert.checks import check_text
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 10_000
+_OLDER_NAMES: Mapping[str, str] = {
+    "CANCEL_NEWEST": "DROP_NEWEST",
+    "CANCEL_QUEUED_EXCEPT_NEWEST": "QUEUE_NEWEST",
+    "CANCEL_QUEUED_EXCEPT_OLDEST": "DROP_NEWEST",
+}
+"""Strategies that the official Python client has no names for, and would fail on, by the nearest that it has. The registration beside
+them has their own."""
 _STICKY: Mapping[str, Literal["soft", "hard"]] = {"SOFT": "soft", "HARD": "hard"}
 
 router = APIRouter(prefix="/api/v1")
@@ -115,13 +122,17 @@ def _version(version: Version, tenant_id: str) -> WorkflowVersion:
     )
 
 
+def _strategy(name: str) -> str:
+    return _OLDER_NAMES.get(name, name)
+
+
 def _concurrency(version: Version) -> list[ConcurrencySetting]:
     """Those of tasks, then those of the workflow."""
     definition = version.definition
     return [
         ConcurrencySetting(
             max_runs=entry["max_runs"],
-            limit_strategy=entry["limit_strategy"],
+            limit_strategy=_strategy(entry["limit_strategy"]),
             expression=entry["expression"],
             step_readable_id=task.name,
             scope="TASK",
@@ -131,7 +142,7 @@ def _concurrency(version: Version) -> list[ConcurrencySetting]:
     ] + [
         ConcurrencySetting(
             max_runs=entry["max_runs"],
-            limit_strategy=entry["limit_strategy"],
+            limit_strategy=_strategy(entry["limit_strategy"]),
             expression=entry["expression"],
             scope="WORKFLOW",
         )
