@@ -166,6 +166,15 @@ async def test_evicted_reads_as_running_and_says_so(rest):
     assert ["isEvicted" in child for child in several["children"]] == [False, True]
 
 
+@pytest.mark.parametrize("only_tasks", [False, True])
+async def test_long_page_is_whole(rest, only_tasks):
+    for number in range(300):
+        rest.record.add(rest.record.lone, created_at=NOW + number)
+    body = await rest.get_json(RUNS, since=SINCE, only_tasks=only_tasks, limit=1000, include_payloads=True)
+    assert len(V1TaskSummaryList.from_dict(body).rows) == 300
+    assert all(row["input"] == wrapper({"n": 1}) for row in body["rows"])
+
+
 async def test_pages_are_numbered_by_offset(rest):
     for number in range(5):
         rest.record.add(rest.record.lone, created_at=NOW + number)
@@ -233,6 +242,8 @@ async def test_evicted_ones_alone_are_those_of_the_running(rest):
         {"since": "yesterday", "only_tasks": False},
         {"since": SINCE, "only_tasks": False, "statuses": "EVICTED"},
         {"since": SINCE, "only_tasks": False, "limit": 0},
+        {"since": SINCE, "only_tasks": False, "limit": 1001, "include_payloads": True},
+        {"since": SINCE, "only_tasks": False, "limit": 10_001},
         {"since": SINCE, "only_tasks": False, "offset": -1},
         {"since": SINCE, "only_tasks": False, "workflow_ids": "flow"},
         {"since": SINCE, "only_tasks": False, "additional_metadata_operator": "NOT"},

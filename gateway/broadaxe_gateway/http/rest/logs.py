@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import KnownVersions, Read, Tenant, optional_us, texts
-from broadaxe_gateway.http.rest.models.common import EMPTY, Pagination, answer, raw_object, time_text
+from broadaxe_gateway.http.rest.models.common import EMPTY, Pagination, made, raw_object, time_text
 from broadaxe_gateway.http.rest.models.logs import Direction, LogLevel, LogLine, LogLineList
 from broadaxe_gateway.http.rest.present_runs import display_name
 from broadaxe_gateway.http.rest.reads import Reads
@@ -44,7 +44,7 @@ async def list_task_logs(
     order_by_direction: Direction = Direction.ASC,
     attempt: Attempt = None,
 ) -> Response:
-    _, row = await fetch_task(caller.tenant_id, str(task), reads, versions)
+    row = await fetch_task(caller.tenant_id, str(task), reads)
     query = LogQuery(
         task_run_ids=(row.id,),
         since=optional_us(since),
@@ -106,9 +106,14 @@ async def _steps(
 async def _lines(tenant_id: str, query: LogQuery, reads: Reads, versions: Versions) -> Response:
     lines = await reads.list_logs(tenant_id, query)
     names = await _display_names(tenant_id, {line.task_run_id for line in lines}, reads, versions)
-    rows = [_log_line(line, names.get(line.task_run_id)) for line in lines]
     pages = Pagination(current_page=0, next_page=0, num_pages=0)
-    return await answer(LogLineList(pagination=pages, rows=rows), sum(len(line.message) for line in lines))
+    return await made(
+        lambda: LogLineList(
+            pagination=pages, rows=[_log_line(line, names.get(line.task_run_id)) for line in lines]
+        ),
+        len(lines),
+        sum(len(line.message) for line in lines),
+    )
 
 
 async def _display_names(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
@@ -28,6 +28,7 @@ from broadaxe_gateway.http.rest.models.common import (
     Pagination,
     answer,
     json_response,
+    made,
     microseconds,
     run_pages,
 )
@@ -37,7 +38,9 @@ from broadaxe_gateway.http.rest.models.runs import (
     RunningFilter,
     TaskEventList,
     TaskStatus,
+    TaskSummary,
     TaskSummaryList,
+    TaskTiming,
     TaskTimingList,
     TriggerRequest,
     WorkflowRunDetails,
@@ -56,12 +59,13 @@ from broadaxe_gateway.http.rest.present_runs import (
     task_summary,
 )
 from broadaxe_gateway.http.rest.reads import Reads
-from broadaxe_gateway.http.rest.versions import Versions
+from broadaxe_gateway.http.rest.versions import Version, Versions
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_text
 from broadaxe_gateway.rpc.convert.runs import new_run
 from broadaxe_storage.summaries import RunSummary
 
 MAX_ROWS = 10_000
+MAX_ROWS_WITH_PAYLOADS = 1_000
 MAX_TIMINGS = 10_000
 """Task runs that one answer of timings holds, the nearest first."""
 
@@ -97,6 +101,11 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
+    if include_payloads and limit > MAX_ROWS_WITH_PAYLOADS:
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST,
+            f"limit is {limit}, expected at most {MAX_ROWS_WITH_PAYLOADS} with include_payloads",
+        )
     query = run_query(since, until, statuses, running_filter, workflow_ids, additional_metadata)._replace(
         only_tasks=only_tasks,
         worker_id=str(worker_id) if worker_id and only_tasks else None,
@@ -111,19 +120,36 @@ async def list_runs(
         reads.list_runs(tenant, query, limit=limit, offset=offset, has_payloads=include_payloads),
         reads.count_runs(tenant, query),
     )
+    pages = run_pages(offset, limit, total)
     if only_tasks:
         known = await versions.find_all(tenant, (row.workflow_version_id for row in rows))
-        shown = list(rows)
-        summaries = [task_summary(row, known.get(row.workflow_version_id), tenant) for row in rows]
-        if include_payloads:
-            for row, summary in zip(rows, summaries, strict=True):
-                add_payloads(summary, row)
-    else:
-        groups = await _groups(tenant, rows, reads, versions, has_payloads=include_payloads)
-        shown = [row for found in groups for row in (found.run, *found.tasks)]
-        summaries = [run_summary(found, tenant, has_payloads=include_payloads) for found in groups]
-    pages = run_pages(offset, limit, total)
-    return await answer(TaskSummaryList(pagination=pages, rows=summaries), payload_bytes(shown))
+        return await made(
+            lambda: TaskSummaryList(
+                pagination=pages, rows=_task_summaries(rows, known, tenant, has_payloads=include_payloads)
+            ),
+            len(rows),
+            payload_bytes(rows),
+        )
+    groups = await _groups(tenant, rows, reads, versions, has_payloads=include_payloads)
+    shown = [row for found in groups for row in (found.run, *found.tasks)]
+    return await made(
+        lambda: TaskSummaryList(
+            pagination=pages,
+            rows=[run_summary(found, tenant, has_payloads=include_payloads) for found in groups],
+        ),
+        len(shown),
+        payload_bytes(shown),
+    )
+
+
+def _task_summaries(
+    rows: Sequence[RunSummary], known: Mapping[str, Version], tenant_id: str, *, has_payloads: bool
+) -> list[TaskSummary]:
+    summaries = [task_summary(row, known.get(row.workflow_version_id), tenant_id) for row in rows]
+    if has_payloads:
+        for row, summary in zip(rows, summaries, strict=True):
+            add_payloads(summary, row)
+    return summaries
 
 
 @router.get("/tenants/{tenant}/workflow-runs/external-ids", response_model=list[str])
@@ -220,8 +246,13 @@ async def get_run_status(run: UUID, caller: Caller, reads: Read, versions: Known
 async def list_run_events(run: UUID, caller: Caller, reads: Read, versions: KnownVersions) -> Response:
     found = await fetch_group(caller.tenant_id, str(run), reads, versions)
     rows = await reads.fetch_timeline(caller.tenant_id, [task.id for task in found.tasks])
-    events = task_events(rows, found.tasks, found.version, has_output=True)
-    return await answer(TaskEventList(pagination=Pagination(), rows=events), payload_bytes(found.tasks))
+    return await made(
+        lambda: TaskEventList(
+            pagination=Pagination(), rows=task_events(rows, found.tasks, found.version, has_output=True)
+        ),
+        len(rows),
+        payload_bytes(found.tasks),
+    )
 
 
 @router.get("/workflow-runs/{run}/task-timings", response_model=TaskTimingList)
@@ -246,14 +277,25 @@ async def list_run_timings(
         left -= sum(len(found.tasks) for found in level)
         for found in level:
             spawned.setdefault(found.run.parent_task_run_id or "", []).append(found)
+    return await made(
+        lambda: TaskTimingList(pagination=Pagination(), rows=_depth_first(root, spawned, tenant)),
+        MAX_TIMINGS - left,
+    )
+
+
+def _depth_first(root: Group, spawned: Mapping[str, Sequence[Group]], tenant_id: str) -> list[TaskTiming]:
+    """The tasks of a run, each followed by those of the runs that it spawned."""
     rows = []
     waiting = [(root, task, 0) for task in reversed(root.tasks)]
     while waiting:
-        found, task, at = waiting.pop()
-        rows.append(timing(found, task, at, tenant))
-        children = spawned.get(task.id, ())
-        waiting += [(child, below, at + 1) for child in reversed(children) for below in reversed(child.tasks)]
-    return await answer(TaskTimingList(pagination=Pagination(), rows=rows))
+        found, task, depth = waiting.pop()
+        rows.append(timing(found, task, depth, tenant_id))
+        waiting += [
+            (child, below, depth + 1)
+            for child in reversed(spawned.get(task.id, ()))
+            for below in reversed(child.tasks)
+        ]
+    return rows
 
 
 async def _groups(
@@ -273,9 +315,11 @@ async def _groups(
 async def _details(tenant_id: str, run_id: str, reads: Reads, versions: Versions) -> Response:
     found = await fetch_group(tenant_id, run_id, reads, versions)
     rows = await reads.fetch_timeline(tenant_id, [task.id for task in found.tasks])
-    events = task_events(rows, found.tasks, found.version, has_output=True)
-    details = run_details(found, events, tenant_id)
-    return await answer(details, payload_bytes([found.run, *found.tasks]))
+    return await made(
+        lambda: run_details(found, task_events(rows, found.tasks, found.version, has_output=True), tenant_id),
+        len(rows) + len(found.tasks),
+        payload_bytes([found.run, *found.tasks]),
+    )
 
 
 async def fetch_group(tenant_id: str, run_id: str, reads: Reads, versions: Versions) -> Group:

@@ -17,7 +17,7 @@ from broadaxe_gateway.http.rest.dependencies import (
     unknown,
 )
 from broadaxe_gateway.http.rest.listing import run_filter
-from broadaxe_gateway.http.rest.models.common import Pagination, answer, raw_object
+from broadaxe_gateway.http.rest.models.common import Pagination, answer, made, raw_object
 from broadaxe_gateway.http.rest.models.runs import (
     SelectedTasks,
     SelectionRequest,
@@ -51,7 +51,7 @@ async def get_task(
 ) -> Response:
     """A task with its plain input, as it is or as an earlier attempt left it."""
     tenant = caller.tenant_id
-    found, row = await fetch_task(tenant, str(task), reads, versions)
+    found, row = await _with_run(tenant, str(task), reads, versions)
     summary = detailed_task(found, row, tenant)
     summary.input = raw_object(found.run.input)
     summary.num_spawned_children = await reads.count_children(tenant, row.id)
@@ -60,7 +60,7 @@ async def get_task(
         raise unknown(f"attempt {attempt} of task", row.id)
     if attempt is not None and attempt <= row.attempt:
         at_attempt(summary, attempt - 1, await reads.fetch_timeline(tenant, (row.id,)))
-    return await answer(summary, payload_bytes((found.run, row)))
+    return await made(lambda: summary, 1, payload_bytes((found.run, row)))
 
 
 @router.get("/tasks/{task}/task-events", response_model=TaskEventList)
@@ -72,9 +72,10 @@ async def list_task_events(
     offset: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 50,
 ) -> Response:
-    found, row = await fetch_task(caller.tenant_id, str(task), reads, versions)
+    row = await fetch_task(caller.tenant_id, str(task), reads)
+    version = await versions.find(caller.tenant_id, row.workflow_version_id)
     rows = await reads.fetch_timeline(caller.tenant_id, (row.id,))
-    events = task_events(rows, (row,), found.version, has_output=False)
+    events = task_events(rows, (row,), version, has_output=False)
     return await answer(TaskEventList(pagination=Pagination(), rows=events[offset : offset + limit]))
 
 
@@ -106,14 +107,19 @@ def _selected(body: SelectionRequest) -> tuple[tuple[str, ...], RunFilter | None
     return selection.ids([str(run_id) for run_id in body.external_ids or ()], "externalIds"), None
 
 
-async def fetch_task(
-    tenant_id: str, task_id: str, reads: Reads, versions: Versions
-) -> tuple[Group, RunSummary]:
-    """A task with its run. Raises `Refused` (NOT_FOUND) for what is no task's id."""
+async def fetch_task(tenant_id: str, task_id: str, reads: Reads) -> RunSummary:
+    """A task, of a run of several without what its run has. Raises `Refused` (NOT_FOUND) for what is no task's id."""
     row = next((row for row in await reads.fetch_rows(tenant_id, (task_id,)) if row.id == task_id), None)
     if row is None or row.is_run_of_several:
         raise unknown("task", task_id)
-    run = row
+    return row
+
+
+async def _with_run(
+    tenant_id: str, task_id: str, reads: Reads, versions: Versions
+) -> tuple[Group, RunSummary]:
+    """A task with its run. Raises `Refused` (NOT_FOUND) for what is no task's id."""
+    row = run = await fetch_task(tenant_id, task_id, reads)
     if row.run_id != row.id:
         rows = await reads.fetch_rows(tenant_id, (row.run_id,))
         # The run may have ended or begun anew in between.

@@ -16,7 +16,7 @@ from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from broadaxe_gateway import selection
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import Engine, EngineLink, KnownVersions, Read, Tenant
-from broadaxe_gateway.http.rest.models.common import answer, list_pages, optional_time
+from broadaxe_gateway.http.rest.models.common import answer, list_pages, made, optional_time
 from broadaxe_gateway.http.rest.models.workers import (
     HeldSlot,
     RegisteredWorkflow,
@@ -62,7 +62,8 @@ async def list_workers(
         if (not statuses or worker.status in statuses) and _has_labels(worker, wanted)
     ]
     page = workers[offset : offset + limit]
-    return await answer(WorkerList(pagination=list_pages(offset, limit, len(workers)), rows=page))
+    pages = list_pages(offset, limit, len(workers))
+    return await made(lambda: WorkerList(pagination=pages, rows=page), len(page))
 
 
 def _has_labels(worker: Worker, wanted: Sequence[tuple[str, str]]) -> bool:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import KnownVersions, Read, Tenant, unknown
-from broadaxe_gateway.http.rest.models.common import Raw, answer, list_pages, meta
+from broadaxe_gateway.http.rest.models.common import Raw, answer, list_pages, made, meta
 from broadaxe_gateway.http.rest.models.workflows import (
     ConcurrencySetting,
     CronRef,
@@ -50,8 +50,11 @@ async def list_workflows(
     check_text(name, "name")
     rows = await reads.list_workflows(tenant, name, limit=limit, offset=offset)
     total = await reads.count_workflows(tenant, name)
-    found = [_workflow(versions.keep(row), "") for row in rows]
-    return await answer(WorkflowList(rows=found, pagination=list_pages(offset, limit, total)))
+    pages = list_pages(offset, limit, total)
+    found = [versions.keep(row) for row in rows]
+    return await made(
+        lambda: WorkflowList(rows=[_workflow(version, "") for version in found], pagination=pages), len(rows)
+    )
 
 
 @router.get("/workflows/{workflow}", response_model=Workflow)
