@@ -44,8 +44,10 @@ logger = logging.getLogger(__name__)
 
 MAX_ROWS_ALONE = 2_000
 """Rows in a flush while one tenant is active."""
-MAX_ROWS_SHARED = 300
-"""Rows in a flush while several are: the others' latency is then bounded by some 15 ms."""
+MAX_ROWS_SHARED = 100
+"""Rows in a flush while several are: some 3 ms, so that a lone record waits that long and takes that long itself."""
+RIDER_ROWS = 8
+"""Rows of a tenant that find room in a flush behind another's bulk: they cost it little, and would wait for a whole flush."""
 MAX_FLUSH_BYTES = 8_000_000
 SHARED_WINDOW_US = 1_000_000
 LOG_HOLD_US = 200_000
@@ -104,6 +106,12 @@ class _Builder:
             ):
                 return False
         return True
+
+    def has_room(self, append: Append, limit: int) -> bool:
+        """Whether an append brings the flush to `limit` rows at most. One that is larger than that goes alone."""
+        return not self.rows or (
+            self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES
+        )
 
     def add(self, lane: str, records: tuple[Any, ...]) -> None:
         self.lanes.add(lane)
@@ -335,21 +343,24 @@ class Journal(Actor):
         builder = _Builder()
         appends: list[Append] = []
         limit = self._row_limit(now)
+        taken: dict[str, int] = {}
         waiting = [(lane, queue) for lane, queue in self._pending.items() if queue]
-        while waiting and builder.rows < limit and builder.bytes < MAX_FLUSH_BYTES:
+        while waiting:
             still: list[tuple[str, deque[Append]]] = []
             for lane, queue in waiting:
-                if not builder.fits(queue[0]):
+                append = queue[0]
+                rows = taken.get(lane, 0) + len(append.records)
+                room = 2 * limit if rows <= RIDER_ROWS else limit
+                if not builder.has_room(append, room) or not builder.fits(append):
                     continue
-                append = queue.popleft()
+                taken[lane] = rows
+                queue.popleft()
                 self._waiting_rows -= len(append.records)
                 self._waiting_bytes -= sum(map(_size, append.records))
                 builder.add(lane, append.records)
                 appends.append(append)
                 if queue:
                     still.append((lane, queue))
-                if builder.rows >= limit or builder.bytes >= MAX_FLUSH_BYTES:
-                    break
             waiting = still
         # Lanes that had their turn go to the back, those with nothing left are forgotten.
         self._pending = {
