@@ -6,7 +6,8 @@ that may leave once they are durable; appends of a tenant commit, and release th
 - Log lines wait for nobody: they ride along, or leave after `LOG_HOLD_US`. A crash loses at most those.
 - Several records of one task run in a flush become one, guarded by the attempt that the first of them expected. A run that is revived
   waits for the flush after the one that ends it.
-- Tenants take turns within a flush, and while several are active a flush is short, so that one tenant's bulk does not hold another up.
+- While several tenants are active a flush is short, they take turns within it, and those with little to write go before a bulk: in every
+  other flush alone, in the one between along with it.
 - Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
 - A commit of unknown outcome is settled by the flush number that the shard row tells.
 - A refusal of the data is bisected down to one append; its tenant is told by `records_refused`, the others commit.
@@ -109,9 +110,7 @@ class _Builder:
 
     def has_room(self, append: Append, limit: int) -> bool:
         """Whether an append brings the flush to `limit` rows at most. One that is larger than that goes alone."""
-        return not self.rows or (
-            self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES
-        )
+        return not self.rows or (self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES)
 
     def add(self, lane: str, records: tuple[Any, ...]) -> None:
         self.lanes.add(lane)
@@ -197,6 +196,8 @@ class Journal(Actor):
         self._pause_us = FIRST_PAUSE_US
         self._is_fenced = False
         self._is_woken = False
+        self._was_short = False
+        """Whether the last flush left a bulk out, for tenants with little to write."""
         self._is_log_timed = False
         self._waiting_rows = 0
         self._waiting_bytes = 0
@@ -344,7 +345,7 @@ class Journal(Actor):
         appends: list[Append] = []
         limit = self._row_limit(now)
         taken: dict[str, int] = {}
-        waiting = [(lane, queue) for lane, queue in self._pending.items() if queue]
+        waiting = self._lanes_in_turn(limit)
         while waiting:
             still: list[tuple[str, deque[Append]]] = []
             for lane, queue in waiting:
@@ -372,6 +373,20 @@ class Journal(Actor):
         if not appends:
             return None
         return _Flush(appends, builder.batch(), frozenset(builder.lanes))
+
+    def _lanes_in_turn(self, limit: int) -> list[tuple[str, deque[Append]]]:
+        """Who writes in the next flush, in order. Short lanes go before a bulk, but it waits for one such flush at most."""
+        lanes = list(self._pending.items())
+        if self._was_short or limit != MAX_ROWS_SHARED:
+            self._was_short = False
+            return lanes
+        short = [
+            (lane, queue)
+            for lane, queue in lanes
+            if len(queue) <= RIDER_ROWS and sum(len(append.records) for append in queue) <= RIDER_ROWS
+        ]
+        self._was_short = 0 < len(short) < len(lanes)
+        return short if self._was_short else lanes
 
     def _row_limit(self, now: int) -> int:
         recent = sum(1 for at in self._last_append.values() if now - at < SHARED_WINDOW_US)
