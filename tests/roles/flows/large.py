@@ -1,0 +1,74 @@
+"""Large runs: a random graph whose result can be computed without running it, and parents whose outputs are too much for one message."""
+
+import random
+from typing import Any
+
+from flows.base import Flows, Plan, note
+
+NODES = 1_000
+MODULUS = 1_000_003
+SEED = 20_240_607
+
+
+def edges(nodes: int = NODES, seed: int = SEED) -> list[list[int]]:
+    """The parents of each node: up to three of the forty before it, so that the graph is wide and deep."""
+    chance = random.Random(seed)
+    parents: list[list[int]] = []
+    for node in range(nodes):
+        near = range(max(0, node - 40), node)
+        count = min(len(near), chance.choice((0, 1, 1, 2, 2, 3)))
+        parents.append(sorted(chance.sample(near, count)))
+    return parents
+
+
+def value(node: int, above: list[int]) -> int:
+    """What a node returns, by its number and the values of its parents."""
+    return (node * 7_919 + 31 * sum(above) + 1) % MODULUS
+
+
+def expected(nodes: int = NODES, seed: int = SEED) -> dict[str, int]:
+    values: list[int] = []
+    for node, parents in enumerate(edges(nodes, seed)):
+        values.append(value(node, [values[parent] for parent in parents]))
+    return {f"node-{node}": result for node, result in enumerate(values)}
+
+
+def declare(flows: Flows) -> None:
+    random_graph(flows)
+    heavy(flows)
+
+
+def random_graph(flows: Flows) -> None:
+    workflow = flows.workflow("random-graph")
+    tasks: list[Any] = []
+    for node, parents in enumerate(edges()):
+        tasks.append(node_task(flows, workflow, node, [tasks[parent] for parent in parents]))
+
+
+def node_task(flows: Flows, workflow: Any, node: int, parents: list[Any]) -> Any:
+    @workflow.task(name=f"node-{node}", parents=parents)
+    async def body(plan: Plan, ctx: Any) -> dict[str, int]:
+        return {"value": value(node, [ctx.task_output(parent)["value"] for parent in parents])}
+
+    return body
+
+
+def heavy(flows: Flows) -> None:
+    """Each of three parents returns as many bytes as its plan says."""
+    workflow = flows.workflow("heavy")
+    parents = []
+    for name in ("brick", "stone", "feather"):
+        parents.append(weight(flows, workflow, name))
+
+    @workflow.task(name="carrier", parents=parents)
+    async def carrier(plan: Plan, ctx: Any) -> dict[str, int]:
+        note(plan, ctx, "carrier", "starts")
+        return {parent.name: len(ctx.task_output(parent)["text"]) for parent in parents}
+
+
+def weight(flows: Flows, workflow: Any, name: str) -> Any:
+    @workflow.task(name=name)
+    async def body(plan: Plan, ctx: Any) -> dict[str, str]:
+        return {"text": "x" * int(plan.do.get(name, {}).get("bytes", 10))}
+
+    return body
