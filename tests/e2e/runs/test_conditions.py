@@ -288,10 +288,12 @@ def test_declared_skip_on_one_parent_removes_the_default_of_the_other(flows: Flo
 def test_skip_does_not_wait_for_other_parents(flows: FlowsUnderTest) -> None:
     gate = flows.new_gate()
     run = flows.start("one-skip-declared", {"one": {"value": 80}, "two": {"gate": gate}})
-    run.note("two")
+    run.note("sees", "ends")  # which waits for the skipped task, while the other parent still runs
+    assert run.notes("two", "ends") == []
     flows.open(gate)
     end = run.end()
     assert end.output("chosen") == SKIPPED
+    assert end.output("sees")["parents"] == {"one": 80, "chosen": "skipped"}
 
 
 # ---- groups

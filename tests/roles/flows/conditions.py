@@ -142,9 +142,10 @@ def parents(flows: Flows) -> None:
     workflow = flows.workflow("one-skip-declared")
     one = flows.step(workflow, "one")
     two = flows.step(workflow, "two")
-    flows.step(
+    chosen = flows.step(
         workflow, "chosen", [one, two], skip_if=[condition(parent=one, expression="output.value > 50")]
     )
+    flows.step(workflow, "sees", [one, chosen])
 
 
 def groups(flows: Flows) -> None:
