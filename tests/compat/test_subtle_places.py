@@ -554,27 +554,6 @@ def test_23_workflow_names_are_case_sensitive(wire: Wire, bare_worker: BareWorke
     assert action.action_id == f"{name}:only".lower()
 
 
-# ---- 24 and 25: not in this issue, and saying so
-
-
-@pytest.mark.parametrize(
-    ("method", "request_message", "response"),
-    [
-        ("/Dispatcher/RefreshTimeout", dispatcher.RefreshTimeoutRequest(), dispatcher.RefreshTimeoutResponse),
-        ("/Dispatcher/ReleaseSlot", dispatcher.ReleaseSlotRequest(), dispatcher.ReleaseSlotResponse),
-        ("/v1.AdminService/CancelTasks", v1.CancelTasksRequest(), v1.CancelTasksResponse),
-        ("/v1.AdminService/ReplayTasks", v1.ReplayTasksRequest(), v1.ReplayTasksResponse),
-    ],
-    ids=["refresh", "release", "cancel", "replay"],
-)
-def test_24_25_methods_still_missing_say_which(
-    wire: Wire, method: str, request_message: object, response: object
-) -> None:
-    code, text = code_of(lambda: wire.unary(method, request_message, response))
-    assert code == grpc.StatusCode.UNIMPLEMENTED
-    assert method.rsplit("/", 1)[-1] in text
-
-
 # ---- around the list
 
 

@@ -10,6 +10,7 @@ from tests.compat.conftest import PYTHON_1375
 from tests.compat.wire import Wire
 from tests.e2e.runs.harness import FlowsUnderTest
 from tests.processes import PYTHON, Server, closing, role, server_directory
+from tests.rest import Rest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def wire(server: Server) -> Iterator[Wire]:
     bare = Wire(server.grpc_address, server.token)
+    yield bare
+    bare.close()
+
+
+@pytest.fixture
+def rest(server: Server) -> Iterator[Rest]:
+    bare = Rest(server.http_url, server.token)
     yield bare
     bare.close()
 
@@ -80,7 +88,10 @@ class serving:  # noqa: N801 - it is used as a function
         self.worker = role(environment, "flow_worker", sdk.module, topic, str(slots), **shared)
         self.client = role(environment, "flow_client", sdk.module, topic, **shared)
         self.wire = Wire(server.grpc_address, server.token)
-        self.flows = FlowsUnderTest(sdk.module, server, self.worker, self.client, directory, self.wire)
+        self.rest = Rest(server.http_url, server.token)
+        self.flows = FlowsUnderTest(
+            sdk.module, server, self.worker, self.client, directory, self.wire, self.rest
+        )
 
     def __enter__(self) -> FlowsUnderTest:
         try:
@@ -94,3 +105,4 @@ class serving:  # noqa: N801 - it is used as a function
     def __exit__(self, *_: object) -> None:
         with closing(self.worker, self.client):
             self.wire.close()
+            self.rest.close()

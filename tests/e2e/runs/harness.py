@@ -15,6 +15,7 @@ from typing import Any
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from tests.compat.wire import Wire, unique
 from tests.processes import Process, Server, wait_until
+from tests.rest import Rest
 
 SKIPPED = {"skipped": True}
 Plan = dict[str, dict[str, Any]]
@@ -123,6 +124,7 @@ class FlowsUnderTest:
     client: Process
     directory: Path
     wire: Wire
+    rest: Rest
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

@@ -1,6 +1,5 @@
 """One slot: what holds it, what gives it back, and what an error says when those above hold it for ever."""
 
-import httpx
 import pytest
 
 from tests.e2e.runs.harness import FlowsUnderTest, Run
@@ -15,13 +14,8 @@ def test_waiting_parent_holds_its_slot_and_the_child_says_so(flows: FlowsUnderTe
     spawned = run.note("greedy", "has spawned")["ids"][0]
     end = Run(flows, spawned, run.tag, "starving").end()
     assert end.statuses == {"starving": "CANCELLED"}
-    answer = httpx.get(
-        f"{flows.server.http_url}/api/v1/stable/tasks/{spawned}",
-        headers={"Authorization": f"Bearer {flows.server.token}"},
-        timeout=10,
-    )
-    text = answer.json()["errorMessage"].lower()
-    assert "ancestor" in text, answer.text
+    text = flows.rest.get(f"S/tasks/{spawned}")["errorMessage"].lower()
+    assert "ancestor" in text
     assert "slot" in text
     parent = run.end().output("greedy")
     if flows.is_ours:

@@ -1,0 +1,572 @@
+"""The subtle places of the wire contract (`behaviour-core.md` 7.7) around single calls: batches, idempotency, spawn memory, refresh, release.
+
+Each speaks the bare wire: what it sends and what it must see are the contract, whatever an SDK makes of it.
+"""
+
+import json
+import time
+import uuid
+from datetime import UTC
+from typing import Any
+
+import grpc
+import pytest
+
+from broadaxe.wire import dispatcher_pb2 as dispatcher
+from broadaxe.wire.v1 import workflows_pb2 as v1
+from broadaxe.wire.v1.shared import trigger_pb2 as triggers
+from tests.compat.calls import (
+    BATCH,
+    START,
+    STOP,
+    Step,
+    cancel,
+    payload_of,
+    put,
+    refresh,
+    release,
+    replay,
+    results_of,
+    send_batch,
+    take,
+    tasks_filter,
+)
+from tests.compat.conftest import Workers
+from tests.compat.wire import BareWorker, Wire, code_of, unique
+
+pytestmark = pytest.mark.timeout(120)
+BareWorkers = type[Workers]
+
+ALREADY = grpc.StatusCode.ALREADY_EXISTS
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+Item = dispatcher.BatchActionEventItem
+
+
+def started(wire: Wire, workers: BareWorkers, **fields: Any) -> tuple[BareWorker, str, str]:
+    """A worker, the name of a workflow it serves, and the id of a run just triggered."""
+    name = unique("subtle")
+    worker = workers.of(wire.put_workflow(name, **fields))
+    return worker, name, wire.trigger(name, '{"n": 1}')
+
+
+# ---- 7: batches
+
+
+def batched(wire: Wire, workers: BareWorkers, count: int, **config: Any) -> tuple[BareWorker, str, list[str]]:
+    """A worker, the name of a batch task, and runs of it that make one batch."""
+    name = unique("batch")
+    settings = {"batch_max_size": count, "batch_max_interval_ms": 60_000, **config}
+    worker = workers.of(wire.put_workflow(name, batch=v1.TaskBatchConfig(**settings)))
+    requests = [triggers.TriggerWorkflowRequest(name=name, input=json.dumps({"n": n})) for n in range(count)]
+    return worker, name, wire.bulk_trigger(*requests)
+
+
+def test_07_one_start_holds_every_member_by_its_id(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, name, run_ids = batched(wire, bare_worker, 3)
+    action = worker.next()
+    assert action.action_type == BATCH
+    assert action.action_id == f"{name}:only"
+    assert (action.retry_count, action.workflow_run_id, action.task_run_external_id) == (0, "", "")
+    assert action.batchId
+    assert action.batchStartPayload.expectedSize == 3
+    assert "3" in action.batchStartPayload.triggerReason
+    members = payload_of(action)
+    assert sorted(members) == sorted(run_ids)
+    for n, run_id in enumerate(run_ids):
+        assert members[run_id]["workflow_run_id"] == run_id
+        payload = members[run_id]["payload"]
+        assert payload["input"] == {"n": n}
+        assert payload["parents"] == {}
+        assert payload["triggers"] == {"filter_payload": None}
+
+
+def test_07_members_end_each_on_its_own(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, (one, two, three) = batched(wire, bare_worker, 3)
+    action = worker.next()
+    send_batch(wire, action, dispatcher.STEP_EVENT_TYPE_STARTED, [Item(task_run_external_id=one)])
+    send_batch(
+        wire,
+        action,
+        dispatcher.STEP_EVENT_TYPE_COMPLETED,
+        [Item(task_run_external_id=one, event_payload='{"v": 1}')],
+    )
+    send_batch(
+        wire,
+        action,
+        dispatcher.STEP_EVENT_TYPE_FAILED,
+        [Item(task_run_external_id=two, event_payload="two is broken")],
+    )
+    send_batch(
+        wire,
+        action,
+        dispatcher.STEP_EVENT_TYPE_COMPLETED,
+        [Item(task_run_external_id=three, event_payload="{broken json")],
+    )
+    assert json.loads(wire.result(one).output) == {"v": 1}
+    assert wire.result(two).error == "two is broken"
+    assert "taskOutput" in wire.result(three).error
+
+
+def test_07_item_with_retry_count_zero_means_the_attempt_in_the_batch(
+    wire: Wire, bare_worker: BareWorkers
+) -> None:
+    """Python copies the count of the start, which is always 0, for members whose attempt is another."""
+    worker, _, run_ids = batched(wire, bare_worker, 2)
+
+    def finish(text: str) -> None:
+        action = worker.next()
+        assert (action.action_type, action.retry_count) == (BATCH, 0)
+        items = [Item(task_run_external_id=one, event_payload=text, retry_count=0) for one in run_ids]
+        send_batch(wire, action, dispatcher.STEP_EVENT_TYPE_COMPLETED, items)
+        assert [wire.result(one).output for one in run_ids] == [text, text]
+
+    finish('{"time": 1}')
+    replay(wire, *run_ids)
+    finish('{"time": 2}')
+
+
+def test_07_batch_takes_one_slot_until_its_last_member(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("batch")
+    config = v1.TaskBatchConfig(batch_max_size=2, batch_max_interval_ms=60_000)
+    worker = bare_worker.of(wire.put_workflow(name, batch=config), slots=1)
+    request = triggers.TriggerWorkflowRequest(name=name, input="{}")
+    one, two = wire.bulk_trigger(request, request)
+    action = worker.next()
+    later = wire.bulk_trigger(request, request)
+
+    def complete(run_id: str, batch: dispatcher.AssignedAction) -> None:
+        items = [Item(task_run_external_id=run_id, event_payload="{}")]
+        send_batch(wire, batch, dispatcher.STEP_EVENT_TYPE_COMPLETED, items)
+
+    complete(one, action)
+    assert worker.stream.silent_for(0.8)  # one member still has the slot
+    complete(two, action)
+    second = worker.next()
+    assert sorted(payload_of(second)) == sorted(later)
+
+
+def test_07_cancel_of_a_member_names_it_and_spares_the_others(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, (one, two) = batched(wire, bare_worker, 2)
+    action = worker.next()
+    cancel(wire, one)
+    stop = worker.next()
+    assert (stop.action_type, stop.task_run_external_id) == (STOP, one)
+    assert stop.batchId == action.batchId
+    items = [Item(task_run_external_id=two, event_payload='{"v": 2}')]
+    send_batch(wire, action, dispatcher.STEP_EVENT_TYPE_COMPLETED, items)
+    assert json.loads(wire.result(two).output) == {"v": 2}
+    cancelled = wire.result(one)
+    assert cancelled.HasField("error")
+    assert cancelled.error == ""
+
+
+def test_07_members_are_grouped_by_their_key(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("batch")
+    config = v1.TaskBatchConfig(
+        batch_max_size=2, batch_max_interval_ms=60_000, batch_group_key="input.customer"
+    )
+    worker = bare_worker.of(wire.put_workflow(name, batch=config))
+    requests = [
+        triggers.TriggerWorkflowRequest(name=name, input=json.dumps({"customer": customer}))
+        for customer in ("a", "b", "b", "a")
+    ]
+    ids = wire.bulk_trigger(*requests)
+    batches = {action.batchKey: sorted(payload_of(action)) for action in (worker.next(), worker.next())}
+    assert batches == {"a": sorted((ids[0], ids[3])), "b": sorted((ids[1], ids[2]))}
+
+
+def test_07_key_that_is_no_string_fails_the_member(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("batch")
+    config = v1.TaskBatchConfig(batch_max_size=2, batch_group_key="input.n")
+    bare_worker.of(wire.put_workflow(name, batch=config))
+    for value in ('{"n": 1}', '{"other": 1}'):
+        run_id = wire.trigger(name, value)
+        error = wire.result(run_id, timeout=20).error
+        assert "input.n" in error, error
+
+
+def test_07_interval_starts_what_is_there(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("batch")
+    config = v1.TaskBatchConfig(batch_max_size=100, batch_max_interval_ms=1_000)
+    worker = bare_worker.of(wire.put_workflow(name, batch=config))
+    began = time.monotonic()
+    run_id = wire.trigger(name)
+    action = worker.next()
+    assert list(payload_of(action)) == [run_id]
+    assert time.monotonic() - began < 3.0
+    assert action.batchStartPayload.expectedSize == 1
+
+
+def test_07_execution_timeout_fails_the_whole_batch(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("batch")
+    config = v1.TaskBatchConfig(batch_max_size=2, batch_max_interval_ms=60_000)
+    worker = bare_worker.of(wire.put_workflow(name, batch=config, timeout="1s"))
+    request = triggers.TriggerWorkflowRequest(name=name, input="{}")
+    run_ids = wire.bulk_trigger(request, request)
+    worker.next()
+    for run_id in run_ids:
+        assert "batch timeout" in wire.result(run_id, timeout=20).error
+
+
+# ---- 13: idempotency
+
+
+def claimed(wire: Wire, workers: BareWorkers, *, ttl_ms: int = 60_000, method: Any = None) -> str:
+    """A workflow whose runs claim the key `input.key`."""
+    name = unique("once")
+    config = v1.IdempotencyConfig(expression="input.key", ttl_ms=ttl_ms, method=method)
+    actions = put(wire, name, Step("only"), idempotency=config)
+    workers.of(*actions)
+    return name
+
+
+def collision(call: Any) -> tuple[str, Any]:
+    """Message and status details of a call that must collide."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    error = caught.value
+    assert error.code() == ALREADY, error
+    trailers = dict(error.trailing_metadata() or ())
+    return str(error.details()), trailers["grpc-status-details-bin"]
+
+
+def unpacked(details: bytes, message: Any) -> Any:
+    """The one detail of a status, which must be of the type named as in the original."""
+    from google.protobuf import any_pb2
+
+    # google.rpc.Status: code 1, message 2, details 3; read by hand, as its Python module is not installed
+    position, values = 0, []
+    while position < len(details):
+        tag, position = details[position], position + 1
+        length, shift = 0, 0
+        while True:
+            byte = details[position]
+            position += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        if tag & 7 == 2:
+            if tag >> 3 == 3:
+                values.append(any_pb2.Any.FromString(details[position : position + length]))
+            position += length
+    assert len(values) == 1
+    assert values[0].type_url.endswith(f"/v1.{message.DESCRIPTOR.name}"), values[0].type_url
+    return message.FromString(values[0].value)
+
+
+def test_13_collision_says_the_literal_text_and_the_existing_run(wire: Wire, bare_worker: BareWorkers) -> None:
+    name, key = claimed(wire, bare_worker), unique("key")
+    first = wire.trigger(name, json.dumps({"key": key}))
+    text, details = collision(lambda: wire.trigger(name, json.dumps({"key": key})))
+    assert text == "idempotency key collision"
+    error = unpacked(details, v1.IdempotencyCollisionError)
+    assert error.existing_run_external_id == first
+    assert uuid.UUID(error.colliding_run_external_id) != uuid.UUID(first)
+
+
+def test_13_keys_are_claimed_across_workflows(wire: Wire, bare_worker: BareWorkers) -> None:
+    one, other, key = claimed(wire, bare_worker), claimed(wire, bare_worker), unique("key")
+    first = wire.trigger(one, json.dumps({"key": key}))
+    _, details = collision(lambda: wire.trigger(other, json.dumps({"key": key})))
+    assert unpacked(details, v1.IdempotencyCollisionError).existing_run_external_id == first
+
+
+def test_13_bulk_creates_what_does_not_collide(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = claimed(wire, bare_worker)
+    taken, free, twice = (unique("key") for _ in range(3))
+    first = wire.trigger(name, json.dumps({"key": taken}))
+
+    def entry(key: str) -> triggers.TriggerWorkflowRequest:
+        return triggers.TriggerWorkflowRequest(name=name, input=json.dumps({"key": key}))
+
+    text, details = collision(
+        lambda: wire.bulk_trigger(entry(taken), entry(free), entry(twice), entry(twice))
+    )
+    assert text == "idempotency key collision"
+    error = unpacked(details, v1.BulkTriggerIdempotencyCollisionError)
+    created = list(error.successful_workflow_run_external_ids)
+    assert len(created) == 2
+    assert sorted(json.loads(wire.details(run_id).input)["key"] for run_id in created) == sorted((free, twice))
+    assert len(error.collisions) == 2
+    existing = {one.existing_run_external_id for one in error.collisions}
+    assert first in existing
+    assert existing - {first} < set(created)
+
+
+def test_13_key_that_cannot_be_computed_creates_no_run(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = claimed(wire, bare_worker)
+    run_id = wire.trigger(name, '{"other": 1}')
+    assert code_of(lambda: wire.details(run_id))[0] == NOT_FOUND
+
+
+def test_13_spawn_of_an_existing_child_is_no_collision(wire: Wire, bare_worker: BareWorkers) -> None:
+    name, key = claimed(wire, bare_worker), unique("key")
+    worker, _, parent = started(wire, bare_worker)
+    worker.next()
+    fields = {"parent_task_run_external_id": parent, "child_index": 0}
+    child = wire.trigger(name, json.dumps({"key": key}), **fields)
+    assert wire.trigger(name, json.dumps({"key": key}), **fields) == child
+
+
+def test_13_status_method_frees_the_key_at_the_end(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("once")
+    config = v1.IdempotencyConfig(expression="input.key", ttl_ms=600_000, method=v1.STATUS)
+    worker = bare_worker.of(*put(wire, name, Step("only", fields={"retries": 1}), idempotency=config))
+    value = json.dumps({"key": unique("key")})
+    first = wire.trigger(name, value)
+    wire.fail(worker.next(), "once")
+    collision(lambda: wire.trigger(name, value))  # a retry is pending
+    action = worker.next()
+    wire.complete(action)
+    wire.result(first)
+    second = wire.trigger(name, value)
+    assert worker.next().task_run_external_id == second
+
+
+# ---- 14: spawn memory over replays
+
+
+def test_14_spawn_memory_outlives_a_replay(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, name, parent = started(wire, bare_worker)
+    attempt = worker.next()
+    child = wire.trigger(name, parent_task_run_external_id=parent, child_index=0)
+    wire.complete(worker.next())
+    wire.result(child)
+    wire.complete(attempt)
+    wire.result(parent)
+    replay(wire, parent)
+    assert worker.next().retry_count == 1
+    assert wire.trigger(name, parent_task_run_external_id=parent, child_index=0) == child
+    assert wire.trigger(name, parent_task_run_external_id=parent, child_index=1) != child
+
+
+def test_14_memory_belongs_to_the_task_not_to_the_run(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("spawners")
+    worker = bare_worker.of(*put(wire, name, Step("one"), Step("two")))
+    wire.trigger(name)
+    tasks = take(worker, "one", "two")
+    other = unique("child")
+    wire.put_workflow(other)
+    children = [
+        wire.trigger(
+            other,
+            parent_id=action.workflow_run_id,
+            parent_task_run_external_id=action.task_run_external_id,
+            child_index=0,
+        )
+        for action in tasks.values()
+    ]
+    assert children[0] != children[1]
+
+
+def test_14_child_of_a_task_in_a_graph_carries_that_tasks_id(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("spawner")
+    worker = bare_worker.of(*put(wire, name, Step("one"), Step("two", ["one"])))
+    run_id = wire.trigger(name)
+    one = take(worker, "one")["one"]
+    child_worker, child_name, _ = started(wire, bare_worker)
+    child_worker.next()
+    wire.trigger(
+        child_name,
+        parent_id=run_id,
+        parent_task_run_external_id=one.task_run_external_id,
+        child_index=3,
+        child_key="k",
+    )
+    action = child_worker.next()
+    assert action.parent_workflow_run_id == one.task_run_external_id
+    assert (action.child_workflow_index, action.child_workflow_key) == (3, "k")
+    metadata = json.loads(action.additional_metadata)
+    assert metadata["hatchet__parent_workflow_run_id"] == run_id
+    assert metadata["hatchet__parent_step_run_id"] == one.task_run_external_id
+
+
+# ---- 24: refreshing
+
+
+def test_24_refresh_adds_to_the_deadline_that_stands(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, run_id = started(wire, bare_worker, timeout="2s")
+    before = time.time()
+    worker.next()
+    first = refresh(wire, run_id, "1s").timeout_at.ToDatetime(tzinfo=UTC).timestamp()
+    second = refresh(wire, run_id, "500ms").timeout_at.ToDatetime(tzinfo=UTC).timestamp()
+    assert second - first == pytest.approx(0.5, abs=0.01)
+    assert first - before == pytest.approx(3.0, abs=1.0)
+    stop = worker.next(timeout=20)
+    assert stop.action_type == STOP
+    assert time.time() - second < 1.5
+    assert time.time() >= second - 0.1
+
+
+@pytest.mark.parametrize("increment", ["", "5", "-5s", "1d", "5 s", "five"])
+def test_24_increment_that_is_no_duration_is_refused(
+    wire: Wire, bare_worker: BareWorkers, increment: str
+) -> None:
+    worker, _, run_id = started(wire, bare_worker)
+    worker.next()
+    code, text = code_of(lambda: refresh(wire, run_id, increment))
+    assert code == INVALID, text
+
+
+@pytest.mark.parametrize("increment", ["1h", "1h30m", "1.5s", "0h", "250ms"])
+def test_24_durations_of_every_form_are_taken(
+    wire: Wire, bare_worker: BareWorkers, increment: str
+) -> None:
+    worker, _, run_id = started(wire, bare_worker)
+    worker.next()
+    assert refresh(wire, run_id, increment).HasField("timeout_at")
+
+
+def test_24_refresh_without_a_running_attempt_is_not_found(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("queued")
+    wire.put_workflow(name)
+    queued = wire.trigger(name)
+    for run_id in (queued, str(uuid.uuid4())):
+        code, text = code_of(lambda run_id=run_id: refresh(wire, run_id, "1s"))  # type: ignore[misc]
+        assert code == NOT_FOUND, text
+        assert run_id in text
+    worker, _, run_id = started(wire, bare_worker)
+    wire.complete(worker.next())
+    wire.result(run_id)
+    assert code_of(lambda: refresh(wire, run_id, "1s"))[0] == NOT_FOUND
+
+
+# ---- 25: releasing
+
+
+def test_25_released_slot_takes_the_next_task_and_the_first_ends_as_ever(
+    wire: Wire, bare_worker: BareWorkers
+) -> None:
+    name = unique("releases")
+    worker = bare_worker.of(wire.put_workflow(name), slots=1)
+    one, two = wire.trigger(name), wire.trigger(name)
+    first = worker.next()
+    assert worker.stream.silent_for(0.4)
+    release(wire, one)
+    second = worker.next()
+    assert (second.action_type, second.task_run_external_id) == (START, two)
+    release(wire, one)  # harmless, and frees nothing more
+    three = wire.trigger(name)
+    assert worker.stream.silent_for(0.4)
+    wire.complete(first, '{"v": 1}')
+    assert json.loads(wire.result(one).output) == {"v": 1}
+    assert worker.stream.silent_for(0.4)  # its slot was given back before
+    wire.complete(second)
+    assert worker.next().task_run_external_id == three
+
+
+def test_25_released_attempt_may_fail_and_is_retried(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, run_id = started(wire, bare_worker, retries=1)
+    first = worker.next()
+    release(wire, run_id)
+    wire.fail(first, "no")
+    second = worker.next()
+    assert second.retry_count == 1
+    wire.complete(second, '{"v": 1}')
+    assert json.loads(wire.result(run_id).output) == {"v": 1}
+
+
+def test_25_released_attempt_still_times_out(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, run_id = started(wire, bare_worker, timeout="1s")
+    worker.next()
+    release(wire, run_id)
+    assert wire.result(run_id, timeout=20).error == "Task exceeded timeout of 1s"
+
+
+def test_25_release_without_a_running_attempt_is_not_found(wire: Wire) -> None:
+    name = unique("queued")
+    wire.put_workflow(name)
+    for run_id in (wire.trigger(name), str(uuid.uuid4())):
+        code, text = code_of(lambda run_id=run_id: release(wire, run_id))  # type: ignore[misc]
+        assert code == NOT_FOUND, text
+
+
+# ---- cancel and replay by filter
+
+
+def test_ids_and_a_filter_together_are_refused(wire: Wire) -> None:
+    both = {"filter": tasks_filter()}
+    some = str(uuid.uuid4())
+    assert code_of(lambda: cancel(wire, some, **both))[0] == INVALID
+    assert code_of(lambda: replay(wire, some, **both))[0] == INVALID
+
+
+def test_filter_needs_since_and_well_formed_metadata(wire: Wire) -> None:
+    assert code_of(lambda: cancel(wire, filter=v1.TasksFilter()))[0] == INVALID
+    assert code_of(lambda: replay(wire, filter=v1.TasksFilter()))[0] == INVALID
+    malformed = tasks_filter(additional_metadata=["no-colon"])
+    assert code_of(lambda: cancel(wire, filter=malformed))[0] == INVALID
+
+
+def test_filter_selects_by_workflow_metadata_and_status(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, name, running = started(wire, bare_worker)
+    workflow_id = worker.next().workflow_id
+    mark = unique("mark")
+    marked = wire.trigger(name, additional_metadata=json.dumps({"mark": mark}))
+    worker.next()
+    chosen = {"workflow_ids": [workflow_id], "additional_metadata": [f"mark:{mark}"]}
+    cancel(wire, filter=tasks_filter(statuses=["QUEUED"], **chosen))
+    assert not wire.details(marked).done  # it runs
+    cancel(wire, filter=tasks_filter(statuses=["RUNNING"], **chosen))
+    assert wire.details(marked).status == v1.CANCELLED
+    assert not wire.details(running).done
+    assert replay(wire, filter=tasks_filter(statuses=["CANCELLED"], **chosen)) == [marked]
+    assert not wire.details(marked).done
+
+
+def test_malformed_ids_are_refused_and_unknown_ones_ignored(wire: Wire) -> None:
+    assert code_of(lambda: cancel(wire, "not an id"))[0] == INVALID
+    unknown = str(uuid.uuid4())
+    assert cancel(wire, unknown) in ([], [unknown])
+    assert replay(wire, unknown) == []
+
+
+def test_answers_name_what_is_replayed(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("named")
+    worker = bare_worker.of(*put(wire, name, Step("one"), Step("two", ["one"]), Step("aside")))
+    run_id = wire.trigger(name)
+    first = take(worker, "one", "aside")
+    for action in first.values():
+        wire.complete(action)
+    second = take(worker, "two")
+    assert replay(wire, run_id) == []  # it still runs
+    wire.complete(second["two"])
+    ids = {task: result.task_run_external_id for task, result in results_of(wire, run_id).items()}
+    assert sorted(replay(wire, ids["one"])) == sorted((ids["one"], ids["two"]))
+    action = worker.next()
+    assert action.task_run_external_id == ids["one"]
+    wire.complete(action)
+    again = worker.next()
+    assert again.task_run_external_id == ids["two"]
+    assert payload_of(again)["parents"] == {"one": {}, "aside": {}}
+    wire.complete(again)
+    results_of(wire, run_id)
+    assert sorted(replay(wire, run_id)) == sorted(ids.values())
+
+
+# ---- the calls that do little
+
+
+def test_overrides_are_accepted_and_forgotten(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, run_id = started(wire, bare_worker)
+    action = worker.next()
+    request = dispatcher.OverridesData(task_run_external_id=run_id, path="input.n", value="2")
+    wire.unary("/Dispatcher/PutOverridesData", request, dispatcher.OverridesDataResponse)
+    wire.complete(action)
+    assert json.loads(wire.details(run_id).input) == {"n": 1}
+
+
+def test_v1_trigger_takes_bytes_and_answers_an_id(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, name, _ = started(wire, bare_worker)
+    worker.next()
+    request = v1.TriggerWorkflowRunRequest(
+        workflow_name=name, input=b'{"n": 2}', additional_metadata=b'{"by": "v1"}', priority=2
+    )
+    answer = wire.unary("/v1.AdminService/TriggerWorkflowRun", request, v1.TriggerWorkflowRunResponse)
+    action = worker.next()
+    assert (action.task_run_external_id, action.priority) == (answer.external_id, 2)
+    assert json.loads(action.additional_metadata)["by"] == "v1"
+    assert payload_of(action)["input"] == {"n": 2}
+
