@@ -34,5 +34,7 @@ class Rest:
         return self._ok(self.raw("PATCH", path, json=body))
 
     def _ok(self, answer: httpx.Response) -> Any:
-        assert answer.status_code == 200, f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
+        assert answer.status_code == 200, (
+            f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
+        )
         return answer.json()

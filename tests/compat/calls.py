@@ -22,7 +22,9 @@ START, STOP, BATCH = dispatcher.START_STEP_RUN, dispatcher.CANCEL_STEP_RUN, disp
 # ---- conditions
 
 
-def base(action: Any, expression: str = "", *, key: str = "data", group: str = "") -> conditions.BaseMatchCondition:
+def base(
+    action: Any, expression: str = "", *, key: str = "data", group: str = ""
+) -> conditions.BaseMatchCondition:
     """What every condition has; without a group it is one of its own."""
     return conditions.BaseMatchCondition(
         readable_data_key=key,

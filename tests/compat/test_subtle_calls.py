@@ -256,7 +256,9 @@ def unpacked(details: bytes, message: Any) -> Any:
     return message.FromString(values[0].value)
 
 
-def test_13_collision_says_the_literal_text_and_the_existing_run(wire: Wire, bare_worker: BareWorkers) -> None:
+def test_13_collision_says_the_literal_text_and_the_existing_run(
+    wire: Wire, bare_worker: BareWorkers
+) -> None:
     name, key = claimed(wire, bare_worker), unique("key")
     first = wire.trigger(name, json.dumps({"key": key}))
     text, details = collision(lambda: wire.trigger(name, json.dumps({"key": key})))
@@ -288,17 +290,26 @@ def test_13_bulk_creates_what_does_not_collide(wire: Wire, bare_worker: BareWork
     error = unpacked(details, v1.BulkTriggerIdempotencyCollisionError)
     created = list(error.successful_workflow_run_external_ids)
     assert len(created) == 2
-    assert sorted(json.loads(wire.details(run_id).input)["key"] for run_id in created) == sorted((free, twice))
+    assert sorted(json.loads(wire.details(run_id).input)["key"] for run_id in created) == sorted(
+        (free, twice)
+    )
     assert len(error.collisions) == 2
     existing = {one.existing_run_external_id for one in error.collisions}
     assert first in existing
     assert existing - {first} < set(created)
 
 
-def test_13_key_that_cannot_be_computed_creates_no_run(wire: Wire, bare_worker: BareWorkers) -> None:
+def test_13_key_that_cannot_be_computed_is_told_to_who_triggers(wire: Wire, bare_worker: BareWorkers) -> None:
+    """The original answers the id of a run that never exists: who waits for it waits for ever."""
     name = claimed(wire, bare_worker)
-    run_id = wire.trigger(name, '{"other": 1}')
-    assert code_of(lambda: wire.details(run_id))[0] == NOT_FOUND
+    try:
+        run_id = wire.trigger(name, '{"other": 1}')
+    except grpc.RpcError as error:
+        assert error.code() == INVALID  # noqa: PT017 - a refusal is as good as a failed run
+        text = error.details() or ""
+    else:
+        text = wire.result(run_id).error
+    assert "input.key" in text
 
 
 def test_13_spawn_of_an_existing_child_is_no_collision(wire: Wire, bare_worker: BareWorkers) -> None:
@@ -411,9 +422,7 @@ def test_24_increment_that_is_no_duration_is_refused(
 
 
 @pytest.mark.parametrize("increment", ["1h", "1h30m", "1.5s", "0h", "250ms"])
-def test_24_durations_of_every_form_are_taken(
-    wire: Wire, bare_worker: BareWorkers, increment: str
-) -> None:
+def test_24_durations_of_every_form_are_taken(wire: Wire, bare_worker: BareWorkers, increment: str) -> None:
     worker, _, run_id = started(wire, bare_worker)
     worker.next()
     assert refresh(wire, run_id, increment).HasField("timeout_at")
@@ -569,4 +578,3 @@ def test_v1_trigger_takes_bytes_and_answers_an_id(wire: Wire, bare_worker: BareW
     assert (action.task_run_external_id, action.priority) == (answer.external_id, 2)
     assert json.loads(action.additional_metadata)["by"] == "v1"
     assert payload_of(action)["input"] == {"n": 2}
-

@@ -79,7 +79,9 @@ def test_01_skipped_tasks_are_completed_with_an_output_that_says_so(
     wire: Wire, bare_worker: BareWorkers
 ) -> None:
     skip = by_parent(SKIP, "top", "output.v > 0")
-    worker, _, run_id = graph(wire, bare_worker, Step("top"), Step("low", ["top"], skip), on_failure=Step("oops"))
+    worker, _, run_id = graph(
+        wire, bare_worker, Step("top"), Step("low", ["top"], skip), on_failure=Step("oops")
+    )
     wire.complete(take(worker, "top")["top"], '{"v": 1}')
     results = results_of(wire, run_id)
     for name in ("low", "oops"):
@@ -265,9 +267,7 @@ def test_10_on_failure_fires_once_for_two_failures(wire: Wire, bare_worker: Bare
 
 
 def test_10_on_failure_does_not_fire_while_retries_are_left(wire: Wire, bare_worker: BareWorkers) -> None:
-    worker, _, run_id = graph(
-        wire, bare_worker, Step("only", fields={"retries": 1}), on_failure=Step("oops")
-    )
+    worker, _, run_id = graph(wire, bare_worker, Step("only", fields={"retries": 1}), on_failure=Step("oops"))
     wire.fail(take(worker, "only")["only"], "once")
     wire.complete(take(worker, "only")["only"])
     assert json.loads(results_of(wire, run_id)["oops"].output) == SKIPPED
@@ -495,9 +495,7 @@ def test_17_condition_without_an_expression_is_true(wire: Wire, bare_worker: Bar
     assert json.loads(results_of(wire, run_id)["low"].output) == SKIPPED
 
 
-def test_17_numbers_of_json_compare_with_numbers_of_expressions(
-    wire: Wire, bare_worker: BareWorkers
-) -> None:
+def test_17_numbers_of_json_compare_with_numbers_of_expressions(wire: Wire, bare_worker: BareWorkers) -> None:
     expression = "output.n == 3 && output.x > 2.4 && output.list[1] == 2 && size(output.text) == 4"
     worker, _, run_id = graph(
         wire, bare_worker, Step("top"), Step("low", ["top"], by_parent(SKIP, "top", expression))

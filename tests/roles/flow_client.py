@@ -52,9 +52,7 @@ class Commands:
 
     async def run_sync(self, *, flow: str, plan: dict[str, Any], **options: Any) -> dict[str, Any]:
         """The blocking call, in a thread of its own."""
-        return await self._outcome(
-            asyncio.to_thread(self._flow(flow).run, Plan(**plan), **chosen(**options))
-        )
+        return await self._outcome(asyncio.to_thread(self._flow(flow).run, Plan(**plan), **chosen(**options)))
 
     async def start(self, *, flow: str, plan: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Triggers a flow without waiting; what the trigger raises is answered."""
@@ -67,9 +65,7 @@ class Commands:
     async def start_many(self, *, flow: str, plans: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
         """Triggers in bulk without waiting; what the trigger raises is answered."""
         chosen_flow = self._flow(flow)
-        items = [
-            chosen_flow.create_bulk_run_item(input=Plan(**plan), **chosen(**options)) for plan in plans
-        ]
+        items = [chosen_flow.create_bulk_run_item(input=Plan(**plan), **chosen(**options)) for plan in plans]
         try:
             refs = await chosen_flow.aio_run_many_no_wait(items)
         except Exception as error:
@@ -161,9 +157,7 @@ class Commands:
 
     # ---- events, logs, streams
 
-    async def push(
-        self, *, key: str, payload: dict[str, Any], scope: str | None = None
-    ) -> dict[str, Any]:
+    async def push(self, *, key: str, payload: dict[str, Any], scope: str | None = None) -> dict[str, Any]:
         event = await self._client.event.aio_push(key, payload, **chosen(scope=scope))
         return {"event_id": getattr(event, "event_id", None) or getattr(event, "eventId", "")}
 

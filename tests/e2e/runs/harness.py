@@ -72,7 +72,9 @@ class Run:
         """How many times a task's body began."""
         return len(self.notes(task, "starts"))
 
-    def note(self, task: str, what: str = "starts", *, count: int = 1, timeout: float = 20.0) -> dict[str, Any]:
+    def note(
+        self, task: str, what: str = "starts", *, count: int = 1, timeout: float = 20.0
+    ) -> dict[str, Any]:
         """Waits until a task has noted that for the `count`th time, and returns that note."""
 
         def found() -> list[dict[str, Any]] | None:
@@ -172,9 +174,7 @@ class FlowsUnderTest:
     def notes(self, tag: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for path in (self.directory / "records").glob("notes-*.jsonl"):
-            for line in path.read_text().splitlines():
-                if f'"{tag}"' in line:
-                    found.append(json.loads(line))
+            found += [json.loads(line) for line in path.read_text().splitlines() if f'"{tag}"' in line]
         return sorted(found, key=lambda note: float(note["at"]))
 
     def new_gate(self) -> str:

@@ -84,7 +84,9 @@ def test_chunks_of_many_streams_at_once_arrive_in_order(flows: FlowsUnderTest) -
     for run in runs:
         run.note("streams")
     flows.client.send(do="stream", run_ids=[run.id for run in runs], last="end")
-    time.sleep(1.5)  # neither SDK says when its subscription stands at the engine, and streams are not replayed
+    time.sleep(
+        1.5
+    )  # neither SDK says when its subscription stands at the engine, and streams are not replayed
     flows.open(gate)
     received = flows.client.receive(timeout=60)["chunks"]
     for chunks in received:

@@ -31,7 +31,7 @@ class Plan(BaseModel):
     depth: int = 0
 
 
-class Planned(Exception):  # noqa: N818 - it is no error of ours
+class Planned(Exception):
     """What a task raises because its plan says so."""
 
 

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from flows.base import Flows, Plan, Planned, act, note, run_ids
+from flows.base import Flows, Plan, Planned, note, run_ids
 
 HOUR = timedelta(hours=1)
 
@@ -62,7 +62,9 @@ def by_index(flows: Flows, child: Any) -> None:
     async def body(plan: Plan, ctx: Any) -> dict[str, Any]:
         items = [
             child.create_bulk_run_item(input=Plan(tag=plan.tag, group=f"child-{index}"))
-            for index in range(plan.count + ctx.retry_count)  # each attempt spawns one more than the one before
+            for index in range(
+                plan.count + ctx.retry_count
+            )  # each attempt spawns one more than the one before
         ]
         refs = await child.aio_run_many_no_wait(items)
         ids = [ref.workflow_run_id for ref in refs]
@@ -83,9 +85,7 @@ def by_key(flows: Flows, child: Any) -> None:
         keys = [f"key-{index}" for index in range(plan.count)]
         if ctx.retry_count % 2:
             keys.reverse()
-        items = [
-            child.create_bulk_run_item(input=Plan(tag=plan.tag, group=key), key=key) for key in keys
-        ]
+        items = [child.create_bulk_run_item(input=Plan(tag=plan.tag, group=key), key=key) for key in keys]
         refs = await child.aio_run_many_no_wait(items)
         ids = {key: ref.workflow_run_id for key, ref in zip(keys, refs, strict=True)}
         note(plan, ctx, "parent", "has spawned", ids=ids)
@@ -142,7 +142,7 @@ def careful(flows: Flows, child: Any) -> None:
         failing = Plan(tag=plan.tag, do={"child": {"error": "the child says no"}})
         try:
             await child.aio_run(failing)
-        except Exception as error:  # noqa: BLE001 - whatever it raises is what the test looks at
+        except Exception as error:
             texts = [str(error), *(str(one) for one in getattr(error, "exceptions", ()))]
             caught = "\n".join(texts)
         else:
@@ -184,18 +184,14 @@ def of_workflows(flows: Flows) -> None:
 def levels(flows: Flows) -> None:
     """`count` tasks a level, `depth` levels: the first spawns the first level in bulk, each task below spawns one of the next."""
 
-    @flows.client.task(
-        name="level", input_validator=Plan, schedule_timeout=HOUR, execution_timeout=HOUR
-    )
+    @flows.client.task(name="level", input_validator=Plan, schedule_timeout=HOUR, execution_timeout=HOUR)
     async def level(plan: Plan, ctx: Any) -> dict[str, Any]:
         if plan.depth == 0:
             return {"sum": plan.count}
         below = Plan(tag=plan.tag, count=plan.count, depth=plan.depth - 1)
         return {"sum": (await level.aio_run(below))["sum"] + 1}
 
-    @flows.client.task(
-        name="levels", input_validator=Plan, schedule_timeout=HOUR, execution_timeout=HOUR
-    )
+    @flows.client.task(name="levels", input_validator=Plan, schedule_timeout=HOUR, execution_timeout=HOUR)
     async def levels_(plan: Plan, ctx: Any) -> dict[str, Any]:
         results = await level.aio_run_many(
             [
@@ -207,5 +203,3 @@ def levels(flows: Flows) -> None:
 
     flows.add("level", level)
     flows.add("levels", levels_)
-
-

@@ -134,9 +134,7 @@ def parents(flows: Flows) -> None:
     workflow = flows.workflow("cancel-and-wait")
     start = flows.step(workflow, "start")
     always = {"parent": start, "expression": "output.value > 50"}
-    flows.step(
-        workflow, "chosen", [start], wait_for=[condition(**always)], cancel_if=[condition(**always)]
-    )
+    flows.step(workflow, "chosen", [start], wait_for=[condition(**always)], cancel_if=[condition(**always)])
 
     # A skip condition on one parent takes the default skip of the other away.
     workflow = flows.workflow("one-skip-declared")
@@ -179,7 +177,9 @@ def lone(flows: Flows) -> None:
     """Workflows of one task that waits, and one that is skipped or cancelled by an event while it waits."""
     sdk = flows.sdk
     flows.step(flows.workflow("lone-sleep"), "only", wait_for=[sdk.SleepCondition(seconds(2))])
-    flows.step(flows.workflow("lone-event"), "only", wait_for=[sdk.UserEventCondition(event_key="lone-event")])
+    flows.step(
+        flows.workflow("lone-event"), "only", wait_for=[sdk.UserEventCondition(event_key="lone-event")]
+    )
     for kind in ("skip", "cancel"):
         name = f"lone-{kind}"
         settings = {f"{kind}_if": [sdk.UserEventCondition(event_key=name)]}
@@ -202,5 +202,7 @@ def mistakes(flows: Flows) -> None:
         workflow,
         "waiting",
         [start],
-        wait_for=[sdk.UserEventCondition(event_key="event-expression-fails", expression="input.deep.er == 1")],
+        wait_for=[
+            sdk.UserEventCondition(event_key="event-expression-fails", expression="input.deep.er == 1")
+        ],
     )

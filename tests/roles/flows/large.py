@@ -5,6 +5,7 @@ from typing import Any
 from flows.base import Flows, Plan, note
 from flows.random_graph import edges, value
 
+
 def declare(flows: Flows) -> None:
     random_graph(flows)
     heavy(flows)
@@ -28,9 +29,7 @@ def node_task(flows: Flows, workflow: Any, node: int, parents: list[Any]) -> Any
 def heavy(flows: Flows) -> None:
     """Each of three parents returns as many bytes as its plan says."""
     workflow = flows.workflow("heavy")
-    parents = []
-    for name in ("brick", "stone", "feather"):
-        parents.append(weight(flows, workflow, name))
+    parents = [weight(flows, workflow, name) for name in ("brick", "stone", "feather")]
 
     @workflow.task(name="carrier", parents=parents)
     async def carrier(plan: Plan, ctx: Any) -> dict[str, int]:

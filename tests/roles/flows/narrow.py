@@ -26,7 +26,7 @@ def deadlock(flows: Flows, starving: Any) -> None:
         note(plan, ctx, "greedy", "has spawned", ids=[ref.workflow_run_id])
         try:
             result = await ref.aio_result()
-        except Exception as error:  # noqa: BLE001 - whatever it raises is what the test looks at
+        except Exception as error:
             return {"raised": type(error).__name__, "text": str(error)}
         return {"result": result}
 
@@ -78,9 +78,7 @@ def sleeper(flows: Flows) -> None:
     workflow = flows.workflow("sleeper")
     start = flows.step(workflow, "start")
     flows.step(workflow, "slept", [start], wait_for=[sdk.SleepCondition(timedelta(seconds=3))])
-    flows.step(
-        workflow, "waiting", [start], wait_for=[sdk.UserEventCondition(event_key="sleeper:go")]
-    )
+    flows.step(workflow, "waiting", [start], wait_for=[sdk.UserEventCondition(event_key="sleeper:go")])
 
 
 def generous(flows: Flows, small: Any) -> None:
