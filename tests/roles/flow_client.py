@@ -109,6 +109,37 @@ class Commands:
         found = await self._client.runs.aio_get_status(run_id)
         return {"status": getattr(found, "value", str(found))}
 
+    async def read(self, *, flow: str, run_id: str) -> dict[str, Any]:
+        """What the official client reads over HTTP of a run, its task, its workflow and who serves it."""
+        client = self._client
+        workflow_id = await self._workflow_id(flow)
+        run = await client.runs.aio_get(run_id)
+        rows = (await client.runs.aio_list(workflow_ids=[workflow_id], limit=100)).rows
+        task = await client.runs.aio_get_task_run(run.tasks[0].metadata.id)
+        workflow = await client.workflows.aio_get(workflow_id)
+        workers = (await client.workers.aio_list()).rows or []
+        active = [worker for worker in workers if worker.status == "ACTIVE"]
+        worker = await client.workers.aio_get(active[0].metadata.id)
+        return {
+            "status": run.run.status.value,
+            "tasks": sorted(task.display_name.rsplit("-", 1)[0] for task in run.tasks),
+            "listed": [row.metadata.id for row in rows],
+            "output": task.output,
+            "workflow": workflow.name,
+            "worker": worker.name,
+        }
+
+    async def pause(self, *, name: str, pause: bool) -> dict[str, Any]:
+        """Pauses the active workers whose names end so, or lets them go on; over HTTP."""
+        found = (await self._client.workers.aio_list()).rows or []
+        chosen_ids = [
+            row.metadata.id for row in found if row.name.endswith(name) and row.status != "INACTIVE"
+        ]
+        call = self._client.workers.aio_pause if pause else self._client.workers.aio_unpause
+        for worker_id in chosen_ids:
+            await call(worker_id)
+        return {"workers": len(chosen_ids)}
+
     # ---- cancel and replay
 
     async def cancel(self, *, run_id: str) -> dict[str, Any]:

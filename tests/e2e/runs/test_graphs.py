@@ -435,3 +435,35 @@ def test_graph_of_many_runs_at_once(flows: FlowsUnderTest) -> None:
     assert [end.output("left")["parents"]["top"] for end in ends] == list(range(60))
     assert {end.status for end in ends} == {"COMPLETED"}
     assert time.monotonic() - began < 60
+
+
+# ---- what the official client reads over HTTP alone
+
+
+def test_official_client_reads_runs_tasks_workflows_and_workers(flows: FlowsUnderTest) -> None:
+    if flows.is_ours:
+        pytest.skip("our SDK reads runs over gRPC")
+    run = flows.start("chain", {"one": {"value": 3}})
+    run.end()
+    found = flows.call(do="read", flow="chain", run_id=run.id)
+    assert (found["status"], found["tasks"]) == ("COMPLETED", ["one", "three", "two"])
+    assert run.id in found["listed"]
+    assert found["output"]["task"] in {"one", "two", "three"}
+    assert found["workflow"].endswith("chain")
+    assert found["worker"]
+    details = flows.call(do="details", run_id=run.id)
+    assert details == {
+        "status": "COMPLETED",
+        "tasks": {"one": "COMPLETED", "two": "COMPLETED", "three": "COMPLETED"},
+    }
+
+
+def test_official_client_pauses_a_worker(flows: FlowsUnderTest) -> None:
+    if flows.is_ours:
+        pytest.skip("our SDK does not pause workers")
+    assert flows.call(do="pause", name="flows-graphs", pause=True)["workers"] >= 1
+    run = flows.start("lone")
+    time.sleep(0.7)  # a task that should wait would start in this time
+    assert run.ran("lone") == 0
+    flows.call(do="pause", name="flows-graphs", pause=False)
+    assert run.end().status == "COMPLETED"
