@@ -34,7 +34,7 @@ from tests.compat.calls import (
     tasks_filter,
 )
 from tests.compat.wire import BareWorker, Wire, code_of, unique
-from tests.e2e.test_bad_input import refused, unchanged
+from tests.e2e.test_bad_input import refused
 from tests.processes import Server, closing, role, server_directory
 
 pytestmark = pytest.mark.timeout(120)
@@ -350,12 +350,12 @@ def test_condition_that_is_none(client: Broadaxe) -> None:
 
 @pytest.mark.parametrize("sdk", ["broadaxe", "hatchet_sdk"])
 def test_expression_that_does_not_compile_stops_the_worker_and_says_why(
-    server: Server, tmp_path: Path, sdk: str
+    server: Server, wire: Wire, tmp_path: Path, sdk: str
 ) -> None:
-    with unchanged(server):
-        worker = role(server.client_environment(), "flow_worker", sdk, "wrong", "5", directory=tmp_path)
-        with worker:
-            worker.wait_for_line(r"output\.value >", timeout=40)
-            text = worker.output()
+    worker = role(server.client_environment(), "flow_worker", sdk, "wrong", "5", directory=tmp_path)
+    with worker:
+        worker.wait_for_line(r"output\.value >", timeout=40)
+        text = worker.output()
     assert "wrong-expression" in text
     assert "chosen" in text
+    refused(server, lambda: wire.trigger("wrong-expression"), INVALID, "wrong-expression")
