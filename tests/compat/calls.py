@@ -12,10 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire import events_pb2 as events
 from broadaxe.wire.v1 import workflows_pb2 as v1
-from broadaxe.wire.v1.shared import condition_pb2 as conditions
+from broadaxe.wire.v1.shared import condition_pb2 as shared
 from tests.compat.wire import BareWorker, Wire
 
-QUEUE, CANCEL, SKIP = conditions.QUEUE, conditions.CANCEL, conditions.SKIP
+QUEUE, CANCEL, SKIP = shared.QUEUE, shared.CANCEL, shared.SKIP
 START, STOP, BATCH = dispatcher.START_STEP_RUN, dispatcher.CANCEL_STEP_RUN, dispatcher.START_BATCH
 
 
@@ -24,9 +24,9 @@ START, STOP, BATCH = dispatcher.START_STEP_RUN, dispatcher.CANCEL_STEP_RUN, disp
 
 def base(
     action: Any, expression: str = "", *, key: str = "data", group: str = ""
-) -> conditions.BaseMatchCondition:
+) -> shared.BaseMatchCondition:
     """What every condition has; without a group it is one of its own."""
-    return conditions.BaseMatchCondition(
+    return shared.BaseMatchCondition(
         readable_data_key=key,
         action=action,
         or_group_id=group or str(uuid.uuid4()),
@@ -34,31 +34,31 @@ def base(
     )
 
 
-def by_parent(action: Any, parent: str, expression: str = "", **fields: Any) -> conditions.TaskConditions:
-    condition = conditions.ParentOverrideMatchCondition(
+def by_parent(action: Any, parent: str, expression: str = "", **fields: Any) -> shared.TaskConditions:
+    condition = shared.ParentOverrideMatchCondition(
         base=base(action, expression, **fields), parent_readable_id=parent
     )
-    return conditions.TaskConditions(parent_override_conditions=[condition])
+    return shared.TaskConditions(parent_override_conditions=[condition])
 
 
 def by_event(
     action: Any, key: str, expression: str = "", *, scope: str | None = None, **fields: Any
-) -> conditions.TaskConditions:
-    condition = conditions.UserEventMatchCondition(
+) -> shared.TaskConditions:
+    condition = shared.UserEventMatchCondition(
         base=base(action, expression, **{"key": key, **fields}), user_event_key=key, event_scope=scope
     )
-    return conditions.TaskConditions(user_event_conditions=[condition])
+    return shared.TaskConditions(user_event_conditions=[condition])
 
 
-def by_sleep(action: Any, duration: str, **fields: Any) -> conditions.TaskConditions:
-    condition = conditions.SleepMatchCondition(
+def by_sleep(action: Any, duration: str, **fields: Any) -> shared.TaskConditions:
+    condition = shared.SleepMatchCondition(
         base=base(action, **{"key": f"sleep:{duration}", **fields}), sleep_for=duration
     )
-    return conditions.TaskConditions(sleep_conditions=[condition])
+    return shared.TaskConditions(sleep_conditions=[condition])
 
 
-def all_of(*parts: conditions.TaskConditions) -> conditions.TaskConditions:
-    whole = conditions.TaskConditions()
+def all_of(*parts: shared.TaskConditions) -> shared.TaskConditions:
+    whole = shared.TaskConditions()
     for part in parts:
         whole.MergeFrom(part)
     return whole
@@ -73,7 +73,7 @@ class Step:
 
     name: str
     parents: Sequence[str] = ()
-    conditions: conditions.TaskConditions | None = None
+    conditions: shared.TaskConditions | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
     def opts(self, workflow: str) -> v1.CreateTaskOpts:
