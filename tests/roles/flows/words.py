@@ -45,8 +45,10 @@ def logs(flows: Flows) -> None:
             raise RuntimeError("once")
         return {"lines": 1}
 
-    for task in (by_context, by_package, in_thread, fails):
-        flows.add(task.name, task)
+    flows.add("logs", by_context)
+    flows.add("logs-by-package", by_package)
+    flows.add("logs-in-thread", in_thread)
+    flows.add("logs-and-fails", fails)
 
 
 def streams(flows: Flows) -> None:
