@@ -108,10 +108,9 @@ def cancels_itself(flows: Flows) -> None:
     @flows.client.task(name="cancels-itself", input_validator=Plan, retries=3)
     async def from_a_coroutine(plan: Plan, ctx: Any) -> dict[str, Any]:
         note(plan, ctx, "cancels-itself", "starts")
-        await ctx.aio_cancel()
-        note(plan, ctx, "cancels-itself", "has cancelled", flag=ctx.exit_flag)
         try:
-            await asyncio.sleep(30)  # the body is the wait: it is to be stopped here
+            await ctx.aio_cancel()  # it may be stopped here already
+            await asyncio.sleep(30)  # the body is the wait: it is to be stopped here at the latest
         except asyncio.CancelledError:
             note(plan, ctx, "cancels-itself", "is told to stop")
             raise
