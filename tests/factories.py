@@ -7,12 +7,16 @@ import uuid
 from typing import Any
 
 from broadaxe_storage.records import (
+    RUN_STEP,
     EventRow,
+    IdempotencyKeyRow,
     LogRow,
+    RunFinish,
     TaskEventKind,
     TaskEventRow,
     TaskRunFinish,
     TaskRunRow,
+    TaskRunSettle,
     TaskRunState,
     TaskRunUpdate,
     TenantRow,
@@ -86,6 +90,35 @@ def make_task_run(**fields: Any) -> TaskRunRow:
         input=b"{}",
     )
     return row._replace(**fields)
+
+
+def make_run(**fields: Any) -> TaskRunRow:
+    """The row of a run of several tasks."""
+    values: dict[str, Any] = {
+        "step_index": RUN_STEP,
+        "state": TaskRunState.WAITING,
+        "schedule_deadline": None,
+    }
+    return make_task_run(**values | fields)
+
+
+def make_member(run: TaskRunRow, **fields: Any) -> TaskRunRow:
+    """A task run of a run of several tasks."""
+    return make_task_run(**{"run_id": run.id, "tenant_id": run.tenant_id, "input": b""} | fields)
+
+
+def make_settle(row: TaskRunRow, **fields: Any) -> TaskRunSettle:
+    """The successful end of `row`, of a run of several tasks, unless `fields` say otherwise."""
+    return TaskRunSettle._make(make_finish(row, **fields))
+
+
+def make_run_finish(run: TaskRunRow, task_count: int, **fields: Any) -> RunFinish:
+    finish = RunFinish(run.id, run.tenant_id, TaskRunState.COMPLETED, now_us(), task_count)
+    return finish._replace(**fields)
+
+
+def make_claim(key: str = "k", **fields: Any) -> IdempotencyKeyRow:
+    return IdempotencyKeyRow(TENANT, key, new_id(), now_us() + 60_000_000)._replace(**fields)
 
 
 def make_update(row: TaskRunRow, **fields: Any) -> TaskRunUpdate:

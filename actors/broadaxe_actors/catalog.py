@@ -7,7 +7,7 @@ import difflib
 import uuid
 from collections.abc import Callable
 
-from broadaxe_actors import definitions
+from broadaxe_actors import cel, definitions
 from broadaxe_actors.definitions import WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import StepRef
@@ -18,7 +18,18 @@ from broadaxe_storage.records import WorkflowVersionRow
 class Version:
     """One version of a workflow, with its steps ready for use."""
 
-    __slots__ = ("checksum", "definition", "id", "number", "steps", "workflow_id")
+    __slots__ = (
+        "checksum",
+        "children",
+        "definition",
+        "id",
+        "idempotency",
+        "is_single_task",
+        "number",
+        "on_failure_index",
+        "steps",
+        "workflow_id",
+    )
 
     def __init__(self, row: WorkflowVersionRow, definition: WorkflowDefinition) -> None:
         self.id = row.id
@@ -40,6 +51,19 @@ class Version:
             )
             for index, task in enumerate(definition.all_tasks)
         )
+        self.is_single_task = definition.is_single_task
+        self.idempotency = (
+            cel.compile(definition.idempotency["expression"], cel.Environment.IDEMPOTENCY_KEY)
+            if definition.idempotency is not None
+            else None
+        )
+        self.on_failure_index = len(definition.tasks) if definition.on_failure_task is not None else None
+        children: list[list[int]] = [[] for _ in self.steps]
+        for step in self.steps:
+            for parent in step.plan.parents:
+                children[parent].append(step.index)
+        self.children: tuple[tuple[int, ...], ...] = tuple(tuple(found) for found in children)
+        """By step index: which steps name it as a parent."""
 
 
 class Catalog:

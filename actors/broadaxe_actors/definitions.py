@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from broadaxe_actors import cel
 from broadaxe_actors.errors import InvalidDefinition
 
 NAME = re.compile(r"^[A-Za-z0-9._-]+$")
@@ -113,6 +114,58 @@ def validate(definition: WorkflowDefinition) -> None:
                     f"its tasks are {', '.join(sorted(names))}"
                 )
     topological_order(definition)
+    _validate_expressions(definition, names)
+
+
+def _validate_expressions(definition: WorkflowDefinition, names: set[str]) -> None:
+    for task in definition.all_tasks:
+        _validate_conditions(definition.name, task, names, is_on_failure=task is definition.on_failure_task)
+    if definition.idempotency is not None:
+        where = f"workflow {definition.name!r}: idempotency"
+        _compile(where, definition.idempotency["expression"], cel.Environment.IDEMPOTENCY_KEY)
+
+
+def _validate_conditions(
+    workflow: str, task: TaskDefinition, names: set[str], *, is_on_failure: bool
+) -> None:
+    where = f"workflow {workflow!r}, task {task.name!r}"
+    if is_on_failure and (task.parents or task.conditions):
+        raise InvalidDefinition(f"{where}: an on-failure task has neither parents nor conditions")
+    for condition in task.conditions:
+        if condition["kind"] == "parent":
+            parent = condition["parent"]
+            if parent not in names:
+                raise InvalidDefinition(
+                    f"{where}: a condition names parent {parent!r}, which is not a task of this workflow; "
+                    f"its tasks are {', '.join(sorted(names))}"
+                )
+            if parent not in task.parents:
+                raise InvalidDefinition(
+                    f"{where}: a condition names task {parent!r}, which is not among its parents "
+                    f"({', '.join(task.parents) or 'it has none'}): add it to them"
+                )
+        if condition["kind"] == "sleep":
+            try:
+                duration_us(condition["sleep_for"])
+            except ValueError as error:
+                raise InvalidDefinition(f"{where}: a sleep condition: {error}") from error
+        elif condition["expression"]:
+            environment = (
+                cel.Environment.PARENT_CONDITION
+                if condition["kind"] == "parent"
+                else cel.Environment.EVENT_CONDITION
+            )
+            what = condition["parent"] if condition["kind"] == "parent" else condition["event_key"]
+            _compile(f"{where}: the condition on {what!r}", condition["expression"], environment)
+    if task.batch is not None:
+        _compile(f"{where}: batch group_key", task.batch["group_key"], cel.Environment.BATCH_GROUP_KEY)
+
+
+def _compile(where: str, text: str, environment: cel.Environment) -> None:
+    try:
+        cel.compile(text, environment)
+    except cel.InvalidExpression as error:
+        raise InvalidDefinition(f"{where}: {error}") from error
 
 
 def _validate_task(workflow: str, task: TaskDefinition) -> None:

@@ -60,6 +60,8 @@ class RecentResults:
 
     def __init__(self) -> None:
         self._results: OrderedDict[str, tuple[RunFinished, int]] = OrderedDict()
+        self._run_of: dict[str, str] = {}
+        """By task run of a run of several tasks: its run."""
         self._uncommitted: set[str] = set()
         self._bytes = 0
 
@@ -68,6 +70,21 @@ class RecentResults:
         self._results[finished.run_id] = (finished, size)
         self._uncommitted.add(finished.run_id)
         self._bytes += size
+        if len(finished.results) > 1 or finished.results[0].task_run_id != finished.run_id:
+            for result in finished.results:
+                self._run_of[result.task_run_id] = finished.run_id
+
+    def forget(self, run_id: str) -> None:
+        """The run is replayed."""
+        entry = self._results.pop(run_id, None)
+        if entry is not None:
+            self._drop(*entry)
+        self._uncommitted.discard(run_id)
+
+    def _drop(self, finished: RunFinished, size: int) -> None:
+        self._bytes -= size
+        for result in finished.results:
+            self._run_of.pop(result.task_run_id, None)
 
     def committed(self, run_ids: tuple[str, ...]) -> None:
         self._uncommitted.difference_update(run_ids)
@@ -75,11 +92,15 @@ class RecentResults:
             oldest = next(iter(self._results))
             if oldest in self._uncommitted:
                 break
-            self._bytes -= self._results.pop(oldest)[1]
+            self._drop(*self._results.pop(oldest))
 
     def get(self, run_id: str) -> RunFinished | None:
         entry = self._results.get(run_id)
         return entry[0] if entry is not None else None
+
+    def of_task_run(self, task_run_id: str) -> RunFinished | None:
+        """The result of the run that a task run belonged to."""
+        return self.get(self._run_of.get(task_run_id, task_run_id))
 
     def is_uncommitted(self, run_id: str) -> bool:
         return run_id in self._uncommitted

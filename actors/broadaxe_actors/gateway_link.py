@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from broadaxe_actors.errors import Code
 from broadaxe_actors.messages import (
+    CancelRuns,
     CloseSession,
     CloseSubscription,
     EndSession,
@@ -23,8 +24,11 @@ from broadaxe_actors.messages import (
     PutLogs,
     PutStream,
     PutWorkflow,
+    RefreshTimeout,
     Refusal,
     RegisterWorker,
+    ReleaseSlot,
+    ReplayRuns,
     Reply,
     ReportTasks,
     RunEvents,
@@ -64,11 +68,15 @@ _TO_TRACKER: dict[type, str] = {
     PutLogs: "put_logs",
     PutStream: "put_stream",
     GetStats: "get_stats",
+    CancelRuns: "cancel_runs",
+    ReplayRuns: "replay_runs",
+    RefreshTimeout: "refresh_timeout",
+    ReleaseSlot: "release_slot",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
-_NEW_WORK = frozenset({TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker})
+_NEW_WORK = frozenset({TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker, ReplayRuns})
 
 
 class GatewayLink(Actor):

@@ -4,7 +4,8 @@ Group commit: while one transaction is in flight the next one fills. An append i
 that may leave once they are durable; appends of a tenant commit, and release their effects, in the order they came.
 
 - Log lines wait for nobody: they ride along, or leave after `LOG_HOLD_US`. A crash loses at most those.
-- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected.
+- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected. A run that is revived
+  waits for the flush after the one that ends it.
 - Tenants take turns within a flush, and while several are active a flush is short, so that one tenant's bulk does not hold another up.
 - Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
 - A commit of unknown outcome is settled by the flush number that the shard row tells.
@@ -24,10 +25,15 @@ from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unava
 from broadaxe_storage.records import (
     Batch,
     EventRow,
+    IdempotencyKeyRow,
+    IdempotencyRelease,
     LogRow,
+    RunFinish,
+    RunRevival,
     TaskEventRow,
     TaskRunFinish,
     TaskRunRow,
+    TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
     WorkflowVersionRow,
@@ -59,12 +65,20 @@ class Append(NamedTuple):
 
 
 class _Builder:
-    """Collects appends into one batch, one record a task run."""
+    """Collects appends into one batch, one record a task run.
+
+    The batch is written in a fixed order, whatever the order of the appends: what would be wrong in it must wait (`fits`).
+    """
 
     def __init__(self) -> None:
         self.created: dict[str, TaskRunRow] = {}
         self.updated: dict[str, TaskRunUpdate] = {}
         self.finished: dict[str, TaskRunFinish] = {}
+        self.settled: dict[str, TaskRunSettle] = {}
+        self.ended: dict[str, RunFinish] = {}
+        self.revived: dict[str, RunRevival] = {}
+        self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
+        self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
         self.other: dict[type, list[Any]] = {
             kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
         }
@@ -73,13 +87,21 @@ class _Builder:
         self.bytes = 0
 
     def fits(self, append: Append) -> bool:
-        """False when a record of this append must not share a flush with an earlier one of the same row."""
+        """False when a record of this append must not share a flush with an earlier one of the same row or run."""
         for record in append.records:
             kind = type(record)
-            if kind is TaskRunUpdate or kind is TaskRunFinish:
-                if record.id in self.created or record.id in self.finished:
+            if kind is TaskRunUpdate or kind is TaskRunFinish or kind is TaskRunSettle:
+                if record.id in self.created or record.id in self.finished or record.id in self.settled:
                     return False
-            elif kind is TaskRunRow and (record.id in self.created or record.id in self.finished):
+            elif kind is TaskRunRow:
+                if record.id in self.created or record.id in self.finished or record.run_id in self.ended:
+                    return False
+            elif kind is RunFinish:
+                if record.run_id in self.ended:
+                    return False
+            elif kind is RunRevival and (
+                record.run_id in self.ended or record.run_id in self.finished or record.run_id in self.revived
+            ):
                 return False
         return True
 
@@ -90,22 +112,32 @@ class _Builder:
             if kind is TaskRunRow:
                 self.created[record.id] = record
             elif kind is TaskRunUpdate:
-                earlier = self.updated.get(record.id)
-                if earlier is not None:
-                    record = record._replace(expected_attempt=earlier.expected_attempt)  # noqa: PLW2901
-                self.updated[record.id] = record
+                self.updated[record.id] = _guarded(record, self.updated.get(record.id))
             elif kind is TaskRunFinish:
-                earlier = self.updated.pop(record.id, None)
-                if earlier is not None:
-                    record = record._replace(expected_attempt=earlier.expected_attempt)  # noqa: PLW2901
-                self.finished[record.id] = record
+                self.finished[record.id] = _guarded(record, self.updated.pop(record.id, None))
+            elif kind is TaskRunSettle:
+                self.settled[record.id] = _guarded(record, self.updated.pop(record.id, None))
             else:
-                if kind is WorkerRow:
-                    workers = self.other[kind]
-                    workers[:] = [row for row in workers if row.id != record.id]
-                self.other[kind].append(record)
+                self._add_other(kind, record)
             self.rows += 1
             self.bytes += 300 + _size(record)
+
+    def _add_other(self, kind: type, record: Any) -> None:
+        if kind is RunFinish:
+            self.ended[record.run_id] = record
+        elif kind is RunRevival:
+            self.revived[record.run_id] = record
+        elif kind is IdempotencyKeyRow:
+            # Releases are written after claims: one of before would undo the same run's new claim.
+            self.released_keys.pop((record.tenant_id, record.key, record.run_id), None)
+            self.claimed_keys[record.tenant_id, record.key] = record
+        elif kind is IdempotencyRelease:
+            self.released_keys[record.tenant_id, record.key, record.run_id] = record
+        else:
+            if kind is WorkerRow:
+                workers = self.other[kind]
+                workers[:] = [row for row in workers if row.id != record.id]
+            self.other[kind].append(record)
 
     def batch(self) -> Batch:
         return Batch(
@@ -117,7 +149,17 @@ class _Builder:
             tuple(self.other[WorkflowVersionRow]),
             tuple(self.other[EventRow]),
             tuple(self.other[LogRow]),
+            tuple(self.settled.values()),
+            tuple(self.ended.values()),
+            tuple(self.revived.values()),
+            tuple(self.claimed_keys.values()),
+            tuple(self.released_keys.values()),
         )
+
+
+def _guarded(record: Any, earlier: TaskRunUpdate | None) -> Any:
+    """A record in whose place an earlier one of the same flush falls away: the stored row is at the attempt that the first expected."""
+    return record if earlier is None else record._replace(expected_attempt=earlier.expected_attempt)
 
 
 class _Flush(NamedTuple):
@@ -424,10 +466,13 @@ class Journal(Actor):
 def _size(record: Any) -> int:
     """Payload bytes of a record, roughly: what makes one heavier than another."""
     kind = type(record)
-    if kind is TaskRunRow:
-        return len(record.input) + len(record.metadata)
-    if kind is TaskRunFinish:
+    if kind is TaskRunUpdate:
+        return len(record.waits or "")
+    if kind is TaskRunFinish or kind is TaskRunSettle:
         return len(record.output or b"") + len(record.error or b"")
+    if kind is TaskRunRow:
+        size = len(record.input) + len(record.metadata) + len(record.waits or "")
+        return size + len(record.output or b"") + len(record.error or b"")
     return len(record.payload) if kind is EventRow else 0
 
 

@@ -16,10 +16,8 @@ FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
     "default_filters": lambda w: bool(w.default_filters),
     "sticky": lambda w: w.sticky is not None,
     "worker_labels": lambda w: any(task.worker_labels for task in w.all_tasks),
-    "conditions": lambda w: any(task.conditions for task in w.all_tasks),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
     "batch": lambda w: any(task.batch is not None for task in w.all_tasks),
-    "idempotency": lambda w: w.idempotency is not None,
 }
 """Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.gateway_link import GatewayLink, TenantActors
 from broadaxe_actors.journal import Journal
 from broadaxe_actors.link import LocalLink, ShardLink
@@ -52,7 +53,9 @@ class Shard:
         clock: Clock,
         rng: Rng,
         on_fatal: Callable[[str], None],
+        evaluator: Evaluator | InlineEvaluator,
     ) -> None:
+        self._evaluator = evaluator
         self._store = store
         self._settings = settings
         self._on_fatal = on_fatal
@@ -75,9 +78,11 @@ class Shard:
         rng: Rng | None = None,
         settings: ShardSettings | None = None,
         on_fatal: Callable[[str], None] | None = None,
+        evaluator: Evaluator | InlineEvaluator | None = None,
     ) -> "Shard":
         """Take over the shards, recover every tenant that has anything live, and go on.
 
+        `evaluator`: where expressions that may take long are evaluated; a process of its own when not given.
         `on_fatal` is called when the shard cannot go on: it lost its shards to another engine, or an actor of the shard itself raised.
         Raises what the store raises (`DatabaseInUse`, `Unavailable`).
         """
@@ -87,6 +92,7 @@ class Shard:
             clock or SystemClock(),
             rng or SystemRng(),
             on_fatal or (lambda text: logger.critical("the shard cannot go on: %s", text)),
+            evaluator or Evaluator(),
         )
         await shard._start()
         return shard
@@ -105,6 +111,7 @@ class Shard:
             self.telemetry,
             self._journal,
             self._on_tenant_ready,
+            self._evaluator,
         )
         self._journal.tell_fullness.send(self._supervisor)
         record = await load_tenant(self._store, None)
@@ -168,6 +175,7 @@ class Shard:
         except ActorStopped:
             logger.error("the journal has crashed: the last records are not written")  # noqa: TRY400 - its crash is logged
         await self.runtime.stop_all()
+        await self._evaluator.close()
 
     async def _drain(self) -> None:
         """Wait until nothing is pending, within bounds. Raises `ActorStopped` when the journal has crashed, or does meanwhile."""

@@ -69,6 +69,15 @@ class SpillLedger:
         state.in_memory += 1
         return False
 
+    def must_spill(self, line: Line) -> bool:
+        """Whether a new task run would have to wait in Postgres."""
+        state = self._lines.get(line)
+        return self.is_heavy or (state is not None and (state.spilled > 0 or state.in_memory >= self._high))
+
+    def enter_postgres(self, line: Line) -> None:
+        """A new task run joins the line in Postgres, whatever room there is."""
+        self._lines.setdefault(line, _State()).spilled += 1
+
     def enter_memory(self, line: Line) -> None:
         """A task run joins in memory whatever the line's length: a retry, or one read at recovery."""
         self._lines.setdefault(line, _State()).in_memory += 1

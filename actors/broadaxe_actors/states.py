@@ -1,12 +1,17 @@
-"""The transitions of a task run, in one table. Pure.
+"""The states of a task run and of a run: the transitions between them, in one table. Pure.
 
 `RunTracker` asks `after` for every transition that it makes; the journal's guards, the documentation's diagram and the
 property tests read the same table. A pair that is missing cannot happen: `after` raises `EngineBug`, or answers None
 where a late or repeated message is to be ignored (`after_or_none`).
 
-Sources: behaviour-core 6.1 (life of an attempt), 6.7 (retries, reassignment), 6.12 (cancellation), 6.13 (replay).
+A task run is born QUEUED, or WAITING for its parents or conditions; one that its parents decide at once is born SKIPPED or CANCELLED.
+A run of one task is in the state of its task run. A run of several tasks has none of its own while it lives: `run_state` derives it.
+
+Sources: behaviour-core 6.1 (life of an attempt), 6.7 (retries, reassignment), 6.10 (progression), 6.11 (run status), 6.12 (cancellation),
+6.13 (replay).
 """
 
+from collections.abc import Iterable
 from enum import Enum, auto
 
 from broadaxe_actors.errors import EngineBug
@@ -37,20 +42,20 @@ class Transition(Enum):
     SCHEDULE_TIMEOUT = auto()
     """No worker took it in time."""
     SKIP = auto()
-    WAIT = auto()
-    """Created, but its parents or conditions are not there yet."""
     EVICT = auto()
     """A durable task gave up worker and slot while it waits; it keeps its group places."""
     RESTORE = auto()
     """An evicted task goes back to the queue."""
     REPLAY = auto()
-    """An ended task runs again."""
+    """An ended task is to run again: back to the beginning, where its conditions decide."""
 
 
 TRANSITIONS: dict[tuple[TaskRunState, Transition], TaskRunState] = {
     (S.WAITING, Transition.WAKE): S.QUEUED,
     (S.WAITING, Transition.SKIP): S.SKIPPED,
     (S.WAITING, Transition.CANCEL): S.CANCELLED,
+    # An expression of its conditions failed, or the engine gave it up.
+    (S.WAITING, Transition.FAIL): S.FAILED,
     (S.QUEUED, Transition.ASSIGN): S.ASSIGNED,
     (S.QUEUED, Transition.CANCEL): S.CANCELLED,
     (S.QUEUED, Transition.SCHEDULE_TIMEOUT): S.CANCELLED,
@@ -80,10 +85,10 @@ TRANSITIONS: dict[tuple[TaskRunState, Transition], TaskRunState] = {
     (S.EVICTED, Transition.RESTORE): S.QUEUED,
     (S.EVICTED, Transition.CANCEL): S.CANCELLED,
     (S.EVICTED, Transition.FAIL): S.FAILED,
-    (S.COMPLETED, Transition.REPLAY): S.QUEUED,
-    (S.FAILED, Transition.REPLAY): S.QUEUED,
-    (S.CANCELLED, Transition.REPLAY): S.QUEUED,
-    (S.SKIPPED, Transition.REPLAY): S.QUEUED,
+    (S.COMPLETED, Transition.REPLAY): S.WAITING,
+    (S.FAILED, Transition.REPLAY): S.WAITING,
+    (S.CANCELLED, Transition.REPLAY): S.WAITING,
+    (S.SKIPPED, Transition.REPLAY): S.WAITING,
 }
 
 HELD_STATES = frozenset({S.ASSIGNED, S.RUNNING})
@@ -101,6 +106,17 @@ def after(state: TaskRunState, transition: Transition) -> TaskRunState:
 def after_or_none(state: TaskRunState, transition: Transition) -> TaskRunState | None:
     """The state that follows, or None when the transition is to be ignored in this state."""
     return TRANSITIONS.get((state, transition))
+
+
+def run_state(states: Iterable[TaskRunState]) -> TaskRunState:
+    """The final state of a run whose tasks have all ended (behaviour-core 6.11).
+
+    FAILED if any failed, else CANCELLED if any was cancelled, else COMPLETED.
+    """
+    found = set(states)
+    if S.FAILED in found:
+        return S.FAILED
+    return S.CANCELLED if S.CANCELLED in found else S.COMPLETED
 
 
 def is_final(state: int) -> bool:

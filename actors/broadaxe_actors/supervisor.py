@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.claims import Claims
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
@@ -21,7 +22,7 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.tenant_queue import TenantQueue
 from broadaxe_actors.worker_registry import WorkerRegistry
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import SpilledQueue, TaskRunRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.records import RUN_STEP, SpilledQueue, TaskRunRow, WorkerRow, WorkflowVersionRow
 from broadaxe_storage.store import ShardStore
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,10 @@ class Supervisor(Actor):
         telemetry: Telemetry,
         journal: "Handle[Any]",
         on_tenant_ready: Callable[[str, TenantActors], None],
+        evaluator: Evaluator | InlineEvaluator | None = None,
     ) -> None:
         super().__init__()
+        self._evaluator = evaluator
         self._runtime = runtime
         self._store = store
         self._settings = settings
@@ -136,10 +139,18 @@ class Supervisor(Actor):
     def bring_up(self, tenant_id: str, record: TenantRecord) -> None:
         """Make a tenant's actors and have its workers restored; `workers_restored` goes on."""
         spawn = self._runtime.spawn
-        tracker = spawn(RunTracker, tenant_id, self._store, self._settings, self._telemetry, lane=tenant_id)
+        tracker = spawn(
+            RunTracker,
+            tenant_id,
+            self._store,
+            self._settings,
+            self._telemetry,
+            self._evaluator,
+            lane=tenant_id,
+        )
         queue = spawn(TenantQueue, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
-        router = spawn(EventRouter, tenant_id, lane=tenant_id)
+        router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
         registry = spawn(
             WorkerRegistry, tenant_id, self._runtime, self._settings, queue, tracker, lane=tenant_id
         )
@@ -161,7 +172,8 @@ class Supervisor(Actor):
             return
         actors, record = coming
         actors.tracker.restore_spilled.send(record.spilled)
-        in_line = sorted(record.task_runs, key=lambda row: row.seq)
+        # A run of several tasks before its task runs: its row has no place in line.
+        in_line = sorted(record.task_runs, key=lambda row: (row.step_index != RUN_STEP, row.seq))
         for offset in range(0, len(in_line), RESTORE_SLICE):
             actors.tracker.restore_task_runs.send(tuple(in_line[offset : offset + RESTORE_SLICE]))
         actors.tracker.restored.send()

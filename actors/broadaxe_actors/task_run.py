@@ -3,11 +3,22 @@
 `RunTracker` alone holds these objects. A record says the whole mutable state, with the attempt that the stored row must be at.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, duration_us
+from broadaxe_actors.gates import Plan, make_plan
 from broadaxe_actors.messages import Assignment, CancelOrder, StepRef
-from broadaxe_storage.records import TaskRunFinish, TaskRunRow, TaskRunState, TaskRunUpdate
+from broadaxe_actors.waits import Waits
+from broadaxe_storage.records import (
+    TaskRunFinish,
+    TaskRunRow,
+    TaskRunSettle,
+    TaskRunState,
+    TaskRunUpdate,
+)
+
+if TYPE_CHECKING:
+    from broadaxe_actors.run import Run
 
 RETRY_PRIORITY = 4
 """Place of retries, reassignments, restores and replays: before all new work (behaviour-core 6.1)."""
@@ -25,6 +36,8 @@ class Step(NamedTuple):
     """Sub-queue of its task runs: action, slot cost, worker signature."""
     schedule_timeout: int
     execution_timeout: int
+    plan: Plan
+    """Its conditions."""
 
 
 def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
@@ -41,6 +54,7 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         queue_key=f"{task.action}|{cost}|",
         schedule_timeout=duration_us(task.schedule_timeout),
         execution_timeout=duration_us(task.execution_timeout),
+        plan=make_plan(workflow, index),
     )
 
 
@@ -58,15 +72,20 @@ class TaskRun:
         "desired_worker_id",
         "execution_deadline",
         "id",
+        "idempotency_key",
         "input",
         "internal_retries",
         "is_doubtful",
+        "is_in_line",
         "is_recovered",
+        "is_slot_released",
+        "log_lines",
         "metadata",
         "parent_task_run_id",
         "priority",
         "queue_priority",
         "queued_at",
+        "run",
         "run_id",
         "schedule_deadline",
         "seq",
@@ -76,11 +95,17 @@ class TaskRun:
         "stored_attempt",
         "triggering_event_id",
         "triggering_event_key",
+        "waits",
         "worker_id",
     )
 
-    def __init__(self, row: TaskRunRow, step: Step, *, is_recovered: bool) -> None:
+    def __init__(self, row: TaskRunRow, step: Step, *, is_recovered: bool, run: "Run | None" = None) -> None:
         self.step = step
+        self.run = run
+        """The run of several tasks that it belongs to; None for a workflow of one task."""
+        self.is_in_line = False
+        """The ledger counts it among those that wait in memory for a slot."""
+        self.log_lines = 0
         self.is_recovered = is_recovered
         self.is_doubtful = False
         """The way to its worker broke while it ran: a report may have been lost with it."""
@@ -108,13 +133,25 @@ class TaskRun:
         self.triggering_event_key = row.triggering_event_key
         self.desired_worker_id = row.desired_worker_id
         self.desired_labels = row.desired_labels
-        self.metadata = row.metadata
-        self.input = row.input
+        self.idempotency_key = row.idempotency_key
+        self.is_slot_released = row.is_slot_released
+        self.waits = Waits.from_json(row.waits) if row.waits is not None else None
+        if run is None:
+            self.metadata = row.metadata
+            self.input = row.input
+        else:
+            self.metadata = run.metadata
+            self.input = run.input
+            self.parent_task_run_id = run.parent_task_run_id
+            self.child_index = run.child_index
+            self.child_key = run.child_key
+            self.triggering_event_id = run.triggering_event_id
+            self.triggering_event_key = run.triggering_event_key
 
     @property
     def size(self) -> int:
-        """Bytes of its payload in memory."""
-        return len(self.input) + len(self.metadata)
+        """Bytes of its payload in memory; what it shares with its run is counted there."""
+        return len(self.input) + len(self.metadata) if self.run is None else 0
 
     def update_record(self, tenant_id: str) -> TaskRunUpdate:
         """The record of a transition that does not end it."""
@@ -135,7 +172,52 @@ class TaskRun:
             self.assigned_at,
             self.started_at,
             self.worker_id,
+            self.waits.to_json() if self.waits is not None else None,
+            self.is_slot_released,
         )
+
+    def row(self, tenant_id: str) -> TaskRunRow:
+        """The row of a task run that comes into being, or begins anew, within a run of several tasks."""
+        return TaskRunRow(
+            id=self.id,
+            tenant_id=tenant_id,
+            run_id=self.run_id,
+            workflow_id=self.step.ref.workflow_id,
+            workflow_version_id=self.step.ref.workflow_version_id,
+            step_index=self.step.index,
+            state=self.state,
+            attempt=self.attempt,
+            app_retries=self.app_retries,
+            internal_retries=self.internal_retries,
+            priority=self.priority,
+            queue_priority=self.queue_priority,
+            seq=self.seq,
+            spill_queue=None,
+            created_at=self.created_at,
+            queued_at=self.queued_at,
+            schedule_deadline=self.schedule_deadline,
+            execution_deadline=None,
+            assigned_at=None,
+            started_at=None,
+            worker_id=None,
+            parent_task_run_id=None,
+            child_index=None,
+            child_key=None,
+            triggering_event_id=None,
+            triggering_event_key=None,
+            desired_worker_id=self.desired_worker_id,
+            desired_labels=None,
+            metadata="{}" if self.run is not None else self.metadata,
+            input=b"" if self.run is not None else self.input,
+            idempotency_key=None if self.run is not None else self.idempotency_key,
+            waits=self.waits.to_json() if self.waits is not None else None,
+        )
+
+    def settle_record(
+        self, tenant_id: str, finished_at: int, output: bytes | None, error: bytes | None
+    ) -> TaskRunSettle:
+        """The record of its end within a run that may go on."""
+        return TaskRunSettle(*self.finish_record(tenant_id, finished_at, output, error))
 
     def finish_record(
         self, tenant_id: str, finished_at: int, output: bytes | None, error: bytes | None
@@ -160,6 +242,23 @@ class TaskRun:
 
     def assignment(self) -> Assignment:
         """What its worker is told to start."""
+        run = self.run
+        if run is None and self.waits is None:
+            return Assignment(
+                self.step.ref,
+                self.run_id,
+                self.id,
+                self.attempt,
+                self.priority,
+                self.input,
+                self.metadata,
+                self.created_at,
+                self.parent_task_run_id,
+                self.child_index,
+                self.child_key,
+                self.triggering_event_id,
+                self.triggering_event_key,
+            )
         return Assignment(
             self.step.ref,
             self.run_id,
@@ -174,6 +273,9 @@ class TaskRun:
             self.child_key,
             self.triggering_event_id,
             self.triggering_event_key,
+            parents=() if run is None else run.outputs_for(self.step),
+            triggers="" if self.waits is None else self.waits.triggers(self.step.plan),
+            errors=run.errors_for(self.step) if run is not None else (),
         )
 
     def cancel_order(self, attempt: int) -> CancelOrder:

@@ -6,6 +6,7 @@ from broadaxe_actors.matching import Ready
 from broadaxe_actors.messages import Assignment, CancelOrder
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.task_run import TaskRun
+from broadaxe_actors.wait_index import Wait
 
 
 class Turn:
@@ -19,14 +20,23 @@ class Turn:
         "ended_parents",
         "freed",
         "held",
+        "queued",
         "ready",
         "started",
         "starts",
+        "waits",
+        "waits_over",
     )
 
     def __init__(self) -> None:
         self.ready: list[Ready] = []
         """Task runs for the queue."""
+        self.queued: list[tuple[str, int]] = []
+        """Task runs (id, attempt) that join their lines after the commit."""
+        self.waits: list[Wait] = []
+        """Events that task runs wait for."""
+        self.waits_over: list[str] = []
+        """Task runs that wait for no event any more."""
         self.freed: list[tuple[str, str, int]] = []
         """Attempts (worker, task run, attempt) whose slots are free again."""
         self.held: list[TaskRun] = []

@@ -170,6 +170,8 @@ class ServerConfig:
     """SERVER_MAX_INTERNAL_RETRY_COUNT: how often a task whose worker was lost is given to another before it fails."""
     is_log_ingestion_enabled: bool = True
     """SERVER_LOG_INGESTION_ENABLED: false drops the lines that tasks log."""
+    is_replay_enabled: bool = True
+    """SERVER_REPLAY_ENABLED: false refuses to run ended runs and tasks again."""
     keeps_postgres: bool = False
     """BROADAXE_KEEP_POSTGRES, or `--keep-postgres`: leave the embedded Postgres running on a graceful stop."""
     commit_delay_seconds: float = 0.0
@@ -250,6 +252,7 @@ def _read_server(reader: SettingReader) -> ServerConfig:
             reader.integer("SERVER_MAX_INTERNAL_RETRY_COUNT", low=0, high=1_000_000), 10
         ),
         is_log_ingestion_enabled=_or(log_ingestion, True),
+        is_replay_enabled=_or(reader.flag("SERVER_REPLAY_ENABLED"), True),
         keeps_postgres=reader.flag("BROADAXE_KEEP_POSTGRES") or False,
         commit_delay_seconds=_or(reader.number("BROADAXE_COMMIT_DELAY_MS", low=0, high=60_000), 0.0) / 1000,
         notices=tuple(notices),

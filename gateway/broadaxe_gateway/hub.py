@@ -14,6 +14,7 @@ from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.link import Batch, ShardLink
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     CancelOrder,
     CancelTasks,
     CloseSession,
@@ -25,6 +26,7 @@ from broadaxe_actors.messages import (
     Reply,
     RunEvents,
     RunFinished,
+    StartBatches,
     StartTasks,
     UnwatchRuns,
     WatchRuns,
@@ -38,6 +40,8 @@ class SessionSink(Protocol):
     """One open stream of a worker. None of these may block or raise."""
 
     def start(self, assignments: tuple[Assignment, ...]) -> None: ...
+
+    def start_batches(self, batches: tuple[BatchStart, ...]) -> None: ...
 
     def cancel(self, cancels: tuple[CancelOrder, ...]) -> None: ...
 
@@ -78,6 +82,7 @@ class Hub:
             Reply: self._on_reply,
             Refusal: self._on_refusal,
             StartTasks: self._on_start,
+            StartBatches: self._on_start_batches,
             CancelTasks: self._on_cancel,
             EndSession: self._on_end_session,
             RunFinished: self._on_run_finished,
@@ -266,13 +271,18 @@ class Hub:
     def _on_refusal(self, refusal: Refusal) -> None:
         future = self._pending.pop(refusal.request_id, None)
         if future is not None and not future.done():
-            future.set_exception(Refused(refusal.code, refusal.message))
+            future.set_exception(Refused(refusal.code, refusal.message, refusal.detail))
 
     def _on_start(self, start: StartTasks) -> None:
         sink = self._sessions.get(start.session_id)
         # A session that closed meanwhile: the engine learns it by CloseSession and assigns anew.
         if sink is not None:
             sink.start(start.assignments)
+
+    def _on_start_batches(self, start: StartBatches) -> None:
+        sink = self._sessions.get(start.session_id)
+        if sink is not None:
+            sink.start_batches(start.batches)
 
     def _on_cancel(self, cancel: CancelTasks) -> None:
         sink = self._sessions.get(cancel.session_id)

@@ -143,7 +143,14 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     http_address = local_address(config.http.bind_address, http_port)
     addresses = audience(config, grpc_broadcast_address=grpc_address, server_url=f"http://{http_address}")
     tokens = TokenService(store, keysets.jwt, addresses)
-    services = add_services(grpc_server, hub=hub, tokens=tokens, config=limits, version=ENGINE_VERSION)
+    services = add_services(
+        grpc_server,
+        hub=hub,
+        tokens=tokens,
+        config=limits,
+        version=ENGINE_VERSION,
+        is_replay_enabled=config.is_replay_enabled,
+    )
     await grpc_server.start()
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)

@@ -4,6 +4,7 @@
     |-- InvalidConfig        settings that cannot work; every problem at once
     |-- DatabaseTooOld       a server below PostgreSQL 15
     |-- SchemaTooNew         a database migrated by a newer release
+    |-- CannotMigrate        a record that the older schema could not carry on
     |-- EmbeddedFailed       the server of our own did not start
     |   `-- EmbeddedEnded    it did, and was gone before anyone could use it
     |-- DatabaseInUse        another live engine owns the shards
@@ -57,6 +58,14 @@ class SchemaTooNew(StorageError):
         )
         self.found = found
         self.known = known
+
+
+class CannotMigrate(StorageError):
+    """The database cannot go down to an older schema as long as it holds what that could not carry on. Nothing has changed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the database cannot be migrated down: {reason}")
+        self.reason = reason
 
 
 class EmbeddedFailed(StorageError):

@@ -4,15 +4,17 @@ Touches nothing outside the process. A `MemoryDisk` is what survives; a `MemoryS
 store (`crash`), open another on the same disk. `Faults` decide what goes wrong and when; awaiting inside a fault is how a slow
 or stuck Postgres is played, and under a virtual-time loop it costs nothing.
 
-Guards are those of the schema and of `commit_batch`: unique ids, expected attempts, the state checks, column ranges, no U+0000 in text. Records
+Guards are those of the schema and of `commit_batch` (`memory_writes`, `memory_checks`): unique ids, expected attempts and row counts, the state
+checks, column ranges, no U+0000 in text. Records
 are tuples of immutable values; one that carries anything else is refused, so no caller can change what is stored.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from broadaxe_storage.errors import CommitUnknown, DatabaseInUse, Fenced, RefusedRecords, Unavailable
-from broadaxe_storage.memory_checks import check_batch, repeated
+from broadaxe_storage.errors import CommitUnknown, DatabaseInUse, Fenced, Unavailable
+from broadaxe_storage.memory_checks import metadata_text
 from broadaxe_storage.memory_directory import (
     CommitFault,
     Faults,
@@ -21,13 +23,18 @@ from broadaxe_storage.memory_directory import (
     NoFaults,
     of_tenant,
 )
+from broadaxe_storage.memory_writes import write
 from broadaxe_storage.records import (
+    FINAL_STATES,
+    RUN_STEP,
     Batch,
+    EventRow,
     FinishedTaskRun,
+    IdempotencyKeyRow,
+    RunFilter,
     SpilledQueue,
-    TaskRunFinish,
     TaskRunRow,
-    TaskRunUpdate,
+    TaskRunState,
     WorkerRow,
     WorkerStatus,
     WorkflowVersionRow,
@@ -37,6 +44,7 @@ from broadaxe_storage.store import LOGICAL_SHARDS
 __all__ = ["CommitFault", "Faults", "MemoryDisk", "MemoryStore", "NoFaults"]
 
 _WORKER_MEMORY_US = 7 * 86_400_000_000
+_Row = TypeVar("_Row", TaskRunRow, FinishedTaskRun)
 
 
 class MemoryStore(MemoryDirectory):
@@ -82,71 +90,13 @@ class MemoryStore(MemoryDirectory):
         return self.disk.epochs[shard], self.disk.flushes[shard]
 
     def _write(self, epoch: int, flush: int, shards: Sequence[int], batch: Batch) -> None:
-        """All of a batch, or an error and nothing: changes are collected aside and applied when all have passed."""
+        """All of a batch, or an error and nothing."""
         disk = self.disk
         if len(set(shards)) != len(shards) or any(disk.epochs[shard] != epoch for shard in shards):
             raise Fenced(epoch)
-        check_batch(batch)
-        changed = self._changed_task_runs(batch)
-        self._check_workers(batch.workers)
-        self._check_versions(batch.workflow_versions)
-
+        write(disk, batch)
         for shard in shards:
             disk.flushes[shard] = flush
-        for row in changed.values():
-            disk.live[row.id] = row
-        for finish in batch.finished:
-            disk.finished[finish.id] = _finished(disk.live.pop(finish.id), finish)
-        disk.task_events.extend(batch.task_events)
-        for worker in batch.workers:
-            known = disk.workers.get(worker.id, worker)
-            disk.workers[worker.id] = worker._replace(created_at=known.created_at)
-        disk.versions.update((version.id, version) for version in batch.workflow_versions)
-        disk.events.extend(batch.events)
-        disk.logs.extend(batch.logs)
-        disk.commits += 1
-
-    def _changed_task_runs(self, batch: Batch) -> dict[str, TaskRunRow]:
-        """Task runs after the batch's inserts and updates, those to finish included. Raises `RefusedRecords`."""
-        known = repeated(row.id for row in batch.created)
-        known += [row.id for row in batch.created if row.id in self.disk.live]
-        if known:
-            raise RefusedRecords("duplicate key: a live task run has this id already", known)
-        changed = {row.id: row for row in batch.created}
-        for verb, rows in (("update", batch.updated), ("finish", batch.finished)):
-            unmet = repeated(row.id for row in rows)
-            for row in rows:
-                found = changed.get(row.id) or self.disk.live.get(row.id)
-                if found is None or found.tenant_id != row.tenant_id or found.attempt != row.expected_attempt:
-                    unmet.append(row.id)
-                else:
-                    changed[row.id] = _updated(found, row) if isinstance(row, TaskRunUpdate) else found
-            if unmet:
-                raise RefusedRecords(f"task runs to {verb} are not live at the expected attempt", unmet)
-        return changed
-
-    def _check_workers(self, workers: Sequence[WorkerRow]) -> None:
-        if repeated(worker.id for worker in workers):
-            raise RefusedRecords("a worker comes twice", repeated(worker.id for worker in workers))
-        foreign = [
-            worker.id
-            for worker in workers
-            if (found := self.disk.workers.get(worker.id)) and found.tenant_id != worker.tenant_id
-        ]
-        if foreign:
-            raise RefusedRecords("a worker id belongs to another tenant", foreign)
-
-    def _check_versions(self, versions: Sequence[WorkflowVersionRow]) -> None:
-        stored = list(self.disk.versions.values())
-        for version in versions:
-            for other in stored:
-                is_same_workflow = other.workflow_id == version.workflow_id
-                is_same_name = (other.tenant_id, other.name) == (version.tenant_id, version.name)
-                if is_same_workflow != is_same_name:
-                    raise RefusedRecords("a workflow id belongs to another tenant or name", [version.id])
-                if other.id == version.id or (is_same_workflow and other.number == version.number):
-                    raise RefusedRecords("duplicate key: this workflow version exists already", [version.id])
-            stored.append(version)
 
     # ---------------------------------------------------------------- recovery
 
@@ -156,7 +106,7 @@ class MemoryStore(MemoryDirectory):
 
     async def load_workers(self, tenant_id: str | None = None) -> list[WorkerRow]:
         await self._reading("load_workers")
-        holding = {row.worker_id for row in self.disk.live.values()}
+        holding = {row.worker_id for row in self.disk.live.values() if row.state not in FINAL_STATES}
         since = self._now() - _WORKER_MEMORY_US
         found = [
             row
@@ -185,9 +135,13 @@ class MemoryStore(MemoryDirectory):
         found = [
             row
             for row in of_tenant(self.disk.live.values(), tenant_id)
-            if row.spill_queue is None and row.id > (after or "")
+            if row.id > (after or "") and (row.spill_queue is None or self._is_of_resident_run(row))
         ]
         return heapq.nsmallest(limit, found, key=lambda row: row.id)
+
+    def _is_of_resident_run(self, row: TaskRunRow) -> bool:
+        run = self.disk.live.get(row.run_id)
+        return row.id != row.run_id and (run is None or run.spill_queue is None)
 
     # ---------------------------------------------------------------- paging
 
@@ -195,7 +149,7 @@ class MemoryStore(MemoryDirectory):
         await self._reading("load_spilled_queues")
         queues: dict[tuple[str, str, int], list[int | None]] = {}
         for row in of_tenant(self.disk.live.values(), tenant_id):
-            if row.spill_queue is not None:
+            if row.spill_queue is not None and row.step_index != RUN_STEP:
                 key = (row.tenant_id, row.spill_queue, row.queue_priority)
                 queues.setdefault(key, []).append(row.schedule_deadline)
         return [
@@ -230,13 +184,11 @@ class MemoryStore(MemoryDirectory):
 
     async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:
         await self._reading("fetch_live")
-        found = [self.disk.live[row_id] for row_id in dict.fromkeys(ids) if row_id in self.disk.live]
-        return list(of_tenant(found, tenant_id))
+        return _of_ids(of_tenant(self.disk.live.values(), tenant_id), ids)
 
     async def fetch_finished(self, tenant_id: str, ids: Sequence[str]) -> list[FinishedTaskRun]:
         await self._reading("fetch_finished")
-        found = [self.disk.finished[row_id] for row_id in dict.fromkeys(ids) if row_id in self.disk.finished]
-        return list(of_tenant(found, tenant_id))
+        return _of_ids(of_tenant(self.disk.finished.values(), tenant_id), ids)
 
     async def fetch_children(
         self, tenant_id: str, parent_task_run_id: str
@@ -261,47 +213,74 @@ class MemoryStore(MemoryDirectory):
         row = self.disk.versions.get(version_id)
         return row if row is not None and row.tenant_id == tenant_id else None
 
+    # ---------------------------------------------------------------- by what they are
 
-def _updated(row: TaskRunRow, update: TaskRunUpdate) -> TaskRunRow:
-    return row._replace(
-        state=update.state,
-        attempt=update.attempt,
-        app_retries=update.app_retries,
-        internal_retries=update.internal_retries,
-        queue_priority=update.queue_priority,
-        seq=update.seq,
-        spill_queue=None,
-        queued_at=update.queued_at,
-        schedule_deadline=update.schedule_deadline,
-        execution_deadline=update.execution_deadline,
-        assigned_at=update.assigned_at,
-        started_at=update.started_at,
-        worker_id=update.worker_id,
-    )
+    async def select_live_runs(self, tenant_id: str, wanted: RunFilter, limit: int) -> list[str]:
+        await self._reading("select_live_runs")
+        assigned = {
+            row.run_id
+            for row in self.disk.live.values()
+            if row.id != row.run_id and row.assigned_at is not None
+        }
+        shown = [
+            row._replace(state=TaskRunState.RUNNING if row.id in assigned else TaskRunState.QUEUED)
+            if row.step_index == RUN_STEP
+            else row
+            for row in of_tenant(self.disk.live.values(), tenant_id)
+        ]
+        return _select(shown, wanted, limit)
+
+    async def select_finished_runs(self, tenant_id: str, wanted: RunFilter, limit: int) -> list[str]:
+        await self._reading("select_finished_runs")
+        return _select(of_tenant(self.disk.finished.values(), tenant_id), wanted, limit)
+
+    async def fetch_events(
+        self, tenant_id: str, keys: Sequence[str], since: int, after: tuple[int, str] | None, limit: int
+    ) -> list[EventRow]:
+        await self._reading("fetch_events")
+        found = [
+            row
+            for row in of_tenant(self.disk.events, tenant_id)
+            if row.key in keys
+            and row.created_at >= since
+            and (after is None or (row.created_at, row.id) > after)
+        ]
+        return heapq.nsmallest(limit, found, key=lambda row: (row.created_at, row.id))
+
+    async def fetch_idempotency_keys(
+        self, tenant_id: str, keys: Sequence[str], now: int
+    ) -> list[IdempotencyKeyRow]:
+        await self._reading("fetch_idempotency_keys")
+        found = (self.disk.idempotency_keys.get((tenant_id, key)) for key in dict.fromkeys(keys))
+        return [row for row in found if row is not None and row.expires_at > now]
+
+    async def purge_idempotency_keys(self, now: int, limit: int) -> int:
+        await self._reading("purge_idempotency_keys")
+        expired = [row for row in self.disk.idempotency_keys.values() if row.expires_at <= now]
+        oldest = heapq.nsmallest(limit, expired, key=lambda row: row.expires_at)
+        for row in oldest:
+            del self.disk.idempotency_keys[row.tenant_id, row.key]
+        return len(oldest)
 
 
-def _finished(row: TaskRunRow, finish: TaskRunFinish) -> FinishedTaskRun:
-    return FinishedTaskRun(
-        id=row.id,
-        tenant_id=row.tenant_id,
-        run_id=row.run_id,
-        workflow_id=row.workflow_id,
-        workflow_version_id=row.workflow_version_id,
-        step_index=row.step_index,
-        state=finish.state,
-        attempt=finish.attempt,
-        priority=row.priority,
-        created_at=row.created_at,
-        queued_at=finish.queued_at,
-        assigned_at=finish.assigned_at,
-        started_at=finish.started_at,
-        finished_at=finish.finished_at,
-        worker_id=finish.worker_id,
-        parent_task_run_id=row.parent_task_run_id,
-        child_index=row.child_index,
-        child_key=row.child_key,
-        metadata=row.metadata,
-        input=row.input,
-        output=finish.output,
-        error=finish.error,
+def _of_ids(rows: Iterable[_Row], ids: Sequence[str]) -> list[_Row]:
+    wanted = set(ids)
+    return [row for row in rows if row.id in wanted or row.run_id in wanted]
+
+
+def _select(rows: Iterable[_Row], wanted: RunFilter, limit: int) -> list[str]:
+    found = [row for row in rows if row.id == row.run_id and _is_meant(row, wanted)]
+    return [row.id for row in heapq.nsmallest(limit, found, key=lambda row: (row.created_at, row.id))]
+
+
+def _is_meant(row: TaskRunRow | FinishedTaskRun, wanted: RunFilter) -> bool:
+    return (
+        row.created_at >= wanted.since
+        and (wanted.until is None or row.created_at <= wanted.until)
+        and (not wanted.states or row.state in wanted.states)
+        and (not wanted.workflow_ids or row.workflow_id in wanted.workflow_ids)
+        and (
+            not wanted.metadata
+            or any(metadata_text(row.metadata, key) == value for key, value in wanted.metadata)
+        )
     )

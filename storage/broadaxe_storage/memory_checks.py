@@ -7,15 +7,19 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from functools import cache
 from typing import NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from broadaxe_storage.errors import RefusedRecords
 from broadaxe_storage.records import (
     FINAL_STATES,
+    RUN_STEP,
     Batch,
+    RunFinish,
     TaskRunFinish,
     TaskRunRow,
+    TaskRunSettle,
     TaskRunState,
     TaskRunUpdate,
 )
@@ -24,7 +28,16 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JSON_FIELDS = frozenset({"metadata", "slot_config", "labels", "runtime_info"})
 _SMALL = frozenset({"state", "priority", "queue_priority", "step_index", "kind", "status"})
 _MEDIUM = frozenset(
-    {"attempt", "expected_attempt", "app_retries", "internal_retries", "child_index", "number"}
+    {
+        "attempt",
+        "expected_attempt",
+        "app_retries",
+        "internal_retries",
+        "child_index",
+        "number",
+        "task_count",
+        "row_count",
+    }
 )
 _WITH_WORKER = (TaskRunState.ASSIGNED, TaskRunState.RUNNING)
 
@@ -51,7 +64,7 @@ def check_record(row: tuple[object, ...]) -> None:
 
 
 def _id_of(row: object) -> str:
-    return str(getattr(row, "id", "") or getattr(row, "task_run_id", ""))
+    return str(getattr(row, "id", "") or getattr(row, "task_run_id", "") or getattr(row, "run_id", ""))
 
 
 def _fault(row: tuple[object, ...]) -> str | None:
@@ -59,27 +72,57 @@ def _fault(row: tuple[object, ...]) -> str | None:
         fault = check(value)
         if fault is not None:
             return f"{name} {fault}"
-    return _state_fault(row)
+    return state_fault(row)
 
 
-def _state_fault(row: object) -> str | None:
-    """What the CHECK constraints of task_run and task_run_history say."""
-    if isinstance(row, TaskRunFinish):
+def state_fault(row: object) -> str | None:
+    """What the CHECK constraints of task_run and task_run_history say against a record or row, or None."""
+    if isinstance(row, TaskRunFinish | TaskRunSettle):
         if row.state not in FINAL_STATES:
             return f"state {row.state} is not final"
-        if row.state == TaskRunState.COMPLETED and row.error is not None:
-            return "a completed task run has no error"
-        if row.state != TaskRunState.COMPLETED and row.output is not None:
-            return "only a completed task run has an output"
-    if isinstance(row, TaskRunRow | TaskRunUpdate):
+        return _result_fault(row)
+    if isinstance(row, RunFinish) and row.state not in FINAL_STATES:
+        return f"state {row.state} is not final"
+    if isinstance(row, TaskRunRow):
+        return _live_fault(row) or _worker_fault(row) or _result_fault(row)
+    if isinstance(row, TaskRunUpdate):
         if not 0 <= row.state <= TaskRunState.EVICTED:
-            return f"state {row.state} is not one of a live task run"
-        if row.attempt < 0:
-            return f"attempt {row.attempt} is negative"
-        if row.state in _WITH_WORKER and (row.worker_id is None or row.assigned_at is None):
-            return f"state {row.state} needs worker_id and assigned_at"
-        if isinstance(row, TaskRunRow) and row.spill_queue is not None and row.state in _WITH_WORKER:
-            return "a spilled task run is with no worker"
+            return f"state {row.state} is not one of a task run that goes on"
+        return _worker_fault(row)
+    return None
+
+
+def _result_fault(row: TaskRunRow | TaskRunFinish | TaskRunSettle) -> str | None:
+    if row.error is not None and row.state <= TaskRunState.COMPLETED:
+        return "only what failed or was stopped has an error"
+    if row.output is not None and row.state != TaskRunState.COMPLETED:
+        return "only a completed task run has an output"
+    return None
+
+
+def _worker_fault(row: TaskRunRow | TaskRunUpdate) -> str | None:
+    if row.attempt < 0:
+        return f"attempt {row.attempt} is negative"
+    if row.state in _WITH_WORKER and (row.worker_id is None or row.assigned_at is None):
+        return f"state {row.state} needs worker_id and assigned_at"
+    return None
+
+
+def _live_fault(row: TaskRunRow) -> str | None:
+    is_final = row.state in FINAL_STATES
+    if not is_final and not 0 <= row.state <= TaskRunState.EVICTED:
+        return f"state {row.state} is unknown"
+    if is_final != (row.finished_at is not None):
+        return "finished_at is given for final states, and only for those"
+    if is_final and (row.id == row.run_id or row.spill_queue is not None):
+        return "only a task run of a run of several stays after its end, and not spilled"
+    if row.spill_queue is not None and row.state in _WITH_WORKER:
+        return "a spilled task run is with no worker"
+    if row.step_index == RUN_STEP:
+        if row.id != row.run_id or row.state != TaskRunState.WAITING or row.spill_queue not in (None, ""):
+            return "the row of a run of several tasks has the run's id, waits, and is in no sub-queue with a name"
+    elif row.step_index < 0 or row.spill_queue == "":
+        return "a task run has a step, and a sub-queue with a name if any"
     return None
 
 
@@ -168,3 +211,21 @@ def repeated(ids: Iterable[str]) -> list[str]:
             twice.append(row_id)
         seen.add(row_id)
     return twice
+
+
+def metadata_text(metadata: str, key: str) -> str | None:
+    """What `metadata ->> key` is in Postgres: a text as it is, anything else as JSON text, None for null or a missing key."""
+    found = json.loads(metadata, parse_float=Decimal)
+    value = found.get(key) if isinstance(found, dict) else None
+    return value if value is None or isinstance(value, str) else _jsonb_text(value)
+
+
+def _jsonb_text(value: object) -> str:
+    """As Postgres writes jsonb: members by length of their keys, numbers without exponent."""
+    if isinstance(value, dict):
+        members = sorted(value.items(), key=lambda item: (len(item[0].encode()), item[0].encode()))
+        inner = ", ".join(f"{_jsonb_text(key)}: {_jsonb_text(item)}" for key, item in members)
+        return f"{{{inner}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_jsonb_text, value))}]"
+    return f"{value:f}" if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False)

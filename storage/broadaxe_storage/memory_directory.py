@@ -16,6 +16,7 @@ from broadaxe_storage.records import (
     Defaults,
     EventRow,
     FinishedTaskRun,
+    IdempotencyKeyRow,
     LogRow,
     TaskEventRow,
     TaskRunRow,
@@ -76,6 +77,8 @@ class MemoryDisk:
         self.versions: dict[str, WorkflowVersionRow] = {}
         self.events: list[EventRow] = []
         self.logs: list[LogRow] = []
+        self.idempotency_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
+        """By tenant and key."""
         self.tenants: dict[str, TenantRow] = {}
         self.users: dict[str, UserRow] = {}
         self.members: dict[tuple[str, str], TenantMemberRow] = {}

@@ -48,7 +48,7 @@ async def migrate(config: DatabaseConfig, *, target: int | None = None) -> int:
     """Bring the database to migration `target` (default: the newest known) and return how many steps that took.
 
     Safe to call from several servers at once. Going down loses the data of what is taken back.
-    Raises `CannotConnect`, `DatabaseTooOld`, `SchemaTooNew`.
+    Raises `CannotConnect`, `DatabaseTooOld`, `SchemaTooNew`, and `CannotMigrate` for live runs that the older schema has no place for.
     """
     migrations = known_migrations()
     goal = len(migrations) if target is None else target

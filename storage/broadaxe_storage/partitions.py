@@ -61,6 +61,8 @@ class Partitions:
     async def cover(self, batch: Batch, now: int) -> None:
         """Wait until every day that `batch` names has its partitions; have tomorrow's made meanwhile. Raises `Unavailable`."""
         days = {finish.finished_at // DAY_US for finish in batch.finished}
+        if batch.ended:
+            days |= {run.finished_at // DAY_US for run in batch.ended}
         if batch.task_events:
             days |= {event.at // DAY_US for event in batch.task_events}
         if batch.events:

@@ -22,6 +22,7 @@ import asyncpg
 from broadaxe_storage.config import DatabaseConfig, without_password
 from broadaxe_storage.errors import (
     CannotConnect,
+    CannotMigrate,
     DatabaseTooOld,
     Fenced,
     RefusedRecords,
@@ -266,6 +267,8 @@ def translate(error: BaseException, *, epoch: int = 0) -> StorageError | None:
         if code in ("BX002", "BX003"):
             ids = tuple(filter(None, (getattr(error, "detail", None) or "").split(",")))
             return RefusedRecords(str(error.args[0]), ids)
+        if code == "BX004":
+            return CannotMigrate(str(error.args[0]))
         if code.startswith(_DATA_CLASSES):
             detail = getattr(error, "detail", None)
             return RefusedRecords(f"{error.args[0]}{f'; {detail}' if detail else ''}", _ids_in(detail))

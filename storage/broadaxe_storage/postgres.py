@@ -17,7 +17,10 @@ from broadaxe_storage.partitions import DAY_US, Partitions
 from broadaxe_storage.pool import Pool
 from broadaxe_storage.records import (
     Batch,
+    EventRow,
     FinishedTaskRun,
+    IdempotencyKeyRow,
+    RunFilter,
     SpilledQueue,
     TaskRunRow,
     WorkerRow,
@@ -147,6 +150,47 @@ class PostgresStore(PostgresDirectory):
     async def fetch_version(self, tenant_id: str, version_id: str) -> WorkflowVersionRow | None:
         rows = await self._pool.fetch("fetch_version", tenant_id, version_id)
         return WorkflowVersionRow._make(rows[0]) if rows else None
+
+    # ---------------------------------------------------------------- by what they are
+
+    async def select_live_runs(self, tenant_id: str, wanted: RunFilter, limit: int) -> list[str]:
+        rows = await self._pool.fetch("select_live_runs", tenant_id, *_arguments(wanted), limit)
+        return [row[0] for row in rows]
+
+    async def select_finished_runs(self, tenant_id: str, wanted: RunFilter, limit: int) -> list[str]:
+        rows = await self._pool.fetch("select_finished_runs", tenant_id, *_arguments(wanted), limit)
+        return [row[0] for row in rows]
+
+    async def fetch_events(
+        self, tenant_id: str, keys: Sequence[str], since: int, after: tuple[int, str] | None, limit: int
+    ) -> list[EventRow]:
+        past, past_id = after or (since, _NO_ID)
+        rows = await self._pool.fetch(
+            "fetch_events", tenant_id, list(dict.fromkeys(keys)), max(since, past), past, past_id, limit
+        )
+        return [EventRow._make(row) for row in rows]
+
+    async def fetch_idempotency_keys(
+        self, tenant_id: str, keys: Sequence[str], now: int
+    ) -> list[IdempotencyKeyRow]:
+        rows = await self._pool.fetch("fetch_idempotency_keys", tenant_id, keys, now)
+        return [IdempotencyKeyRow._make(row) for row in rows]
+
+    async def purge_idempotency_keys(self, now: int, limit: int) -> int:
+        count: int = await self._pool.fetchval("purge_idempotency_keys", now, limit)
+        return count
+
+
+def _arguments(wanted: RunFilter) -> tuple[object, ...]:
+    """$2 to $7 of the queries that select runs: None where the filter does not narrow."""
+    return (
+        wanted.since,
+        wanted.until,
+        wanted.states or None,
+        wanted.workflow_ids or None,
+        [key for key, _ in wanted.metadata] or None,
+        [value for _, value in wanted.metadata] or None,
+    )
 
 
 def _now() -> int:

@@ -17,7 +17,10 @@ from broadaxe_storage.records import (
     ApiTokenRow,
     Batch,
     Defaults,
+    EventRow,
     FinishedTaskRun,
+    IdempotencyKeyRow,
+    RunFilter,
     SpilledQueue,
     TaskRunRow,
     TenantMemberRow,
@@ -80,10 +83,15 @@ class ShardStore(Protocol):
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
-        """Live task runs held in memory (not spilled), with payloads, ordered by id, those after `after`."""
+        """Rows of which the engine must know at start, with payloads, ordered by id, those after `after`.
+
+        That is all that is not spilled, and of runs of several tasks whose own row is not spilled also the spilled task runs.
+        """
         ...
 
-    async def load_spilled_queues(self, tenant_id: str | None = None) -> list[SpilledQueue]: ...
+    async def load_spilled_queues(self, tenant_id: str | None = None) -> list[SpilledQueue]:
+        """What waits in Postgres, by sub-queue; rows of runs of several tasks that wait there as a whole are not counted."""
+        ...
 
     async def page_spilled(
         self, tenant_id: str, spill_queue: str, queue_priority: int, after_seq: int, limit: int
@@ -96,11 +104,22 @@ class ShardStore(Protocol):
         ...
 
     async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:
-        """Live task runs by id, spilled ones included. Unknown ids are left out."""
+        """Rows of live runs whose own id or run id is one of these, spilled ones included, in any order.
+
+        So a run id brings all rows of the run. Unknown ids are left out.
+        """
         ...
 
     async def fetch_finished(self, tenant_id: str, ids: Sequence[str]) -> list[FinishedTaskRun]:
-        """Ended task runs by id. Unknown ids are left out."""
+        """Rows of ended runs whose own id or run id is one of these, in any order. Unknown ids are left out."""
+        ...
+
+    async def select_live_runs(self, tenant_id: str, wanted: RunFilter, limit: int) -> list[str]:
+        """Ids of the live runs that a filter means, in the order in which they were created."""
+        ...
+
+    async def select_finished_runs(self, tenant_id: str, wanted: RunFilter, limit: int) -> list[str]:
+        """Ids of the ended runs that a filter means, in the order in which they were created."""
         ...
 
     async def fetch_children(
@@ -110,6 +129,22 @@ class ShardStore(Protocol):
         ...
 
     async def fetch_version(self, tenant_id: str, version_id: str) -> WorkflowVersionRow | None: ...
+
+    async def fetch_events(
+        self, tenant_id: str, keys: Sequence[str], since: int, after: tuple[int, str] | None, limit: int
+    ) -> list[EventRow]:
+        """Events of these keys created at `since` or later, by (created_at, id), those past `after`, which is such a pair."""
+        ...
+
+    async def fetch_idempotency_keys(
+        self, tenant_id: str, keys: Sequence[str], now: int
+    ) -> list[IdempotencyKeyRow]:
+        """Who has claimed these keys, in any order. Free keys, and claims that have expired at `now`, are left out."""
+        ...
+
+    async def purge_idempotency_keys(self, now: int, limit: int) -> int:
+        """Delete claims of any tenant that have expired at `now`, at most `limit`, oldest first. Returns how many."""
+        ...
 
     async def close(self) -> None:
         """Give up the shards and close every connection. May be called twice."""

@@ -42,9 +42,23 @@ def test_defaults_are_the_documented_ones():
     )
     assert config.max_internal_retries == 10
     assert config.is_log_ingestion_enabled is True
+    assert config.is_replay_enabled is True
     assert config.is_embedded is True
     assert config.seed.tenant_slug == "default"
     assert config.seed.admin_email == "admin@example.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("SERVER_REPLAY_ENABLED", "is_replay_enabled"),
+        ("SERVER_LOG_INGESTION_ENABLED", "is_log_ingestion_enabled"),
+    ],
+)
+def test_features_are_switched_off_by_name(name, field):
+    assert getattr(load_config({name: "false"}), field) is False
+    (problem,) = problems_of({name: "off and on"})
+    assert name in problem
 
 
 def test_flags_win_over_environment_and_environment_over_file(tmp_path):

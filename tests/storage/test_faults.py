@@ -25,6 +25,10 @@ from tests.factories import (
     WORKER,
     make_finish,
     make_log,
+    make_member,
+    make_run,
+    make_run_finish,
+    make_settle,
     make_task_event,
     make_task_run,
     make_update,
@@ -387,6 +391,49 @@ async def test_the_timeline_joins_a_row_with_its_entries(store: PostgresStore) -
     ]
     ((_, line),) = await store.history.fetch_log_lines(TENANT, row.id, after=0, limit=10)
     assert line.message == b"hello"
+
+
+async def test_the_timeline_of_a_live_task_run_tells_only_what_has_come(store: PostgresStore) -> None:
+    epoch = await store.open_shards()
+    kinds = TaskEventKind
+    run = make_run()
+    later = {"created_at": 1_000, "queued_at": 9_000}
+    waiting = make_member(run, state=TaskRunState.WAITING, **later)
+    backing_off = make_task_run(state=TaskRunState.BACKING_OFF, attempt=1, assigned_at=2_000, **later)
+    skipped, done = make_member(run, created_at=1_000, queued_at=1_000), make_member(run, created_at=1_000)
+    rows = (run, waiting, backing_off, skipped, done)
+    settled = (
+        make_settle(
+            skipped,
+            state=TaskRunState.SKIPPED,
+            error=None,
+            assigned_at=None,
+            started_at=None,
+            finished_at=3_000,
+        ),
+        make_settle(done, queued_at=2_000, assigned_at=3_000, started_at=4_000, finished_at=5_000),
+    )
+    await store.commit(epoch, 1, SHARDS, Batch(created=rows, settled=settled))
+
+    async def timeline(task_run_id: str) -> list[tuple[int, int]]:
+        return [(e.kind, e.at) for e in await store.history.fetch_timeline(TENANT, task_run_id)]
+
+    whole = [
+        (kinds.CREATED, 1_000),
+        (kinds.QUEUED, 2_000),
+        (kinds.ASSIGNED, 3_000),
+        (kinds.STARTED, 4_000),
+        (kinds.FINISHED, 5_000),
+    ]
+    assert await timeline(run.id) == []
+    assert await timeline(waiting.id) == [(kinds.CREATED, 1_000)]
+    assert await timeline(backing_off.id) == [(kinds.CREATED, 1_000)]
+    assert await timeline(skipped.id) == [(kinds.CREATED, 1_000), (kinds.SKIPPED, 3_000)]
+    assert await timeline(done.id) == whole
+    end = make_settle(waiting, state=TaskRunState.CANCELLED)
+    await store.commit(epoch, 2, SHARDS, Batch(settled=(end,), ended=(make_run_finish(run, 3),)))
+    assert await timeline(run.id) == []
+    assert await timeline(done.id) == whole
 
 
 async def test_history_is_paged_newest_first(store: PostgresStore) -> None:

@@ -8,9 +8,20 @@ import pytest
 
 from broadaxe_storage import pool
 from broadaxe_storage.config import DatabaseConfig
-from broadaxe_storage.errors import CannotConnect, DatabaseTooOld, SchemaTooNew
+from broadaxe_storage.errors import CannotConnect, CannotMigrate, DatabaseTooOld, SchemaTooNew
 from broadaxe_storage.migrate import known_migrations, migrate
 from broadaxe_storage.postgres import PostgresStore
+from broadaxe_storage.records import Batch
+from tests.conformance.store_suite import SHARDS
+from tests.factories import (
+    TENANT,
+    make_finish,
+    make_member,
+    make_run,
+    make_run_finish,
+    make_settle,
+    make_task_run,
+)
 from tests.postgres import TestServer
 
 OBJECTS = """
@@ -26,6 +37,24 @@ SELECT array_agg(x ORDER BY x) FROM (
     UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'c'
         AND typname <> 'schema_migration'
 ) AS all_of_it
+"""
+
+# A task run created and finished as migration 0001 has it.
+COMMIT_OF_0001 = f"""
+DO $$
+DECLARE
+    v_at timestamptz := now();
+BEGIN
+    PERFORM commit_batch(0, 1, ARRAY[7]::smallint[], ARRAY[ROW(
+        '{TENANT}', '{TENANT}', '{TENANT}', '{TENANT}', '{TENANT}', 0, 0, 0, 0, 0, 1, 1, 1, NULL, v_at, v_at, NULL, NULL, NULL,
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '{{}}', ''
+    )::created_task_run], ARRAY[ROW(
+        '{TENANT}', '{TENANT}', 0, 2, 0, 0, 0, 1, 2, v_at, NULL, v_at, v_at, v_at, '{TENANT}'
+    )::updated_task_run], ARRAY[ROW(
+        '{TENANT}', '{TENANT}', 0, 6, 0, 0, 0, v_at, v_at, v_at, v_at, '{TENANT}', 'out', NULL
+    )::finished_task_run], '{{}}', '{{}}', '{{}}', '{{}}', '{{}}');
+END
+$$
 """
 
 
@@ -54,6 +83,63 @@ async def test_down_leaves_nothing_and_up_again_gives_the_same(empty_config: Dat
     assert await ask(empty_config, OBJECTS) is None
     assert await migrate(empty_config) == count
     assert await ask(empty_config, OBJECTS) == first
+
+
+async def test_each_migration_is_taken_back_exactly(empty_config: DatabaseConfig) -> None:
+    shapes = [await ask(empty_config, OBJECTS)]
+    for version in range(1, len(known_migrations()) + 1):
+        assert await migrate(empty_config, target=version) == 1
+        shapes.append(await ask(empty_config, OBJECTS))
+    for version in reversed(range(len(known_migrations()))):
+        assert await migrate(empty_config, target=version) == 1
+        assert await ask(empty_config, OBJECTS) == shapes[version], version
+
+
+async def test_the_release_before_goes_on_while_it_is_replaced(empty_config: DatabaseConfig) -> None:
+    await migrate(empty_config)
+    await ask(empty_config, COMMIT_OF_0001)
+    assert await ask(empty_config, "SELECT count(*) FROM task_run_history") == 1
+    store = await PostgresStore.open(empty_config)
+    try:
+        (row,) = await store.history.list_finished(TENANT, limit=10)
+        assert (row.idempotency_key, row.output) == (None, b"out")
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("kind", ["run", "waits"])
+async def test_what_an_older_schema_could_not_carry_on_keeps_it_from_coming_back(
+    empty_config: DatabaseConfig, kind: str
+) -> None:
+    store = await PostgresStore.open(empty_config)
+    run, single, waiting = make_run(), make_task_run(idempotency_key="k"), make_task_run(waits="{}")
+    member, later = make_member(run), make_member(run)
+    try:
+        epoch = await store.open_shards()
+        rows = (run, member, later) if kind == "run" else (waiting,)
+        await store.commit(epoch, 1, SHARDS, Batch(created=(*rows, single)))
+        with pytest.raises(CannotMigrate, match=rf"1 runs .* have not ended \({rows[0].id}\); cancel them"):
+            await migrate(empty_config, target=1)
+        assert len(await store.fetch_live(TENANT, [row.id for row in rows])) == len(rows)
+        if kind == "run":
+            end = Batch(
+                settled=(make_settle(member, finished_at=5), make_settle(later)),
+                ended=(make_run_finish(run, 2),),
+            )
+        else:
+            end = Batch(finished=(make_finish(waiting),))
+        await store.commit(epoch, 2, SHARDS, end)
+    finally:
+        await store.close()
+    assert await migrate(empty_config, target=1) == 1
+    assert await migrate(empty_config) == 1
+    store = await PostgresStore.open(empty_config)
+    try:
+        found = await store.fetch_finished(TENANT, [row.id for row in rows])
+        assert {row.id for row in found} == {row.id for row in rows}
+        assert [row.id for row in await store.fetch_live(TENANT, [single.id])] == [single.id]
+    finally:
+        await store.close()
 
 
 async def test_servers_starting_at_once_apply_each_once(empty_config: DatabaseConfig) -> None:

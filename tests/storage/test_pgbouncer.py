@@ -14,6 +14,15 @@ import pytest
 
 from broadaxe_storage.config import DatabaseConfig
 from broadaxe_storage.postgres import PostgresStore
+from tests.conformance.runs_suite import (  # noqa: F401 - as below
+    test_a_run_may_be_revived_and_ended_in_one_batch,
+    test_a_run_that_is_not_as_its_end_says_does_not_end,
+    test_rows_of_a_run_are_read_back_as_written,
+)
+from tests.conformance.selection_suite import (  # noqa: F401 - as below
+    test_keys_are_claimed_replaced_released_and_expire,
+    test_runs_are_selected_by_what_they_are,
+)
 from tests.conformance.store_suite import (  # noqa: F401 - what takes another path here, and a sample of the rest
     OpenStore,
     Writer,

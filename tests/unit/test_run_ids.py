@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from broadaxe_actors.creation import FRESH_ID_MS
+from broadaxe_actors.creation.creation import FRESH_ID_MS
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (

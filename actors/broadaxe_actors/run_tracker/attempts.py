@@ -12,7 +12,8 @@ from broadaxe_actors.messages import (
     RunEventKind,
     TaskReport,
 )
-from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.run_tracker.lines import Page
+from broadaxe_actors.run_tracker.progress import Progress
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none
 from broadaxe_actors.task_run import TaskRun
@@ -26,9 +27,11 @@ from broadaxe_storage.records import (
 )
 
 S = TaskRunState
+MAX_ANCESTORS = 10
+"""Ancestors that an error text names."""
 
 
-class Attempts(TrackerState):
+class Attempts(Progress):
     """Assignment, reports, failures, losses, time-outs."""
 
     def propose(self, proposals: tuple[Proposal, ...]) -> None:
@@ -75,14 +78,13 @@ class Attempts(TrackerState):
         for item in held:
             task = self._live.get(item.task_run_id)
             if task is None:
-                if self._recent.get(item.task_run_id) is None:
+                if not self._has_ended(item.task_run_id):
                     unknown.append(item)
                 continue
             self._adopt(task, worker_id, item, turn)
         if unknown:
             self.fetch(
-                self._store.fetch_live,
-                self._tenant_id,
+                self._load_live,
                 [item.task_run_id for item in unknown],
                 then=self.me.adopt_loaded,
                 context=(worker_id, tuple(unknown)),
@@ -107,10 +109,12 @@ class Attempts(TrackerState):
         worker_id, held = context
         turn = Turn()
         attempts = {item.task_run_id: item for item in held}
+        self._hydrate(rows)
         for row in rows:
-            task = self._take_from_postgres(row, turn)
-            if task is not None:
-                self._adopt(task, worker_id, attempts[row.id], turn)
+            if row.id in attempts:
+                task = self._take_from_postgres(row, turn)
+                if task is not None:
+                    self._adopt(task, worker_id, attempts[row.id], turn)
         self._close(turn)
         self._tell_adopted(worker_id)
 
@@ -138,11 +142,7 @@ class Attempts(TrackerState):
 
     def report(self, gateway: "Handle[Any]", message: ReportTasks) -> None:
         """What a worker says of its attempts; answered after the commit."""
-        unknown = [
-            item.task_run_id
-            for item in message.reports
-            if item.task_run_id not in self._live and self._recent.get(item.task_run_id) is None
-        ]
+        unknown = [item.task_run_id for item in message.reports if not self._is_known(item.task_run_id)]
         if unknown:
             self.fetch(self._load_any, unknown, then=self.me.report_loaded, context=(gateway, message))
             return
@@ -165,8 +165,11 @@ class Attempts(TrackerState):
         assert result is not None
         live, finished = result
         turn = Turn()
+        self._hydrate(live)
+        reported = {item.task_run_id for item in message.reports}
         for row in live:
-            self._take_from_postgres(row, turn)
+            if row.id in reported:
+                self._take_from_postgres(row, turn)
         self._close(turn)
         self._take_reports(gateway, message, frozenset(row.id for row in finished))
 
@@ -176,7 +179,7 @@ class Attempts(TrackerState):
         for item in message.reports:
             task = self._live.get(item.task_run_id)
             if task is None:
-                known.append(item.task_run_id in finished or self._recent.get(item.task_run_id) is not None)
+                known.append(item.task_run_id in finished or self._has_ended(item.task_run_id))
                 continue
             known.append(True)
             self._at = task.id
@@ -258,12 +261,13 @@ class Attempts(TrackerState):
             task.state = after(task.state, Transition.BACK_OFF)
             # While it backs off, the schedule deadline holds the time to wake.
             task.schedule_deadline = self.clock.now() + pause
+            task.is_slot_released = False
             task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
             self._set_deadline(task, task.schedule_deadline)
             self._save(task)
         else:
             task.state = after(task.state, Transition.RETRY)
-            self._requeue(task)
+            self._requeue(task, turn)
 
     def doubt(self, worker_id: str, task_run_ids: tuple[str, ...]) -> None:
         """The stream of a unary worker broke.
@@ -286,12 +290,22 @@ class Attempts(TrackerState):
                 or task.state not in HELD_STATES
                 or task.worker_id != worker_id
                 or task.attempt != item.attempt
+                or task.is_slot_released  # it is not reassigned: its execution timeout ends it (behaviour-core 6.7)
             ):
                 continue
             self._at = task.id
             turn.cancel(worker_id, task.cancel_order(task.attempt))
             self._reassign(task, turn, reason)
         self._close(turn)
+
+    def _restore_held(self, task: TaskRun, turn: Turn) -> None:
+        """From the record: what a worker held stays with it, if it is known still."""
+        self._count_running(task, 1)
+        self._set_deadline(task, task.execution_deadline)
+        if task.worker_id in self._workers:
+            turn.hold(task)
+        else:
+            self._reassign(task, turn, f"worker {task.worker_id} is not known any more")
 
     def due(self) -> None:
         """Deadlines have passed: to be scheduled, to end, or to wake."""
@@ -312,21 +326,15 @@ class Attempts(TrackerState):
                     self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
             elif task.state == S.BACKING_OFF:
                 task.state = after(task.state, Transition.WAKE)
-                self._requeue(task)
+                self._requeue(task, turn)
+            elif task.state == S.WAITING:
+                self._judge_waiting(task, self._gate_of(task), turn)
         if self._spilled_due is not None and self._spilled_due <= now:
             self._spilled_due = None
-            self.fetch(
-                self._store.load_expired_spilled,
-                self._tenant_id,
-                now,
-                self._settings.queue_page,
-                then=self.me.expired_loaded,
-            )
+            self.fetch(self._load_expired, now, then=self.me.expired_loaded)
         self._close(turn)
 
-    def expired_loaded(
-        self, _context: object, rows: list[TaskRunRow] | None, error: BaseException | None
-    ) -> None:
+    def expired_loaded(self, _context: object, page: Page | None, error: BaseException | None) -> None:
         """Task runs that waited in Postgres for longer than they may."""
         now = self.clock.now()
         if error is not None:
@@ -334,24 +342,47 @@ class Attempts(TrackerState):
                 raise error
             self._note_spilled_deadline(now + 1_000_000)
             return
-        assert rows is not None
+        assert page is not None
         turn = Turn()
-        for row in rows:
+        self._hydrate(page.companions)
+        for row in page.rows:
             task = self._take_from_postgres(row, turn)
             if task is not None and task.state == S.QUEUED:
                 self._time_out_waiting(task, turn)
         if self._ledger.has_spilled():
             # More may be due at once; without any, the next look is for those that were not yet due.
-            self._note_spilled_deadline(now if rows else now + 60_000_000)
+            self._note_spilled_deadline(now if page.rows else now + 60_000_000)
         self._close(turn)
 
     def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:
-        self._event(
-            task,
-            TaskEventKind.SCHEDULING_TIMED_OUT,
-            f"no worker took it within {task.step.definition.schedule_timeout}".encode(),
-        )
+        pools = ", ".join(f"{units} of pool {pool!r}" for pool, units in task.step.slots)
+        text = f"no worker had a free slot ({pools}) for task {task.step.ref.task_name!r} within {task.step.definition.schedule_timeout}"
+        text += self._held_by_ancestors(task)
+        self._event(task, TaskEventKind.SCHEDULING_TIMED_OUT, text.encode())
         self._telemetry.count("scheduling_timed_out", self._tenant_id)
         self._release(task, turn)
         task.state = after(task.state, Transition.SCHEDULE_TIMEOUT)
-        self._finish(task, turn, None, None)
+        self._finish(task, turn, None, text.encode())
+
+    def _held_by_ancestors(self, task: TaskRun) -> str:
+        """That those who wait for this task hold the slots that it needs, if they do."""
+        pools = {pool for pool, _ in task.step.slots}
+        holders: list[str] = []
+        parent_id = task.parent_task_run_id
+        while parent_id is not None and len(holders) < MAX_ANCESTORS:
+            parent = self._live.get(parent_id)
+            if parent is None:
+                break
+            if (
+                parent.state in HELD_STATES
+                and not parent.is_slot_released
+                and pools & dict(parent.step.slots).keys()
+            ):
+                holders.append(f"{parent.step.ref.task_name!r} ({parent.id})")
+            parent_id = parent.parent_task_run_id
+        if not holders:
+            return ""
+        return (
+            f"; its ancestors hold slots of that pool while they wait for it: {', '.join(holders)}. "
+            "Give the workers more slots, or have the parents release theirs while they wait"
+        )

@@ -11,9 +11,11 @@ from broadaxe_actors.messages import (
     PutStream,
     RunEvent,
     RunEventKind,
+    RunFinished,
     UnwatchRuns,
     WatchRuns,
 )
+from broadaxe_actors.run import results_of
 from broadaxe_actors.run_tracker.state import TrackerState
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.task_run import TaskRun
@@ -38,7 +40,7 @@ class Following(TrackerState):
                 continue
             if not self._watchers.add(run_id, gateway):
                 continue
-            if run_id not in self._live:
+            if not self._is_live(run_id):
                 self._look_ups[run_id] = None
         self._look_up()
         self._close(turn)
@@ -69,11 +71,24 @@ class Following(TrackerState):
             self.set_timer("look_up", 250_000, self.me.look_up_again)
         else:
             assert rows is not None
-            for row in rows:
-                for gateway in self._watchers.pop(row.run_id):
-                    turn.deliver_after(gateway, self._finished_of(row))
+            for finished in self._finished_runs(rows):
+                for gateway in self._watchers.pop(finished.run_id):
+                    turn.deliver_after(gateway, finished)
             self._look_up()
         self._close(turn)
+
+    def _finished_runs(self, rows: list[FinishedTaskRun]) -> list[RunFinished]:
+        """Ended runs from their rows in the record."""
+        by_run: dict[str, list[FinishedTaskRun]] = {}
+        for row in rows:
+            by_run.setdefault(row.run_id, []).append(row)
+        found: list[RunFinished] = []
+        for run_id, members in by_run.items():
+            head = next((row for row in members if row.id == run_id), None)
+            if head is not None:
+                results = results_of(members, self._catalog.version(head.workflow_version_id))
+                found.append(RunFinished(self._tenant_id, run_id, head.state, results))
+        return found
 
     def look_up_again(self) -> None:
         """Postgres may be back."""
@@ -82,7 +97,7 @@ class Following(TrackerState):
     def open_subscription(self, gateway: "Handle[Any]", message: OpenSubscription) -> None:
         """Follow a run, or all runs with a metadata key and value."""
         run_id = message.run_id
-        if run_id is not None and run_id not in self._live:
+        if run_id is not None and not self._is_live(run_id):
             if self._recent.get(run_id) is not None:
                 self._reply(gateway, message.request_id, False)
                 return
@@ -108,7 +123,7 @@ class Following(TrackerState):
             return
         assert result is not None
         live, finished = result
-        if live or message.run_id in self._live:
+        if live or self._is_live(message.run_id or ""):
             self._subscribe(gateway, message)
         elif finished:
             self._reply(gateway, message.request_id, False)
@@ -147,7 +162,7 @@ class Following(TrackerState):
                 self._tell_chunk(task, chunk, turn)
         for gateway_handle, messages in turn.deliveries_after.items():
             gateway_handle.deliver.send(tuple(messages))
-        if missing is not None and self._recent.get(missing) is None:
+        if missing is not None and not self._has_ended(missing):
             self._refuse(
                 gateway, message.request_id, Refused(Code.NOT_FOUND, f"task run {missing} not found")
             )
@@ -165,4 +180,4 @@ class Following(TrackerState):
             task.attempt if chunk.attempt is None else chunk.attempt,
             chunk.index,
         )
-        self._send_event(task, event, turn)
+        self._send_event(task.metadata, event, turn)

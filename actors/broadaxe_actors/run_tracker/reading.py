@@ -1,5 +1,7 @@
 """Reads of runs, and their logs: the part of `RunTracker` that changes no state of a task run."""
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 from broadaxe_actors.errors import Code, Refused
@@ -12,14 +14,23 @@ from broadaxe_actors.messages import (
     TaskDetails,
     TenantStats,
 )
+from broadaxe_actors.run import SKIPPED_OUTPUT
 from broadaxe_actors.run_tracker.state import TrackerState
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_storage.records import (
+    RUN_STEP,
     FinishedTaskRun,
     LogRow,
     TaskRunRow,
+    TaskRunState,
 )
+
+logger = logging.getLogger(__name__)
+
+S = TaskRunState
+MAX_LOG_LINES = 1_000
+"""Log lines kept of one task run, as the user documentation has it."""
 
 
 class Reading(TrackerState):
@@ -27,9 +38,9 @@ class Reading(TrackerState):
 
     def get_run(self, gateway: "Handle[Any]", message: GetRun) -> None:
         """A run with its tasks."""
-        task = self._live.get(message.run_id)
-        if task is not None:
-            self._reply(gateway, message.request_id, self._details(task))
+        details = self._live_details(message.run_id)
+        if details is not None:
+            self._reply(gateway, message.request_id, details)
         elif self._recent.is_uncommitted(message.run_id):
             self.send_after_commit(self.me.get_run, gateway, message)
         else:
@@ -53,27 +64,11 @@ class Reading(TrackerState):
             return
         assert result is not None
         live, finished = result
-        task = self._live.get(message.run_id)
-        if task is not None:
-            self._reply(gateway, message.request_id, self._details(task))
-        elif finished:
-            row = finished[0]
-            details = TaskDetails(row.id, self._task_name(row), row.state, row.attempt, row.output, row.error)
-            self._reply(
-                gateway,
-                message.request_id,
-                RunDetails(row.run_id, row.state, True, row.input, row.metadata, (details,)),
-            )
-        elif live:
-            waiting = live[0]
-            version = self._catalog.version(waiting.workflow_version_id)
-            name = version.steps[waiting.step_index].ref.task_name if version else ""
-            details = TaskDetails(waiting.id, name, waiting.state, waiting.attempt, None, None)
-            self._reply(
-                gateway,
-                message.request_id,
-                RunDetails(waiting.run_id, waiting.state, False, waiting.input, waiting.metadata, (details,)),
-            )
+        details = self._live_details(message.run_id)
+        for rows, is_done in ((finished, True), (live, False)):
+            details = details or self._stored_details(message.run_id, rows, is_done=is_done)
+        if details is not None:
+            self._reply(gateway, message.request_id, details)
         else:
             self._refuse(
                 gateway,
@@ -81,20 +76,48 @@ class Reading(TrackerState):
                 Refused(Code.NOT_FOUND, f"workflow run {message.run_id} not found"),
             )
 
-    def _details(self, task: TaskRun) -> RunDetails:
+    def _live_details(self, run_id: str) -> RunDetails | None:
+        """Of a run in memory."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            return RunDetails(run.id, S.WAITING, False, run.input, run.metadata, run.details())
+        task = self._live.get(run_id)
+        if task is None or task.run is not None:
+            return None
         details = TaskDetails(task.id, task.step.ref.task_name, task.state, task.attempt, None, None)
         return RunDetails(task.run_id, task.state, False, task.input, task.metadata, (details,))
+
+    def _stored_details(
+        self, run_id: str, rows: Sequence[TaskRunRow | FinishedTaskRun], *, is_done: bool
+    ) -> RunDetails | None:
+        """Of a run as the record has it: one that waits there, or one that has ended."""
+        head = next((row for row in rows if row.id == run_id == row.run_id), None)
+        if head is None:
+            return None
+        version = self._catalog.version(head.workflow_version_id)
+        tasks = tuple(
+            TaskDetails(
+                row.id,
+                version.steps[row.step_index].ref.task_name if version else "",
+                row.state,
+                row.attempt,
+                SKIPPED_OUTPUT if row.state == S.SKIPPED else row.output,
+                row.error,
+            )
+            for row in sorted(rows, key=lambda row: row.step_index)
+            if row.run_id == run_id and row.step_index != RUN_STEP
+        )
+        return RunDetails(run_id, head.state, is_done, head.input, head.metadata, tasks)
 
     def put_logs(self, gateway: "Handle[Any]", message: PutLogs) -> None:
         """Keep log lines; they are buffered by the journal."""
         missing = None
         for line in message.lines:
             task = self._live.get(line.task_run_id)
-            recent = self._recent.get(line.task_run_id) if task is None else None
-            if task is None and recent is None:
+            if task is None and not self._has_ended(line.task_run_id):
                 missing = missing or line.task_run_id
                 continue
-            if self._settings.is_log_ingestion_enabled:
+            if self._settings.is_log_ingestion_enabled and self._may_log(task):
                 attempt = line.attempt if line.attempt is not None else (task.attempt if task else 0)
                 self.record(
                     LogRow(
@@ -113,6 +136,15 @@ class Reading(TrackerState):
             )
         elif message.request_id:
             gateway.deliver.send((Reply(message.request_id, None),))
+
+    def _may_log(self, task: TaskRun | None) -> bool:
+        """Whether a task run may log one more line; the last that it may says so. Late lines of an ended one are kept."""
+        if task is None:
+            return True
+        task.log_lines += 1
+        if task.log_lines == MAX_LOG_LINES + 1:
+            logger.info("task run %s has logged %d lines: what follows is dropped", task.id, MAX_LOG_LINES)
+        return task.log_lines <= MAX_LOG_LINES
 
     def get_stats(self, gateway: "Handle[Any]", message: GetStats) -> None:
         """Counters of this tenant."""

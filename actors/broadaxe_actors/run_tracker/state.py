@@ -1,17 +1,18 @@
-"""What `RunTracker` holds, and what each of its parts does with it: lines, deadlines, ends, answers.
+"""What `RunTracker` holds, and what each of its parts does with it: records, deadlines, look-ups, answers.
 
 A handler collects what it has to say in a `Turn`, so that a batch of reports makes one message to each neighbour; `_close` lets it out.
 """
 
 import json
+from collections import deque
 from typing import Any
 
-from broadaxe_actors.catalog import Catalog
+from broadaxe_actors.catalog import Catalog, Version
+from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.creation import Creation
 from broadaxe_actors.deadlines import Deadlines
 from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
-from broadaxe_actors.matching import Ready
 from broadaxe_actors.messages import (
     Assignment,
     Refusal,
@@ -19,14 +20,12 @@ from broadaxe_actors.messages import (
     RunEvent,
     RunEventKind,
     RunEvents,
-    RunFinished,
-    TaskResult,
 )
+from broadaxe_actors.run import Run
 from broadaxe_actors.runtime import Actor, Handle
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.spill import SpillLedger
-from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none
-from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
+from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.errors import Unavailable
@@ -40,14 +39,6 @@ from broadaxe_storage.records import (
 from broadaxe_storage.store import ShardStore
 
 S = TaskRunState
-_COUNTER = {S.COMPLETED: "succeeded_tasks", S.FAILED: "failed_tasks", S.CANCELLED: "cancelled_tasks"}
-_EVENT = {
-    S.COMPLETED: RunEventKind.COMPLETED,
-    S.FAILED: RunEventKind.FAILED,
-    S.CANCELLED: RunEventKind.CANCELLED,
-}
-
-
 SAVE_HOLD_US = 25_000
 
 
@@ -55,13 +46,19 @@ class TrackerState(Actor):
     """The live runs of a tenant in memory; the base of the tracker's parts."""
 
     def __init__(
-        self, tenant_id: str, store: ShardStore, settings: ShardSettings, telemetry: Telemetry
+        self,
+        tenant_id: str,
+        store: ShardStore,
+        settings: ShardSettings,
+        telemetry: Telemetry,
+        evaluator: Evaluator | InlineEvaluator | None = None,
     ) -> None:
         super().__init__()
         self._tenant_id = tenant_id
         self._store = store
         self._settings = settings
         self._telemetry = telemetry
+        self._evaluator = evaluator or InlineEvaluator()
         self._queue: Handle[Any]
         self._claims: Handle[Any]
         self._router: Handle[Any]
@@ -69,6 +66,15 @@ class TrackerState(Actor):
         self._workers: dict[str, Handle[Any]] = {}
         self._catalog = Catalog()
         self._live: dict[str, TaskRun] = {}
+        """Task runs in memory that have not ended."""
+        self._runs: dict[str, Run] = {}
+        """Runs of several tasks in memory."""
+        self._settled: dict[str, Run] = {}
+        """By id of a task run that has ended: its run, which has not."""
+        self._to_progress: deque[tuple[Run, int, int]] = deque()
+        """Run, step that ended, child that has yet to hear of it (`progress.AFTERWARDS` for what comes after the children)."""
+        self._is_restoring = False
+        """Until all that the record knows is in memory nothing follows from the end of a task run."""
         self._deadlines = Deadlines()
         self._armed: int | None = None
         self._ledger = SpillLedger(settings.queue_window_high, settings.queue_window_low, settings.queue_page)
@@ -76,7 +82,7 @@ class TrackerState(Actor):
         self._spill_commits = 0
         """How often task runs that wait in Postgres were committed: a page read before the last of these does not know all."""
         self._held_back: dict[tuple[str, int], dict[str, TaskRun]] = {}
-        """By line: task runs that recovery found in memory behind others that wait in Postgres."""
+        """By line: task runs in memory that came after others that wait in Postgres."""
         self._spilled_due: int | None = None
         self._parents_with_children: set[str] = set()
         self._seq = 0
@@ -86,7 +92,7 @@ class TrackerState(Actor):
         self._running: dict[str, int] = {}
         self._look_ups: dict[str, None] = {}
         self._is_looking_up = False
-        self._creation = Creation(self)
+        self._creation = Creation(self)  # type: ignore[arg-type]  # the tracker as a whole is built on this
         self._unsaved: dict[str, int] = {}
         """Task runs whose assignment or start is not recorded yet, and since when, oldest first."""
         self._at: str | None = None
@@ -127,64 +133,28 @@ class TrackerState(Actor):
         self._seq += 1
         return self._seq
 
-    def _line_up(self, task: TaskRun, turn: Turn) -> None:
-        self._set_deadline(task, task.schedule_deadline)
-        step = task.step
-        turn.ready.append(
-            Ready(
-                task.id,
-                task.attempt,
-                step.queue_key,
-                step.definition.action,
-                step.slots,
-                task.queue_priority,
-                task.seq,
-            )
-        )
+    # ------------------------------------------------------------ what is known
 
-    def _leave_line(self, task: TaskRun) -> None:
-        line = (task.step.queue_key, task.queue_priority)
-        if self._held_back and self._held_back.get(line, {}).pop(task.id, None) is not None:
-            return
-        self._ledger.leave(line)
-        self._page_in(line)
+    def _is_live(self, run_id: str) -> bool:
+        """Whether a run is in memory and has not ended."""
+        return run_id in self._live or run_id in self._runs
 
-    def _page_in(self, line: tuple[str, int]) -> None:
-        request = self._ledger.next_page(line)
-        if request is not None:
-            self.fetch(
-                self._store.page_spilled,
-                self._tenant_id,
-                *request,
-                then=self.me.paged_in,
-                context=(line, self._spill_commits),
-            )
+    def _has_ended(self, task_run_id: str) -> bool:
+        """Whether memory knows that a task run has ended."""
+        return task_run_id in self._settled or self._recent.of_task_run(task_run_id) is not None
 
-    def _take_from_postgres(self, row: TaskRunRow, turn: Turn) -> TaskRun | None:
-        """A spilled task run, out of turn."""
-        if row.id in self._live:
-            return self._live[row.id]
-        if self._recent.get(row.run_id) is not None:
-            return None
-        line = (row.spill_queue or "", row.queue_priority)
-        self._ledger.left_postgres(line)
-        if not self._ledger.waits_in_postgres(line):
-            self._let_go(line, None, turn)
-        self._ledger.enter_memory(line)
-        task = self._put_live(row)
-        self._line_up(task, turn)
-        return task
+    def _is_known(self, task_run_id: str) -> bool:
+        return task_run_id in self._live or self._has_ended(task_run_id)
 
-    def _put_live(self, row: TaskRunRow) -> TaskRun:
+    def _version_of(self, row: TaskRunRow) -> Version:
         version = self._catalog.version(row.workflow_version_id)
         if version is None:
             raise EngineBug(
                 f"task run {row.id} names workflow version {row.workflow_version_id}, which the record does not have"
             )
-        task = TaskRun(row, version.steps[row.step_index], is_recovered=True)
-        self._live[task.id] = task
-        self._ledger.hold_bytes(task.size)
-        return task
+        return version
+
+    # ------------------------------------------------------------ deadlines
 
     def _set_deadline(self, task: TaskRun, deadline: int | None) -> None:
         if deadline is None:
@@ -209,77 +179,18 @@ class TrackerState(Actor):
             self._spilled_due = deadline
             self._arm()
 
-    def _cancel(self, task: TaskRun, turn: Turn) -> None:
-        """End a task run as cancelled, at once; a worker that holds it is told to stop."""
-        following = after_or_none(task.state, Transition.CANCEL)
-        if following is None:
-            return
-        if task.state in HELD_STATES and task.worker_id is not None:
-            turn.cancel(task.worker_id, task.cancel_order(task.attempt))
-        self._release(task, turn)
-        task.state = following
-        self._finish(task, turn, None, None)
-
-    def _finish(
-        self,
-        task: TaskRun,
-        turn: Turn,
-        output: bytes | None,
-        error: bytes | None,
-        *,
-        is_told: bool = False,
-    ) -> None:
-        """Record the end of a task run and tell who waits, after the commit. Its slot is free already."""
-        now = self.clock.now()
-        self.record(task.finish_record(self._tenant_id, now, output, error))
-        self._unsaved.pop(task.id, None)
-        del self._live[task.id]
-        self._ledger.hold_bytes(-task.size)
-        self._deadlines.drop(task.id)
-        if task.id in self._parents_with_children:
-            self._parents_with_children.discard(task.id)
-            turn.ended_parents.append(task.id)
-        state = task.state
-        finished = RunFinished(
-            self._tenant_id,
-            task.run_id,
-            state,
-            (TaskResult(task.id, task.step.ref.task_name, state, output, error),),
-        )
-        self._recent.put(finished)
-        turn.ended.append(task.run_id)
-        for gateway in self._watchers.pop(task.run_id):
-            turn.deliver_after(gateway, finished)
-        self._telemetry.count(_COUNTER[state], self._tenant_id)
-        self._telemetry.observe_duration(
-            self._tenant_id, task.step.workflow.name, state.name, (now - task.created_at) / 1000
-        )
-        if self._subscriptions:
-            if not is_told:
-                self._tell(task, _EVENT[state], output or error or b"", turn)
-            self._tell_run(task, _EVENT[state], turn)
-
-    def _release(self, task: TaskRun, turn: Turn) -> None:
-        """Free what an attempt holds: its slot on a worker, or its place in line."""
-        if task.state in HELD_STATES:
-            assert task.worker_id is not None
-            turn.freed.append((task.worker_id, task.id, task.attempt))
-            turn.done.setdefault(task.worker_id, []).append(task.id)
-            self._count_running(task, -1)
-        elif task.state == S.QUEUED:
-            self._leave_line(task)
+    # ------------------------------------------------------------ who follows
 
     def _tell(self, task: TaskRun, kind: RunEventKind, payload: bytes, turn: Turn) -> None:
         event = RunEvent(task.run_id, False, task.id, kind, self.clock.now(), payload, task.attempt)
-        self._send_event(task, event, turn)
+        self._send_event(task.metadata, event, turn)
 
-    def _tell_run(self, task: TaskRun, kind: RunEventKind, turn: Turn) -> None:
-        event = RunEvent(task.run_id, True, task.run_id, kind, self.clock.now())
-        self._send_event(task, event, turn)
+    def _tell_run(self, run_id: str, metadata: str, kind: RunEventKind, turn: Turn) -> None:
+        self._send_event(metadata, RunEvent(run_id, True, run_id, kind, self.clock.now()), turn)
 
-    def _send_event(self, task: TaskRun, event: RunEvent, turn: Turn) -> None:
-        metadata = json.loads(task.metadata) if self._subscriptions.follows_metadata() else None
-        for subscription in list(self._subscriptions.of(task.run_id, metadata)):
+    def _send_event(self, metadata_text: str, event: RunEvent, turn: Turn) -> None:
+        metadata = json.loads(metadata_text) if self._subscriptions.follows_metadata() else None
+        for subscription in list(self._subscriptions.of(event.run_id, metadata)):
             is_last = self._subscriptions.saw(subscription, event)
             turn.deliver_after(
                 subscription.gateway, RunEvents(subscription.subscription_id, (event,), is_last)
@@ -287,12 +198,34 @@ class TrackerState(Actor):
             if is_last:
                 self._subscriptions.remove(subscription.gateway, subscription.subscription_id)
 
+    # ------------------------------------------------------------ look-ups
+
+    async def _load_live(self, ids: list[str]) -> list[TaskRunRow]:
+        """Live rows by id of a task run or run; what belongs to a run of several tasks comes with all rows of that run."""
+        rows = await self._store.fetch_live(self._tenant_id, ids)
+        found = {row.id for row in rows}
+        missing = sorted({row.run_id for row in rows} - found)
+        if missing:
+            rows += [
+                row for row in await self._store.fetch_live(self._tenant_id, missing) if row.id not in found
+            ]
+        return rows
+
     async def _load_any(self, ids: list[str]) -> tuple[list[TaskRunRow], list[FinishedTaskRun]]:
-        live = await self._store.fetch_live(self._tenant_id, ids)
+        live = await self._load_live(ids)
         return live, await self._load_finished(ids)
 
     async def _load_finished(self, ids: list[str]) -> list[FinishedTaskRun]:
+        """Ended rows by id of a task run or run; what belongs to a run of several tasks comes with all rows of that run."""
         rows = await self._store.fetch_finished(self._tenant_id, ids)
+        found = {row.id for row in rows}
+        missing = sorted({row.run_id for row in rows} - found)
+        if missing:
+            rows += [
+                row
+                for row in await self._store.fetch_finished(self._tenant_id, missing)
+                if row.id not in found
+            ]
         for version_id in dict.fromkeys(row.workflow_version_id for row in rows):
             # Runs of a version that is neither the latest nor live: its task names are needed for their results.
             if self._catalog.version(version_id) is None:
@@ -301,17 +234,7 @@ class TrackerState(Actor):
                     self._catalog.restore(version)
         return rows
 
-    def _task_name(self, row: FinishedTaskRun) -> str:
-        version = self._catalog.version(row.workflow_version_id)
-        return version.steps[row.step_index].ref.task_name if version else ""
-
-    def _finished_of(self, row: FinishedTaskRun) -> RunFinished:
-        return RunFinished(
-            self._tenant_id,
-            row.run_id,
-            row.state,
-            (TaskResult(row.id, self._task_name(row), row.state, row.output, row.error),),
-        )
+    # ------------------------------------------------------------ small records
 
     def _count_running(self, task: TaskRun, amount: int) -> None:
         action = task.step.definition.action
@@ -332,17 +255,17 @@ class TrackerState(Actor):
                 self.record(
                     TaskEventRow(self._tenant_id, task.id, task.attempt, event_kind, at, task.worker_id, b"")
                 )
+        self._note(task, kind, message)
+
+    def _note(self, task: TaskRun, kind: TaskEventKind, message: bytes) -> None:
+        """Write down what happened to a task run besides what its row tells."""
         self.record(
             TaskEventRow(
-                self._tenant_id,
-                task.id,
-                task.attempt,
-                kind,
-                self.clock.now(),
-                task.worker_id,
-                message,
+                self._tenant_id, task.id, task.attempt, kind, self.clock.now(), task.worker_id, message
             )
         )
+
+    # ------------------------------------------------------------ answers
 
     def _reply(self, gateway: "Handle[Any]", request_id: int, value: object) -> None:
         if request_id:
@@ -356,29 +279,49 @@ class TrackerState(Actor):
 
     def _refuse(self, gateway: "Handle[Any]", request_id: int, refused: Refused) -> None:
         if request_id:
-            self.send_after_commit(gateway.deliver, (Refusal(request_id, refused.code, refused.message),))
+            refusal = Refusal(request_id, refused.code, refused.message, refused.detail)  # type: ignore[arg-type]  # ours are of these types
+            self.send_after_commit(gateway.deliver, (refusal,))
+
+    # ------------------------------------------------------------ the end of a handler
+
+    def _progress(self, turn: Turn) -> None:
+        """Draw the consequences of task runs that have ended: `progress.Progress` does."""
 
     def _close(self, turn: Turn) -> None:
         """Let out what a handler has collected."""
+        if self._to_progress:
+            self._progress(turn)
         if turn.ready:
             self._queue.enqueue.send(tuple(turn.ready))
         if turn.freed:
             self._queue.release.send(tuple(turn.freed))
-        if turn.held:
-            self._tell_held(turn.held)
         self._tell_workers(turn)
+        if turn.queued:
+            self.send_after_commit(self.me.queued, tuple(turn.queued))
         for gateway, messages in turn.deliveries_after.items():
             self.send_after_commit(gateway.deliver, tuple(messages))
         if turn.ended:
             self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
         if turn.ended_parents:
             self._claims.forget.send(tuple(turn.ended_parents))
+        if turn.waits or turn.waits_over:
+            self._tell_waits(turn)
         self._arm()
         self._at = None
 
+    def _tell_waits(self, turn: Turn) -> None:
+        if turn.waits:
+            self._router.add_waits.send(tuple(turn.waits))
+        if turn.waits_over:
+            self._router.drop_waits.send(tuple(turn.waits_over))
+
     def _tell_held(self, held: list[TaskRun]) -> None:
         self._queue.hold.send(
-            tuple((task.worker_id, task.id, task.attempt, task.step.slots) for task in held)
+            tuple(
+                (task.worker_id, task.id, task.attempt, task.step.slots)
+                for task in held
+                if not task.is_slot_released
+            )
         )
         by_worker: dict[str, list[tuple[Assignment, bool]]] = {}
         for task in held:
@@ -388,6 +331,8 @@ class TrackerState(Actor):
             self._to_worker(worker_id, "holds", tuple(assignments))
 
     def _tell_workers(self, turn: Turn) -> None:
+        if turn.held:
+            self._tell_held(turn.held)
         for method, by_worker in (
             ("started", turn.started),
             ("done", turn.done),
@@ -406,97 +351,7 @@ class TrackerState(Actor):
         if worker is not None:
             getattr(worker, method).send(items)
 
-    def paged_in(
-        self,
-        context: tuple[tuple[str, int], int],
-        rows: list[TaskRunRow] | None,
-        error: BaseException | None,
-    ) -> None:
-        """A page of a line that waited in Postgres."""
-        line, spill_commits = context
-        if error is not None:
-            if not isinstance(error, Unavailable):
-                raise error
-            self.set_timer(("page", line), 250_000, self.me.page_again, line)
-            return
-        assert rows is not None
-        turn = Turn()
-        # What was taken out of turn while the page was read is live, or has ended again.
-        fresh = [row for row in rows if row.id not in self._live and self._recent.get(row.run_id) is None]
-        size = sum(len(row.input) + len(row.metadata) for row in fresh)
-        self._ledger.paged(line, len(fresh), rows[-1].seq if rows else 0, size)
-        for row in fresh:
-            self._let_go(line, row.seq, turn)
-            self._line_up(self._put_live(row), turn)
-        if not rows and spill_commits == self._spill_commits and not self._uncommitted_spills:
-            self._ledger.forget_spilled(line)
-        if not self._ledger.waits_in_postgres(line):
-            self._let_go(line, None, turn)
-        elif rows or not self._uncommitted_spills:
-            self._page_in(line)
-        self._close(turn)
-
-    def _let_go(self, line: tuple[str, int], before_seq: int | None, turn: Turn) -> None:
-        """Line up what recovery held back, up to a place in line, or all of it."""
-        held = self._held_back.get(line)
-        if held is None:
-            return
-        for task in list(held.values()):
-            if before_seq is not None and task.seq >= before_seq:
-                return
-            del held[task.id]
-            self._ledger.enter_memory(line)
-            self._line_up(task, turn)
-        del self._held_back[line]
-
-    def page_again(self, line: tuple[str, int]) -> None:
-        """Postgres may be back."""
-        self._ledger.page_failed(line)
-        self._page_in(line)
-
     def on_failure(self, *_args: object) -> None:
         """Tell the supervisor which task run was being worked on when a handler raised."""
         if self._supervisor is not None:
             self._supervisor.crashed_at.send(self._tenant_id, self._at)
-
-    def requeued(self, task_run_id: str, attempt: int) -> None:
-        """The commit of a retry or a reassignment: it may run."""
-        task = self._live.get(task_run_id)
-        if task is not None and task.state == S.QUEUED and task.attempt == attempt:
-            turn = Turn()
-            self._line_up(task, turn)
-            self._close(turn)
-
-    def _requeue(self, task: TaskRun) -> None:
-        """Back to the queue, before all new work, once that is committed. `task.state` is QUEUED already."""
-        now = self.clock.now()
-        task.is_doubtful = False
-        task.queue_priority = RETRY_PRIORITY
-        task.seq = self.next_seq()
-        task.queued_at = now
-        task.schedule_deadline = now + task.step.schedule_timeout
-        task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
-        self._ledger.enter_memory((task.step.queue_key, task.queue_priority))
-        self._deadlines.drop(task.id)
-        self._save(task)
-        self.send_after_commit(self.me.requeued, task.id, task.attempt)
-
-    def _reassign(self, task: TaskRun, turn: Turn, reason: str) -> None:
-        budget = self._settings.max_internal_retries
-        self._event(task, TaskEventKind.REASSIGNED, reason.encode())
-        self._release(task, turn)
-        if task.internal_retries >= budget:
-            error = (
-                f"task {task.step.ref.task_name!r} was reassigned {budget} times and its worker was lost each time "
-                f"(last: {reason}); it is not tried again"
-            )
-            if self._subscriptions:
-                self._tell(task, RunEventKind.FAILED, error.encode(), turn)
-            task.state = after(task.state, Transition.FAIL)
-            self._finish(task, turn, None, error.encode(), is_told=True)
-            return
-        task.internal_retries += 1
-        task.attempt += 1
-        task.state = after(task.state, Transition.REASSIGN)
-        self._telemetry.count("reassigned_tasks", self._tenant_id)
-        self._requeue(task)

@@ -1,7 +1,8 @@
 """`RunTracker`: the live runs of a tenant. Every transition of a task run is decided here, and nowhere else.
 
 One per tenant. It records each transition, and lets out what follows from it (queueing, answers, results) after the commit.
-`creation` makes runs from triggers; `followers` knows who waits for what; `spill` says what waits in Postgres.
+`creation` makes runs from triggers; `gates` and `waits` say when a task may start; `followers` knows who waits for what; `spill` says what
+waits in Postgres.
 
 A handler collects what it has to say in a `Turn`, so that a batch of reports makes one message to each neighbour.
 May touch the runtime, the store's port, the pure modules and the messages.
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from broadaxe_actors.errors import EngineBug, Refused
+from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import (
     PushEvents,
     PutWorkflow,
@@ -20,14 +22,19 @@ from broadaxe_actors.messages import (
     WorkflowRegistered,
 )
 from broadaxe_actors.not_enforced import not_enforced
+from broadaxe_actors.run import ended_of
 from broadaxe_actors.run_tracker.attempts import Attempts
+from broadaxe_actors.run_tracker.control import Control
 from broadaxe_actors.run_tracker.following import Following
+from broadaxe_actors.run_tracker.lines import line_of
 from broadaxe_actors.run_tracker.reading import Reading
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES
-from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.records import (
+    RUN_STEP,
+    EventRow,
+    IdempotencyKeyRow,
     LogRow,
     SpilledQueue,
     TaskEventKind,
@@ -39,9 +46,11 @@ from broadaxe_storage.records import (
 logger = logging.getLogger(__name__)
 
 S = TaskRunState
+GO_ON_SLICE = 50
+"""Runs whose conditions are judged again in one turn after a restart."""
 
 
-class RunTracker(Attempts, Following, Reading):
+class RunTracker(Attempts, Control, Following, Reading):
     """See the module."""
 
     def connect(
@@ -78,6 +87,7 @@ class RunTracker(Attempts, Following, Reading):
 
     def restore_task_runs(self, rows: Sequence[TaskRunRow]) -> None:
         """Live task runs from the record, a slice at a time. What a worker held stays with it."""
+        self._is_restoring = True
         turn = Turn()
         for row in rows:
             self._restore(row, turn)
@@ -90,9 +100,22 @@ class RunTracker(Attempts, Following, Reading):
             self._note_spilled_deadline(row.first_schedule_deadline)
 
     def restored(self) -> None:
-        """All task runs have been restored: begin to page in those that wait in Postgres."""
+        """All task runs have been restored: begin to page in those that wait in Postgres, and let the runs go on."""
+        self._is_restoring = False
         for line in self._ledger.lines():
             self._page_in(line)
+        self.go_on(tuple(self._runs))
+
+    def go_on(self, run_ids: tuple[str, ...]) -> None:
+        """Judge again what the tasks of runs from the record wait for, a slice at a time."""
+        turn = Turn()
+        for run_id in run_ids[:GO_ON_SLICE]:
+            run = self._runs.get(run_id)
+            if run is not None:
+                self._judge_all(run, turn)
+        self._close(turn)
+        if len(run_ids) > GO_ON_SLICE:
+            self.me.go_on.send(run_ids[GO_ON_SLICE:])
 
     def quarantine(self, task_run_id: str, error: str) -> None:
         """A task run that crashed its tenant again and again ends as FAILED, so that the others go on."""
@@ -106,36 +129,32 @@ class RunTracker(Attempts, Following, Reading):
         self._finish(task, turn, None, error.encode())
         self._close(turn)
 
-    def _restore(self, row: TaskRunRow, turn: Turn) -> TaskRun | None:
-        version = self._catalog.version(row.workflow_version_id)
-        if version is None:
-            raise EngineBug(
-                f"task run {row.id} names workflow version {row.workflow_version_id}, which the record does not have"
-            )
-        if row.id in self._live:
-            return None
-        task = TaskRun(row, version.steps[row.step_index], is_recovered=True)
-        self._live[task.id] = task
-        self._ledger.hold_bytes(task.size)
+    def _restore(self, row: TaskRunRow, turn: Turn) -> None:
+        if row.step_index == RUN_STEP:
+            if row.run_id not in self._runs:
+                self._put_run(row)
+            return
+        if row.id in self._live or row.id in self._settled:
+            return
+        if row.id != row.run_id and (ended_of(row) is not None or row.spill_queue is not None):
+            self._attach(self._runs[row.run_id], row)
+            return
+        task = self._put_live(row)
         self._seq = max(self._seq, task.seq)
         if task.state == S.QUEUED:
-            line = (task.step.queue_key, task.queue_priority)
+            line = line_of(task)
             if self._ledger.waits_in_postgres(line):
                 # It came after what waits there, and was in memory because there was room just then.
                 self._held_back.setdefault(line, {})[task.id] = task
             else:
-                self._ledger.enter_memory(line)
+                self._enter_line(task)
                 self._line_up(task, turn)
         elif task.state in HELD_STATES:
-            self._count_running(task, 1)
-            self._set_deadline(task, task.execution_deadline)
-            if task.worker_id in self._workers:
-                turn.hold(task)
-            else:
-                self._reassign(task, turn, f"worker {task.worker_id} is not known any more")
+            self._restore_held(task, turn)
         elif task.state == S.BACKING_OFF:
             self._set_deadline(task, task.schedule_deadline)
-        return task
+        elif task.state == S.WAITING and task.run is None:
+            self._watch(task, Gate(task.step.plan), turn)
 
     def put_workflow(self, gateway: "Handle[Any]", message: PutWorkflow) -> None:
         """Register a definition."""
@@ -175,7 +194,10 @@ class RunTracker(Attempts, Following, Reading):
         self._creation.answer_borrowed(gateway, request_id, run_ids, borrowed)
 
     def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
-        """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`."""
+        """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`.
+
+        Events that `EventRouter` found to end waits come with `waits_met`, right before.
+        """
         self._creation.begin_from_events(gateway, message, job)
 
     def parents_loaded(self, job: int, result: object | None, error: BaseException | None) -> None:
@@ -185,6 +207,19 @@ class RunTracker(Attempts, Following, Reading):
     def claimed(self, job: int, run_ids: tuple[str, ...]) -> None:
         """`Claims` says whose run each spawn key names."""
         self._creation.claimed(job, run_ids)
+
+    def keys_claimed(self, job: int, run_ids: tuple[str, ...]) -> None:
+        """`Claims` says whose run each idempotency key names."""
+        self._creation.keys_claimed(job, run_ids)
+
+    def keys_evaluated(
+        self, job: int, values: list[tuple[int, object]] | None, error: BaseException | None
+    ) -> None:
+        """Idempotency keys whose expressions were evaluated outside of this process."""
+        if error is not None:
+            raise error
+        assert values is not None
+        self._creation.keys_evaluated(job, values)
 
     def claim_failed(self, job: int, error: str) -> None:
         """`Claims` could not read what was spawned before."""
@@ -200,10 +235,14 @@ class RunTracker(Attempts, Following, Reading):
         self._uncommitted_spills -= spilled
         for task_run_id in ids:
             task = self._live.get(task_run_id)
-            if task is not None and task.state == S.QUEUED:
+            if task is None or task.attempt:
+                continue
+            if task.state == S.QUEUED:
                 self._line_up(task, turn)
-                if self._subscriptions:
-                    self._tell(task, RunEventKind.STARTED, b"", turn)
+            elif task.state == S.WAITING and task.waits is not None:
+                self._watch(task, self._gate_of(task), turn)
+            if self._subscriptions:
+                self._tell(task, RunEventKind.STARTED, b"", turn)
         if spilled:
             self._spill_commits += 1
             for line in self._ledger.lines():
@@ -214,7 +253,8 @@ class RunTracker(Attempts, Following, Reading):
         """Postgres refused what a handler recorded; only new runs may be refused so, anything else is our bug."""
         if all(isinstance(record, LogRow) for record in records) and not effects:
             return  # the journal has said so in the log; a line that cannot be kept stops nobody
-        if not all(isinstance(record, TaskRunRow) for record in records):
+        new = TaskRunRow | IdempotencyKeyRow | EventRow
+        if not all(isinstance(record, new) for record in records):
             raise EngineBug(f"Postgres refused a transition of tenant {self._tenant_id}: {error}")
         self._creation.refused(records, effects, error)
 

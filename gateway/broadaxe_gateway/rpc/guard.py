@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import grpc
 
 from broadaxe_actors.errors import Code, Refused
+from broadaxe_gateway.rpc.convert.collisions import trailer_of
 from broadaxe_gateway.rpc.limits import RateLimiter
 from broadaxe_gateway.rpc.status import status_of
 from broadaxe_gateway.tokens import Identity, Unauthenticated
@@ -136,4 +137,5 @@ class Guard:
             logger.info("%s refused: %s", path, error)
         else:
             logger.debug("%s answered %s: %s", path, code.name, text)
-        await context.abort(code, text)
+        detail = error.detail if isinstance(error, Refused) else None
+        await context.abort(code, text, trailer_of(detail, code.value[0], text))

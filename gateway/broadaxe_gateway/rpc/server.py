@@ -31,17 +31,12 @@ from broadaxe_gateway.rpc.stream import EngineService
 
 MISSING: Mapping[str, str] = {
     "/Dispatcher/SendGroupKeyActionEvent": "group keys are computed by the engine from expressions, never by workers",
-    "/Dispatcher/PutOverridesData": "overrides of step inputs are not kept",
-    "/Dispatcher/RefreshTimeout": "timeouts cannot be refreshed yet",
-    "/Dispatcher/ReleaseSlot": "slots cannot be released by a running task yet",
     "/Dispatcher/RestoreEvictedTask": "durable tasks are not supported yet",
     "/EventsService/ReplaySingleEvent": "an event cannot be replayed: push it again",
     "/WorkflowService/PutWorkflow": "this older form is not supported: register through v1.AdminService/PutWorkflow",
     "/WorkflowService/ScheduleWorkflow": "scheduled runs are not supported yet",
     "/WorkflowService/PutRateLimit": "rate limits are not supported yet",
     "/WorkflowService/PauseRateLimit": "rate limits are not supported yet",
-    "/v1.AdminService/CancelTasks": "cancelling runs is not supported yet",
-    "/v1.AdminService/ReplayTasks": "replaying runs is not supported yet",
     "/v1.AdminService/BranchDurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/DurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/RegisterDurableEvent": "durable tasks are not supported yet",
@@ -100,7 +95,13 @@ class RpcServices:
 
 
 def add_services(
-    server: grpc.aio.Server, *, hub: Hub, tokens: TokenVerifier, config: GrpcLimits, version: str
+    server: grpc.aio.Server,
+    *,
+    hub: Hub,
+    tokens: TokenVerifier,
+    config: GrpcLimits,
+    version: str,
+    is_replay_enabled: bool = True,
 ) -> RpcServices:
     """Register every wire service on a server that has not started. `version` is what `GetVersion` answers."""
     streams = OpenStreams()
@@ -119,7 +120,12 @@ def add_services(
         ),
         ("EventsService", _service(events_pb2, "EventsService"), EventsService(hub), usual),
         ("WorkflowService", _service(workflows_pb2, "WorkflowService"), WorkflowService(hub), usual),
-        ("v1.AdminService", _service(v1_workflows_pb2, "AdminService"), AdminService(hub, config), usual),
+        (
+            "v1.AdminService",
+            _service(v1_workflows_pb2, "AdminService"),
+            AdminService(hub, config, is_replay_enabled=is_replay_enabled),
+            usual,
+        ),
         ("v1.V1Dispatcher", _service(v1_dispatcher_pb2, "V1Dispatcher"), DurableService(), worker),
         (
             "broadaxe.v1.Engine",

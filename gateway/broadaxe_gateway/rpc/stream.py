@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     CancelOrder,
     Heartbeat,
     PauseWorker,
@@ -31,7 +32,8 @@ from broadaxe_actors.messages import (
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import batched
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, refuse
-from broadaxe_gateway.rpc.convert.workers import oversized_start
+from broadaxe_gateway.rpc.convert.collisions import collisions_of
+from broadaxe_gateway.rpc.convert.starts import Order, order_bytes, oversized
 from broadaxe_gateway.rpc.limits import GrpcLimits
 from broadaxe_gateway.rpc.outlet import OpenStreams, Outlet
 from broadaxe_gateway.rpc.reports import ReportDesk
@@ -114,7 +116,7 @@ class WorkerStream:
     """One open batched stream of a worker; the session sink of the hub."""
 
     def __init__(self, hub: Hub, desk: ReportDesk, limits: GrpcLimits, tenant_id: str) -> None:
-        self.outlet: Outlet[batched.Order] = Outlet()
+        self.outlet: Outlet[Order] = Outlet()
         self._hub = hub
         self._desk = desk
         self._tenant_id = tenant_id
@@ -138,12 +140,17 @@ class WorkerStream:
 
     def start(self, assignments: tuple[Assignment, ...]) -> None:
         for assignment in assignments:
-            self.outlet.put(assignment, batched.order_bytes(assignment))
+            self.outlet.put(assignment, order_bytes(assignment))
+        self._compare_backlog()
+
+    def start_batches(self, batches: tuple[BatchStart, ...]) -> None:
+        for batch in batches:
+            self.outlet.put(batch, order_bytes(batch))
         self._compare_backlog()
 
     def cancel(self, cancels: tuple[CancelOrder, ...]) -> None:
         for order in cancels:
-            self.outlet.put(order, batched.order_bytes(order))
+            self.outlet.put(order, order_bytes(order))
 
     def end(self) -> None:
         self.outlet.end(Refused(Code.UNAVAILABLE, "the engine closed this session: connect again"))
@@ -292,22 +299,15 @@ class WorkerStream:
                     return
                 await outlet.wait_change()
                 continue
-            down, taken, held, oversized = self._writer.build(outlet.items)
+            down, taken, held, too_large = self._writer.build(outlet.items)
             outlet.took(taken)
             if held:
                 self._untaken.append((self._writer.last_batch, held))
                 self._untaken_count += held
             if self._committed != self._told:
                 self._told = down.committed_report_batch = self._committed
-            if oversized:
-                self._tasks.start(
-                    self._report(
-                        tuple(
-                            oversized_start(start, batched.order_bytes(start), self._max_bytes)
-                            for start in oversized
-                        )
-                    )
-                )
+            for order in too_large:
+                self._tasks.start(self._report(oversized(order, order_bytes(order), self._max_bytes)))
             await context.write(down)
             if self._is_full:
                 self._compare_backlog()
@@ -432,17 +432,17 @@ class ClientStream:
         self._has_room.set()
         error = future.exception()
         if error is None:
-            run_ids = list(future.result())
+            run_ids = future.result()
             self._put(batched.trigger_reply(request, run_ids), 0)
-            if is_watched and run_ids != asked:
-                # Children that existed already go by the ids they had.
-                self._unwatch(set(asked).difference(run_ids))
-                self._watch(list(set(run_ids).difference(asked)))
         else:
             code, text = refusal_of(error, "broadaxe.v1.Engine/ClientStream trigger")
-            self._put(batched.refusal(request, code, text), 0)
-            if is_watched:
-                self._unwatch(asked)
+            collisions = collisions_of(error.detail) if isinstance(error, Refused) else None
+            run_ids = () if collisions is None else collisions.created_run_ids
+            self._put(batched.refusal(request, code, text, collisions), 0)
+        if is_watched and list(run_ids) != asked:
+            # Children that existed already go by the ids they had, and what collided is not there.
+            self._unwatch(set(asked).difference(run_ids))
+            self._watch(list(set(run_ids).difference(asked)))
         if self._is_half_closed and not self._unanswered:
             self.outlet.end()
 

@@ -2,8 +2,9 @@
 
 -- name: commit_batch
 -- Write one flush; see the function. $1 epoch, $2 flush, $3 logical shards, then one array of rows a kind:
--- $4 created, $5 updated, $6 finished, $7 task events, $8 workers, $9 workflow versions, $10 events, $11 log lines.
-SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+-- $4 created, $5 updated, $6 finished, $7 task events, $8 workers, $9 workflow versions, $10 events, $11 log lines, $12 settled,
+-- $13 ended, $14 revived, $15 claimed keys, $16 released keys.
+SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
 
 -- name: raise_epochs
 -- Take all logical shards over: one epoch above the highest, on each. Flushes are counted anew, or an old number could pass for ours.

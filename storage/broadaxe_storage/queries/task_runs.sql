@@ -6,21 +6,28 @@
 SELECT coalesce(max(seq), 0) FROM task_run;
 
 -- name: load_live_task_runs
--- A page of what is kept in memory. $1 tenant or null for all, $2 the id before the page, $3 rows.
+-- A page of what is kept in memory: what is not spilled, and spilled task runs whose run's own row is not. The look-up of that row is
+-- no EXISTS, which the planner might answer by reading the whole table. $1 tenant or null for all, $2 the id before the page, $3 rows.
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
-    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input
-FROM task_run
-WHERE id > $2 AND spill_queue IS NULL AND ($1::uuid IS NULL OR tenant_id = $1)
+    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
+    idempotency_key, waits, is_slot_released, finished_at, output, error
+FROM task_run AS t
+WHERE id > $2 AND ($1::uuid IS NULL OR tenant_id = $1)
+    AND (
+        spill_queue IS NULL
+        OR (id <> run_id AND (SELECT r.spill_queue FROM task_run AS r WHERE r.id = t.run_id) IS NULL)
+    )
 ORDER BY id
 LIMIT $3;
 
 -- name: load_spilled_queues
--- How much of each sub-queue waits here. $1 tenant or null for all.
+-- How much of each sub-queue waits here; the one without a name is that of the rows of runs of several tasks. $1 tenant or null for
+-- all.
 SELECT tenant_id::text, spill_queue, queue_priority, count(*) AS count, min(spill_deadline) AS first_schedule_deadline
 FROM task_run
-WHERE spill_queue IS NOT NULL AND ($1::uuid IS NULL OR tenant_id = $1)
+WHERE spill_queue IS NOT NULL AND spill_queue <> '' AND ($1::uuid IS NULL OR tenant_id = $1)
 GROUP BY tenant_id, spill_queue, queue_priority
 ORDER BY tenant_id, spill_queue, queue_priority DESC;
 
@@ -29,7 +36,8 @@ ORDER BY tenant_id, spill_queue, queue_priority DESC;
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
-    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input
+    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
+    idempotency_key, waits, is_slot_released, finished_at, output, error
 FROM task_run
 WHERE tenant_id = $1 AND spill_queue = $2 AND queue_priority = $3 AND seq > $4
 ORDER BY seq
@@ -40,28 +48,46 @@ LIMIT $5;
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
-    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input
+    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
+    idempotency_key, waits, is_slot_released, finished_at, output, error
 FROM task_run
 WHERE tenant_id = $1 AND spill_deadline <= $2
 ORDER BY spill_deadline
 LIMIT $3;
 
 -- name: fetch_live
--- Live task runs by id. $1 tenant, $2 ids.
+-- Live task runs by id, and all of a run by the run's id. $1 tenant, $2 ids.
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
-    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input
+    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
+    idempotency_key, waits, is_slot_released, finished_at, output, error
 FROM task_run
-WHERE id = ANY ($2::uuid[]) AND tenant_id = $1;
+WHERE id = ANY ($2::uuid[]) AND tenant_id = $1
+UNION ALL
+SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
+    app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
+    execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
+    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
+    idempotency_key, waits, is_slot_released, finished_at, output, error
+FROM task_run
+WHERE run_id = ANY ($2::uuid[]) AND id <> run_id AND tenant_id IS NOT DISTINCT FROM $1 AND id <> ALL ($2::uuid[]);
 
 -- name: fetch_finished
--- Ended task runs by id. $1 tenant, $2 ids.
+-- Ended task runs by id, and all of a run by the run's id. $1 tenant, $2 ids.
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
-    priority, created_at, queued_at, assigned_at, started_at, finished_at, worker_id::text, parent_task_run_id::text,
-    child_index, child_key, metadata, input, output, error
+    priority, created_at, queued_at, assigned_at, started_at, coalesce(ended_at, finished_at) AS finished_at, worker_id::text,
+    parent_task_run_id::text, child_index, child_key, metadata, input, output, error, triggering_event_id::text,
+    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key
 FROM task_run_history
-WHERE id = ANY ($2::uuid[]) AND tenant_id = $1;
+WHERE id = ANY ($2::uuid[]) AND tenant_id = $1
+UNION ALL
+SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
+    priority, created_at, queued_at, assigned_at, started_at, coalesce(ended_at, finished_at) AS finished_at, worker_id::text,
+    parent_task_run_id::text, child_index, child_key, metadata, input, output, error, triggering_event_id::text,
+    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key
+FROM task_run_history
+WHERE run_id = ANY ($2::uuid[]) AND id <> run_id AND tenant_id IS NOT DISTINCT FROM $1 AND id <> ALL ($2::uuid[]);
 
 -- name: fetch_children
 -- Runs that a task run spawned, ended ones included. $1 tenant, $2 parent task run.
@@ -71,3 +97,39 @@ UNION
 SELECT child_index, child_key, run_id::text FROM task_run_history
 WHERE parent_task_run_id = $2 AND tenant_id = $1
 ORDER BY 1, 2, 3;
+
+-- name: select_live_runs
+-- Ids of live runs, oldest first. A run of several tasks is RUNNING (2) once one of them has been assigned, else QUEUED (0); the
+-- look-up is no EXISTS, for the reason above. $1 tenant, $2 created not before, $3 created not after or null, $4 states or null for
+-- all, $5 workflows or null for all, $6 and $7 metadata keys and their values, any of which is enough, or null for all, $8 rows.
+SELECT id::text FROM task_run AS t
+WHERE tenant_id = $1 AND id = run_id AND created_at >= $2 AND created_at <= coalesce($3, 'infinity'::timestamptz)
+    AND (
+        $4::smallint[] IS NULL
+        OR (step_index >= 0 AND state = ANY ($4))
+        OR (step_index = -1 AND coalesce(
+            (
+                SELECT 2 FROM task_run AS o
+                WHERE o.run_id = t.id AND o.id <> o.run_id AND o.assigned_at IS NOT NULL LIMIT 1
+            ), 0) = ANY ($4))
+    )
+    AND ($5::uuid[] IS NULL OR workflow_id = ANY ($5))
+    AND (
+        $6::text[] IS NULL
+        OR EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS p (key, value) WHERE t.metadata ->> p.key = p.value)
+    )
+ORDER BY created_at, id
+LIMIT $8;
+
+-- name: select_finished_runs
+-- Ids of ended runs, oldest first. Arguments as above.
+SELECT id::text FROM task_run_history AS t
+WHERE tenant_id = $1 AND id = run_id AND created_at >= $2 AND created_at <= coalesce($3, 'infinity'::timestamptz)
+    AND ($4::smallint[] IS NULL OR state = ANY ($4))
+    AND ($5::uuid[] IS NULL OR workflow_id = ANY ($5))
+    AND (
+        $6::text[] IS NULL
+        OR EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS p (key, value) WHERE t.metadata ->> p.key = p.value)
+    )
+ORDER BY created_at, id
+LIMIT $8;

@@ -25,6 +25,6 @@ FROM worker
 WHERE ($1::uuid IS NULL OR tenant_id = $1)
     AND (
         (status <> 2 AND updated_at >= $2)
-        OR id IN (SELECT worker_id FROM task_run WHERE worker_id IS NOT NULL)
+        OR id IN (SELECT worker_id FROM task_run WHERE worker_id IS NOT NULL AND state < 6)
     )
 ORDER BY created_at, id;

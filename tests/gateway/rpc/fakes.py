@@ -109,6 +109,10 @@ class FakeEngine(FakeLink):
             m.OpenSubscription: lambda q: True,
             m.PutLogs: lambda q: None,
             m.PutStream: lambda q: None,
+            m.CancelRuns: lambda q: q.ids,
+            m.ReplayRuns: lambda q: q.ids,
+            m.RefreshTimeout: lambda q: 1_750_000_000_000_000 + q.increment_us,
+            m.ReleaseSlot: lambda q: None,
         }
 
     def _open(self, message: m.OpenSession) -> None:
@@ -181,13 +185,24 @@ def _metadata(token: str | None):
 
 @asynccontextmanager
 async def running_gateway(
-    engine: Any = None, limits: GrpcLimits | None = None, channel_options: Any = ()
+    engine: Any = None,
+    limits: GrpcLimits | None = None,
+    channel_options: Any = (),
+    *,
+    is_replay_enabled: bool = True,
 ) -> AsyncIterator[Gateway]:
     engine = engine or FakeEngine()
     limits = limits or GrpcLimits()
     hub = Hub(engine)
     server = grpc.aio.server(options=server_options(limits))
-    services = add_services(server, hub=hub, tokens=FakeTokens(), config=limits, version="v0.79.0")
+    services = add_services(
+        server,
+        hub=hub,
+        tokens=FakeTokens(),
+        config=limits,
+        version="v0.79.0",
+        is_replay_enabled=is_replay_enabled,
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=channel_options)

@@ -95,6 +95,41 @@ def test_random_groups_of_conditions_do_not_make_versions():
     assert definitions.from_json(definitions.to_json(first)) == first
 
 
+def test_condition_on_an_event_keeps_scope_and_start_if_they_are_given():
+    base = c.BaseMatchCondition(
+        readable_data_key="paid", action=c.QUEUE, or_group_id=RUN, expression="input.a > 1"
+    )
+    plain = c.UserEventMatchCondition(base=base, user_event_key="order:paid")
+    full = c.UserEventMatchCondition(base=base, user_event_key="order:paid", event_scope="eu")
+    full.consider_events_since.FromMicroseconds(1_750_000_000_000_001)
+    task = v1.CreateTaskOpts(
+        readable_id="a", action="f:a", conditions=c.TaskConditions(user_event_conditions=[plain, full])
+    )
+    first, second = definition(tasks=[task]).tasks[0].conditions
+    assert first == {
+        "kind": "event",
+        "action": "QUEUE",
+        "or_group_id": RUN,
+        "expression": "input.a > 1",
+        "readable_data_key": "paid",
+        "event_key": "order:paid",
+    }
+    assert second == first | {"event_scope": "eu", "consider_events_since": 1_750_000_000_000_001}
+
+
+def test_parent_that_is_named_twice_is_one():
+    child = v1.CreateTaskOpts(readable_id="b", action="f:b", parents=["a", "a"])
+    tasks = [v1.CreateTaskOpts(readable_id="a", action="f:a"), child]
+    assert definition(tasks=tasks).tasks[1].parents == ("a",)
+
+
+@pytest.mark.parametrize("text", ["0h", "0s", "87600h", "1h30m", "500ms"])
+def test_timeouts_from_nothing_to_ten_years_are_taken(text):
+    task = v1.CreateTaskOpts(readable_id="a", action="f:a", timeout=text, schedule_timeout=text)
+    found = definition(tasks=[task]).tasks[0]
+    assert (found.execution_timeout, found.schedule_timeout) == (text, text)
+
+
 def test_cron_with_seconds_and_zone_is_taken():
     crons = ["*/5 * * * *", "0 */5 * * * *", "TZ=Europe/Berlin 0 9 * * 1-5"]
     assert list(definition(cron_triggers=crons).cron_triggers) == crons
@@ -176,14 +211,6 @@ def test_id_in_capitals_is_the_same_id():
 
 
 # ---------------------------------------------------------------- workers
-
-
-@pytest.mark.parametrize(
-    ("given_input", "delivered"),
-    [(b"", {}), (b' {"a":1}', {"a": 1}), (b"[1]", None), (b"5", None), (b"null", None)],
-)
-def test_only_an_object_is_an_input(given_input, delivered):
-    assert json.loads(workers.action_payload(given_input))["input"] == delivered
 
 
 def test_registration_defaults():
@@ -290,6 +317,66 @@ def test_run_in_progress_shows_no_output():
 def test_status_of_an_ended_run(states, status):
     tasks = [task_details(f"t{index}", state) for index, state in enumerate(states)]
     assert runs.run_details(details(0, *tasks, is_done=True), 1 << 20).status == status
+
+
+def test_run_in_progress_is_queued_while_no_attempt_has_a_worker():
+    found = runs.run_details(
+        details(
+            TaskRunState.RUNNING,
+            task_details("a", TaskRunState.COMPLETED, b"1"),
+            task_details("failed", TaskRunState.FAILED, None, b"boom"),
+            task_details("b", TaskRunState.WAITING),
+            task_details("c", TaskRunState.BACKING_OFF),
+            is_done=False,
+        ),
+        1 << 20,
+    )
+    assert {task.status for task in found.task_runs.values()} == {v1.QUEUED}
+    assert not found.task_runs["failed"].HasField("error")
+    assert (found.status, found.done) == (v1.QUEUED, False)
+
+
+def test_evicted_task_reads_as_running():
+    found = runs.run_details(
+        details(
+            TaskRunState.RUNNING,
+            task_details("a", TaskRunState.EVICTED),
+            task_details("b", TaskRunState.WAITING),
+            is_done=False,
+        ),
+        1 << 20,
+    )
+    assert (found.task_runs["a"].status, found.task_runs["a"].is_evicted) == (v1.RUNNING, True)
+    assert (found.task_runs["b"].status, found.task_runs["b"].is_evicted) == (v1.QUEUED, False)
+    assert (found.status, found.is_evicted) == (v1.RUNNING, True)
+
+
+def test_ended_run_tells_each_task_by_its_name():
+    tasks = (
+        task_details("a", TaskRunState.COMPLETED, b'{"v":1}'),
+        task_details("s", TaskRunState.SKIPPED, b'{"skipped": true}'),
+        task_details("f", TaskRunState.FAILED, None, b"boom"),
+        task_details("c", TaskRunState.CANCELLED, None, b"parent failed"),
+    )
+    found = runs.run_details(details(TaskRunState.FAILED, *tasks, is_done=True), 1 << 20)
+    assert {name: task.external_id for name, task in found.task_runs.items()} == {
+        task.task_name: task.task_run_id for task in tasks
+    }
+    assert found.task_runs["s"].output == b'{"skipped": true}'
+    assert not found.task_runs["a"].HasField("error")
+    assert found.task_runs["f"].error == "boom"
+    assert not found.task_runs["f"].HasField("output")
+    assert (found.task_runs["c"].HasField("error"), found.task_runs["c"].error) == (True, "")
+    assert (found.status, found.done) == (v1.FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_done", "status"),
+    [(TaskRunState.CANCELLED, True, v1.CANCELLED), (TaskRunState.WAITING, False, v1.QUEUED)],
+)
+def test_run_that_has_no_task_yet_reads_as_the_run_itself(state, is_done, status):
+    found = runs.run_details(details(state, is_done=is_done), 1 << 20)
+    assert (found.status, found.done, dict(found.task_runs)) == (status, is_done, {})
 
 
 def test_cancelled_task_has_an_error_that_is_empty():

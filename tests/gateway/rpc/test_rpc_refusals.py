@@ -2,6 +2,7 @@
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from broadaxe.wire import dispatcher_pb2 as d
 from broadaxe.wire import events_pb2 as e
@@ -47,6 +48,16 @@ def condition(**fields):
         action="flow:a",
         conditions=c.TaskConditions(sleep_conditions=[c.SleepMatchCondition(base=base, sleep_for="1s")]),
     )
+
+
+def condition_of(**lists):
+    base = c.BaseMatchCondition(readable_data_key="k", action=c.QUEUE)
+    kinds = {"sleep_conditions": c.SleepMatchCondition, "user_event_conditions": c.UserEventMatchCondition}
+    filled = {
+        name: [kinds[name](base=base, **fields) for fields in conditions]
+        for name, conditions in lists.items()
+    }
+    return v1.CreateTaskOpts(readable_id="a", action="flow:a", conditions=c.TaskConditions(**filled))
 
 
 LOG = {"task_run_external_id": new_id(), "message": "hello"}
@@ -96,7 +107,54 @@ BAD = {
     "action": (PUT, task(action="a"), "expected 'workflow:task'"),
     "timeout": (PUT, task(timeout="1d"), "duration '1d' is not valid"),
     "schedule timeout": (PUT, task(schedule_timeout="-1s"), "schedule_timeout"),
-    "retries": (PUT, task(retries=-1), "retries is -1"),
+    "retries": (PUT, task(retries=-1), "task 'a': retries is -1"),
+    "retries without end": (PUT, task(retries=10_001), "retries is 10,001, expected 0 to 10,000"),
+    "timeout of ages": (
+        PUT,
+        task(timeout="87601h"),
+        "execution_timeout is 87601h, expected at most ten years",
+    ),
+    "timeout beyond numbers": (PUT, task(schedule_timeout="9" * 400 + "h"), "schedule_timeout"),
+    "sleep of ages": (
+        PUT,
+        workflow(tasks=[condition_of(sleep_conditions=[{"sleep_for": "9999999999h"}])]),
+        "sleep condition is 9999999999h",
+    ),
+    "events since no time": (
+        PUT,
+        workflow(
+            tasks=[
+                condition_of(
+                    user_event_conditions=[
+                        {"user_event_key": "e", "consider_events_since": Timestamp(seconds=2**60)}
+                    ]
+                )
+            ]
+        ),
+        "consider_events_since is no time",
+    ),
+    "slots of none": (PUT, task(slot_requests={"default": 0}), "slot request 'default' is 0"),
+    "slots without end": (PUT, task(slot_requests={"default": 2**31 - 1}), "expected 1 to 1,000,000"),
+    "concurrency of none": (
+        PUT,
+        task(concurrency=[v1.Concurrency(expression="'a'", max_runs=0)]),
+        "concurrency max_runs is 0",
+    ),
+    "negative units": (
+        PUT,
+        task(rate_limits=[v1.CreateTaskRateLimit(key="k", units=-1)]),
+        "units of rate limit 'k' is -1",
+    ),
+    "idempotency of ages": (
+        PUT,
+        workflow(idempotency=v1.IdempotencyConfig(expression="input.id", ttl_ms=2**62)),
+        "idempotency ttl_ms is 4,611,686,018,427,387,904",
+    ),
+    "too many tasks": (
+        PUT,
+        workflow(tasks=[v1.CreateTaskOpts(readable_id="a", action="f:a")] * 10_001),
+        "has 10,001 tasks",
+    ),
     "backoff factor": (PUT, task(backoff_factor=0.5), "backoff_factor is 0.5"),
     "slots of a task": (PUT, task(slot_requests={"default": 0}), "slot request 'default' is 0"),
     "unknown parent": (PUT, task(parents=["b"]), "parent 'b' is not a task"),

@@ -2,12 +2,25 @@
 
 import pytest
 
-from broadaxe_actors.journal import MAX_ROWS_SHARED, Journal
+from broadaxe_actors.journal import MAX_FLUSH_BYTES, MAX_ROWS_SHARED, Journal
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
 from broadaxe_storage.memory import MemoryStore
+from broadaxe_storage.records import IdempotencyRelease, RunRevival, TaskRunState
 from broadaxe_storage.store import shard_of
-from tests.factories import make_finish, make_log, make_task_run, make_update, new_id
+from tests.factories import (
+    TENANT,
+    make_claim,
+    make_finish,
+    make_log,
+    make_member,
+    make_run,
+    make_run_finish,
+    make_settle,
+    make_task_run,
+    make_update,
+    new_id,
+)
 
 EPOCH = 3
 
@@ -94,6 +107,174 @@ def test_a_task_run_is_never_created_and_changed_in_one_flush(bench):
     assert bench.flush().updated == ()
     bench.end()
     assert len(bench.flush().updated) == 1
+
+
+def test_a_settlement_takes_the_place_of_an_earlier_update(bench):
+    run = make_run()
+    row = make_member(run)
+    bench.append(make_update(row, attempt=1))
+    bench.append(make_settle(row, expected_attempt=1, attempt=1))
+    batch = bench.flush()
+    assert batch.updated == ()
+    assert [(item.expected_attempt, item.attempt) for item in batch.settled] == [(0, 1)]
+
+
+def test_a_task_run_may_be_created_and_settled_by_one_append(bench):
+    run = make_run()
+    row = make_member(run)
+    settle = make_settle(row, state=TaskRunState.SKIPPED, error=None)
+    bench.append(run, row, settle)
+    batch = bench.flush()
+    assert (batch.created, batch.settled) == ((run, row), (settle,))
+
+
+def test_a_run_ends_in_the_flush_of_what_ends_it(bench):
+    run = make_run()
+    first, last = make_member(run), make_member(run)
+    end = make_run_finish(run, 2)
+    bench.append(make_update(first, attempt=1))
+    bench.append(make_settle(first, expected_attempt=1, attempt=1))
+    bench.append(make_settle(last), end)
+    batch = bench.flush()
+    assert len(batch.settled) == 2
+    assert batch.ended == (end,)
+
+
+RUN = make_run()
+MEMBER = make_member(RUN)
+SINGLE = make_task_run()
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ([MEMBER], [make_settle(MEMBER)]),
+        ([make_settle(MEMBER)], [make_update(MEMBER, expected_attempt=0, attempt=1)]),
+        ([make_settle(MEMBER)], [make_settle(MEMBER)]),
+        ([make_run_finish(RUN, 1)], [RunRevival(RUN.id, TENANT, 2), RUN, MEMBER]),
+        ([make_run_finish(RUN, 1)], [MEMBER]),
+        ([make_run_finish(RUN, 1)], [RUN]),
+        ([make_run_finish(RUN, 1)], [make_run_finish(RUN, 1)]),
+        ([make_finish(SINGLE)], [RunRevival(SINGLE.id, TENANT, 1), SINGLE]),
+        ([RunRevival(RUN.id, TENANT, 2)], [RunRevival(RUN.id, TENANT, 2)]),
+    ],
+    ids=[
+        "settled after created",
+        "replayed after settled",
+        "settled twice",
+        "revived after ended",
+        "task created after ended",
+        "run created after ended",
+        "ended twice",
+        "revived after finished",
+        "revived twice",
+    ],
+)
+def test_what_the_order_within_a_flush_would_turn_round_waits_for_the_next(bench, earlier, later):
+    bench.append(*earlier)
+    bench.append(*later)
+    bench.append(make_task_run(), lane="other")
+    first = bench.flush()
+    assert sum(map(len, first)) == len(earlier) + 1
+    bench.end()
+    assert sum(map(len, bench.flush())) == len(later)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ([make_settle(MEMBER)], [make_run_finish(RUN, 1)]),
+        ([make_update(MEMBER)], [make_run_finish(RUN, 1)]),
+        ([RUN, MEMBER, make_settle(MEMBER)], [make_run_finish(RUN, 1)]),
+        ([RunRevival(RUN.id, TENANT, 2), RUN, MEMBER, make_settle(MEMBER)], [make_run_finish(RUN, 1)]),
+        ([make_run_finish(RUN, 1)], [RunRevival(SINGLE.id, TENANT, 1), SINGLE]),
+    ],
+    ids=["settled", "updated", "created and settled", "revived", "another is revived"],
+)
+def test_what_the_order_within_a_flush_keeps_shares_it(bench, earlier, later):
+    bench.append(*earlier)
+    bench.append(*later)
+    assert sum(map(len, bench.flush())) == len(earlier) + len(later)
+
+
+def test_of_claims_of_one_key_in_a_flush_the_last_counts(bench):
+    first, second, other = make_claim(), make_claim(), make_claim("other")
+    release = IdempotencyRelease(TENANT, "k", first.run_id)
+    bench.append(first, other)
+    bench.append(release, second)
+    batch = bench.flush()
+    assert sorted(batch.claimed_keys) == sorted([second, other])
+    assert batch.released_keys == (release,)
+
+
+def test_a_key_claimed_again_by_its_run_is_not_released(bench):
+    claim = make_claim()
+    release = IdempotencyRelease(TENANT, "k", claim.run_id)
+    bench.append(release)
+    bench.append(claim)
+    batch = bench.flush()
+    assert (batch.claimed_keys, batch.released_keys) == ((claim,), ())
+    bench.end()
+    bench.append(claim)
+    bench.append(release)
+    batch = bench.flush()
+    assert (batch.claimed_keys, batch.released_keys) == ((claim,), (release,))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        make_settle(MEMBER, output=b"x" * (MAX_FLUSH_BYTES // 3)),
+        make_settle(MEMBER, state=TaskRunState.FAILED, error=b"x" * (MAX_FLUSH_BYTES // 3)),
+        make_update(MEMBER, waits="x" * (MAX_FLUSH_BYTES // 3)),
+        make_member(RUN, waits="x" * (MAX_FLUSH_BYTES // 3)),
+        make_member(RUN, output=b"x" * (MAX_FLUSH_BYTES // 3)),
+        make_member(RUN, error=b"x" * (MAX_FLUSH_BYTES // 3)),
+        make_task_run(input=b"x" * (MAX_FLUSH_BYTES // 3)),
+        make_finish(SINGLE, output=b"x" * (MAX_FLUSH_BYTES // 3)),
+    ],
+    ids=lambda record: type(record).__name__,
+)
+def test_a_flush_is_bounded_in_bytes(bench, record):
+    for _ in range(5):
+        bench.append(record._replace(id=new_id()))
+    assert sum(map(len, bench.flush())) == 3
+    bench.end()
+    assert sum(map(len, bench.flush())) == 2
+
+
+async def test_every_order_that_fits_a_flush_is_one_that_the_store_takes():
+    """Appends of a run's whole life, replays included, flushed wherever `fits` allows, commit without a refusal."""
+    probe = Bench()
+    epoch = await probe.store.open_shards()
+    run, single = make_run(), make_task_run()
+    first, second = make_member(run), make_member(run)
+    again = second._replace(attempt=1)
+    kept = first._replace(state=TaskRunState.COMPLETED, finished_at=1, output=b"{}")
+    life = [
+        [run, first, second],
+        [make_update(first), single],
+        [make_settle(first), make_update(second)],
+        [make_finish(single)],
+        [make_settle(second), make_run_finish(run, 2)],
+        [RunRevival(single.id, TENANT, 1), single._replace(attempt=1)],
+        [RunRevival(run.id, TENANT, 3), run, kept, again],
+        [make_update(again, expected_attempt=1)],
+        [make_settle(again, expected_attempt=1, attempt=1)],
+        [make_finish(single, expected_attempt=1, attempt=1)],
+        [make_run_finish(run, 2)],
+    ]
+    for records in life:
+        probe.append(*records)
+    flushes = 0
+    while (batch := probe.flush()) is not None:
+        flushes += 1
+        await probe.store.commit(epoch, flushes, (0,), batch)
+        probe.end()
+    assert 1 < flushes < len(life)
+    assert not probe.store.disk.live
+    assert {row.attempt for row in probe.store.disk.finished.values()} == {0, 1}
+    assert len(probe.store.disk.finished) == 4
 
 
 def test_tenants_share_a_flush_in_turn(bench):

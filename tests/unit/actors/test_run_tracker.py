@@ -29,6 +29,7 @@ from broadaxe_actors.messages import (
     WatchRuns,
 )
 from broadaxe_actors.run_tracker import RunTracker
+from broadaxe_actors.run_tracker.lines import Page
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.telemetry import Telemetry
@@ -507,7 +508,7 @@ def test_recovery_keeps_a_line_in_order_although_part_of_it_waits_in_postgres():
     bench.call("restore_spilled", (SpilledQueue(TENANT, LINE, 1, 1, None),))
     assert bench.sent(bench.call("restore_task_runs", (early, late)), "enqueue") == []
     (fetch,) = bench.call("restored").fetches
-    said = bench.call(fetch.then, fetch.context, [spilled], None)
+    said = bench.call(fetch.then, fetch.context, Page([spilled], []), None)
     order = [item.task_run_id for (items,) in bench.sent(said, "enqueue") for item in items]
     assert order == [early.id, spilled.id, late.id]
 
@@ -529,7 +530,7 @@ def test_what_ended_while_its_page_was_read_does_not_come_back():
     bench.join()
     (look,) = bench.report(ReportKind.COMPLETED, row.id).fetches
     bench.call(look.then, look.context, ([row], []), None)
-    said = bench.call(page.then, page.context, [row], None)
+    said = bench.call(page.then, page.context, Page([row], []), None)
     assert row.id not in bench.probe.actor._live
     assert bench.sent(said, "enqueue") == []
 
@@ -539,10 +540,10 @@ def test_an_empty_page_that_is_older_than_the_last_commit_forgets_nothing():
     (then,) = bench.commit(said)
     (page,) = then.fetches
     bench.commit(bench.trigger())
-    said = bench.call(page.then, page.context, [], None)
+    said = bench.call(page.then, page.context, Page([], []), None)
     assert len(said.fetches) == 1, "read again"
     (again,) = said.fetches
-    bench.call(again.then, again.context, [], None)
+    bench.call(again.then, again.context, Page([], []), None)
     assert not bench.probe.actor._ledger.has_spilled()
 
 

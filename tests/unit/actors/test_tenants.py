@@ -99,7 +99,7 @@ def push(*keys):
 
 
 def test_an_event_starts_the_workflows_whose_latest_version_names_its_key():
-    router = Probe(EventRouter, TENANT)
+    router = Probe(EventRouter, TENANT, MemoryStore())
     router.call("connect", tracker := peer("tracker"))
     router.call("set_triggers", "one", ("a", "b", "a"))
     router.call("set_triggers", "two", ("b",))
@@ -115,7 +115,7 @@ def test_an_event_starts_the_workflows_whose_latest_version_names_its_key():
 
 
 def test_no_events_are_no_error():
-    router = Probe(EventRouter, TENANT)
+    router = Probe(EventRouter, TENANT, MemoryStore())
     router.call("connect", peer("tracker"))
     (sent,) = router.call("push", peer("gateway"), push()).sends
     assert sent.args[2].events == ()

@@ -5,13 +5,16 @@ The hot path: each message is built once for everything that is ready, and what 
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from broadaxe.wire import stream_pb2 as wire
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     CancelOrder,
     HeldAttempt,
+    IdempotencyCollisions,
     NewChunk,
     NewLog,
     NewRun,
@@ -32,6 +35,13 @@ from broadaxe_gateway.rpc.convert.checks import (
 )
 from broadaxe_gateway.rpc.convert.events import log_line
 from broadaxe_gateway.rpc.convert.runs import fit_results, labels_text, with_traceparent
+from broadaxe_gateway.rpc.convert.starts import (
+    ORDER_OVERHEAD_BYTES,
+    Order,
+    lightened,
+    order_bytes,
+    parents_by_name,
+)
 from broadaxe_gateway.rpc.convert.workers import (
     DEFAULT_SLOTS,
     Labels,
@@ -40,6 +50,7 @@ from broadaxe_gateway.rpc.convert.workers import (
     completion,
     labels,
     metadata_of,
+    retry_delay,
     runtime_info,
     slot_config,
 )
@@ -47,7 +58,6 @@ from broadaxe_storage.records import TaskRunState
 
 TARGET_BYTES = OFF_LOOP_BYTES
 """A message is closed once it has this many bytes; one item larger than that travels alone."""
-ASSIGNMENT_OVERHEAD_BYTES = 256
 MAX_ITEMS = 250
 """Items a message, so that building one does not keep the loop."""
 _MAX_KNOWN_OBJECTS = 10_000
@@ -60,10 +70,6 @@ _FINAL_STATES: dict[int, wire.FinalState.ValueType] = {
 }
 
 _KINDS: dict[int, ReportKind] = {int(kind): kind for kind in ReportKind}
-
-Order = Assignment | CancelOrder
-"""What waits for a worker's stream, in order."""
-
 
 # ---------------------------------------------------------------- worker up
 
@@ -112,7 +118,7 @@ def task_reports(up: wire.WorkerUp) -> tuple[TaskReport, ...]:
                 payload,
                 report.should_not_retry,
                 report.started_at_us,
-                report.retry_after_ms,
+                retry_delay(report.retry_after_ms),
             )
         )
     return tuple(found)
@@ -129,13 +135,6 @@ def welcome(worker_id: str, tenant_id: str, heartbeat_interval_ms: int) -> wire.
     )
 
 
-def order_bytes(order: Order) -> int:
-    """About how many bytes an order takes in a message."""
-    if isinstance(order, Assignment):
-        return len(order.input) + len(order.metadata) + ASSIGNMENT_OVERHEAD_BYTES
-    return ASSIGNMENT_OVERHEAD_BYTES
-
-
 class DownWriter:
     """Builds the messages of one worker stream: knows which steps it has named."""
 
@@ -150,16 +149,15 @@ class DownWriter:
         """Number of the newest batch of assignments."""
         return self._batch
 
-    def build(self, orders: deque[Order]) -> tuple[wire.WorkerDown, int, int, list[Assignment]]:
+    def build(self, orders: deque[Order]) -> tuple[wire.WorkerDown, int, int, list[Assignment | BatchStart]]:
         """Take orders off the left up to the target size.
 
-        Returns the message, the bytes taken (as `order_bytes`), the number of assignments in it, and assignments that no message
-        can carry.
+        Returns the message, the bytes taken (as `order_bytes`), the number of attempts in it, and what is left of starts that no
+        message can carry.
         """
         down = wire.WorkerDown()
-        assignments = down.assignments
         taken = held = 0
-        oversized: list[Assignment] = []
+        oversized: list[Assignment | BatchStart] = []
         while orders and taken < TARGET_BYTES and held < MAX_ITEMS:
             order = orders[0]
             size = order_bytes(order)
@@ -169,31 +167,58 @@ class DownWriter:
             taken += size
             if isinstance(order, CancelOrder):
                 down.cancels.add(task_run_id=order.task_run_id, attempt=order.attempt)
-                continue
-            if size + ASSIGNMENT_OVERHEAD_BYTES > self._max_bytes:
-                oversized.append(order)
-                continue
-            held += 1
-            step = order.step
-            known = self._ref_of_object.get(id(step))
-            assignments.add(
-                step=known[1] if known is not None else self._ref(step, down),
-                task_run_id=order.task_run_id,
-                run_id="" if order.run_id == order.task_run_id else order.run_id,
-                attempt=order.attempt,
-                priority=order.priority,
-                input=order.input,
-                metadata=metadata_of(order.metadata, order.run_id).encode(),
-                parent_task_run_id=order.parent_task_run_id,
-                child_index=order.child_index,
-                child_key=order.child_key,
-                triggering_event_id=order.triggering_event_id,
-                triggering_event_key=order.triggering_event_key,
-            )
+            elif size + ORDER_OVERHEAD_BYTES <= self._max_bytes:
+                held += self._add(down, order)
+            else:
+                # Alone in its message, then: nothing else was taken, nor will be.
+                left = lightened(order, self._max_bytes)
+                count = self._add(down, left)
+                if down.ByteSize() + ORDER_OVERHEAD_BYTES > self._max_bytes:
+                    down = self._emptied(down)
+                    oversized.append(left)
+                else:
+                    held += count
         if held:
             self._batch += 1
             down.batch = self._batch
         return down, taken, held, oversized
+
+    def _add(self, down: wire.WorkerDown, order: Assignment | BatchStart) -> int:
+        """Write a start or a batch into a message; returns the number of attempts."""
+        if isinstance(order, Assignment):
+            self._fill(down.assignments, order, down)
+            return 1
+        batch = down.batches.add(batch_id=order.batch_id, batch_key=order.key, reason=order.reason)
+        for member in order.members:
+            self._fill(batch.members, member, down)
+        return len(order.members)
+
+    def _fill(self, assignments: Any, order: Assignment, down: wire.WorkerDown) -> None:
+        step = order.step
+        known = self._ref_of_object.get(id(step))
+        entry = assignments.add(
+            step=known[1] if known is not None else self._ref(step, down),
+            task_run_id=order.task_run_id,
+            run_id="" if order.run_id == order.task_run_id else order.run_id,
+            attempt=order.attempt,
+            priority=order.priority,
+            input=order.input,
+            metadata=metadata_of(order.metadata, order.run_id).encode(),
+            parent_task_run_id=order.parent_task_run_id,
+            child_index=order.child_index,
+            child_key=order.child_key,
+            triggering_event_id=order.triggering_event_id,
+            triggering_event_key=order.triggering_event_key,
+        )
+        if order.parents or order.triggers or order.errors:
+            entry.parents = parents_by_name(order.parents)
+            entry.triggers = order.triggers.encode()
+            entry.task_run_errors.update(order.errors)
+
+    @staticmethod
+    def _emptied(down: wire.WorkerDown) -> wire.WorkerDown:
+        """The message without its starts. Steps that it names stay: later messages refer to them."""
+        return wire.WorkerDown(steps=down.steps)
 
     def _ref(self, step: StepRef, down: wire.WorkerDown) -> int:
         ref = self._ref_of_step.get(step)
@@ -285,8 +310,16 @@ def stream_chunks(up: wire.ClientUp) -> tuple[NewChunk, ...]:
 # ---------------------------------------------------------------- client down
 
 
-def refusal(request: int, code: Code, message: str) -> wire.TriggerReply:
-    return wire.TriggerReply(request=request, refusal=wire.Refusal(code=int(code), message=message))
+def refusal(
+    request: int, code: Code, message: str, collisions: IdempotencyCollisions | None = None
+) -> wire.TriggerReply:
+    """The answer to a trigger that created nothing, or, after collisions of idempotency keys, not all."""
+    reply = wire.TriggerReply(request=request, refusal=wire.Refusal(code=int(code), message=message))
+    if collisions is not None:
+        reply.refusal.created_run_ids.extend(collisions.created_run_ids)
+        for existing_run_id, colliding_run_id in collisions.collisions:
+            reply.refusal.collisions.add(existing_run_id=existing_run_id, colliding_run_id=colliding_run_id)
+    return reply
 
 
 def trigger_reply(request: int, run_ids: Sequence[str]) -> wire.TriggerReply:
@@ -311,7 +344,7 @@ def client_down(
         item = items[0]
         if isinstance(item, wire.TriggerReply):
             size = 0
-            bulk = item.ByteSize() if len(item.run_ids) > 1 else 64
+            bulk = item.ByteSize() if len(item.run_ids) > 1 or item.HasField("refusal") else 64
         else:
             size = bulk = finished_bytes(item)
         if weight and weight + bulk > max_bytes:

@@ -5,6 +5,9 @@ import math
 import re
 from typing import Any, Final
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from broadaxe_actors.definitions import duration_us
 from broadaxe_actors.errors import Code, Refused
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -13,6 +16,13 @@ _ACTION = re.compile(r"[^:\s\0]+:[^:\s\0]+(?::[^:\s\0]+)?")
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _SHOWN = 120
 _NULL_CHARACTER = "it holds an invalid null character (\\u0000)"
+
+LONGEST_DURATION_US: Final = 10 * 365 * 24 * 3_600_000_000
+"""Ten years: a longer one is a slip of units, and its deadline would run out of what Postgres can write."""
+_LONGEST_DURATION_TEXT = 100
+MIN_TIME_US: Final = -62_135_596_800_000_000
+MAX_TIME_US: Final = 253_402_300_799_999_999
+"""The years 1 to 9999: what Postgres, Python and RFC 3339 can all write."""
 
 OFF_LOOP_BYTES: Final = 256 * 1024
 """A message of more bytes than this is converted in a thread."""
@@ -74,6 +84,42 @@ def check_priority(value: int, field: str = "priority") -> int:
     if not 1 <= value <= 3:
         raise refuse(f"{field} is {value}, expected 1 (low) to 3 (high)")
     return value
+
+
+def check_duration(text: str, field: str) -> int:
+    """Microseconds of a duration such as `1h30m`; zero is one (behaviour-core 2.10)."""
+    if len(text) > _LONGEST_DURATION_TEXT:
+        raise refuse(f"{field} {shown(text)} is not a duration")
+    try:
+        found = duration_us(text)
+    except ValueError as error:
+        raise refuse(f"{field}: {error}") from error
+    if found > LONGEST_DURATION_US:
+        raise refuse(f"{field} is {text}, expected at most ten years (87600h)")
+    return found
+
+
+def check_time(time: Timestamp, field: str) -> int:
+    """Microseconds since the epoch, of a time between the years 1 and 9999."""
+    try:
+        return time.ToMicroseconds()
+    except ValueError as error:
+        raise refuse(f"{field} is no time between the years 1 and 9999: {error}") from error
+
+
+def check_time_us(microseconds: int, field: str) -> int:
+    """The same for what comes as a number."""
+    if not MIN_TIME_US <= microseconds <= MAX_TIME_US:
+        raise refuse(f"{field} is no time between the years 1 and 9999: {microseconds} microseconds")
+    return microseconds
+
+
+def find_time(time: Timestamp) -> int:
+    """The same for what is only shown: 0, which is unknown, for what is no time."""
+    try:
+        return time.ToMicroseconds()
+    except ValueError:
+        return 0
 
 
 class _NotJsonError(ValueError):

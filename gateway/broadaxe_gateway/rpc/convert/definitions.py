@@ -3,13 +3,17 @@
 Expressions are kept as text: what compiles them belongs to the engine. Mappings within a definition:
 
     condition    kind parent|sleep|event, action QUEUE|CANCEL|SKIP, or_group_id, expression, readable_data_key, and
-                 parent | sleep_for | event_key, event_scope
+                 parent | sleep_for | event_key, and event_scope, consider_events_since (microseconds) if given
     concurrency  expression, max_runs, limit_strategy (name), and name, is_tenant_scoped, max_runs_expression if given
     rate limit   key, duration (name), and units, key_expr, units_expr, limit_values_expr if given
     worker label value, comparator (name), weight, required
     batch        max_size, max_interval_ms, group_key, group_max_runs, broadcast_output
     idempotency  expression, ttl_ms, method TTL|STATUS
     filter       expression, scope, payload (JSON text or None)
+
+Limits that the contract leaves open are set here, far above what any workflow needs: what is beyond them is a slip (a negative number, a
+wrong unit) that would show much later, as a run that hangs. Durations may have ten years; zero ones are taken, as official clients
+send them for what is shorter than a second.
 """
 
 import uuid
@@ -24,16 +28,18 @@ from broadaxe_actors.definitions import (
     DEFAULT_TIMEOUT,
     TaskDefinition,
     WorkflowDefinition,
-    duration_us,
     to_json,
     validate,
 )
 from broadaxe_actors.messages import WorkflowRegistered
 from broadaxe_gateway.rpc.convert.checks import (
+    LONGEST_DURATION_US,
     check_action,
+    check_duration,
     check_json_bytes,
     check_name,
     check_object,
+    check_time,
     has_escaped_null,
     json_problem,
     refuse,
@@ -42,6 +48,10 @@ from broadaxe_gateway.rpc.convert.checks import (
 )
 
 DEFAULT_BACKOFF_MAX_SECONDS = 86_400
+MAX_TASKS = 10_000
+MAX_RETRIES = 10_000
+MAX_UNITS = 1_000_000
+"""Slots or rate limit units of one task, and runs of one concurrency group."""
 _REJECTED_STRATEGIES = frozenset({"DROP_NEWEST", "QUEUE_NEWEST"})
 _CONDITION_ACTIONS = {
     condition_pb2.QUEUE: "QUEUE",
@@ -54,6 +64,8 @@ def workflow_definition(request: wire.CreateWorkflowVersionRequest) -> WorkflowD
     """The definition that a request declares, checked as a whole. Raises `Refused` (INVALID_ARGUMENT)."""
     check_name(request.name, "workflow name")
     where = f"workflow {request.name!r}"
+    if len(request.tasks) > MAX_TASKS:
+        raise refuse(f"{where} has {len(request.tasks):,} tasks, expected at most {MAX_TASKS:,}")
     concurrency = [*request.concurrency_arr]
     if request.HasField("concurrency"):
         concurrency.insert(0, request.concurrency)
@@ -96,13 +108,15 @@ def _task(workflow: str, task: wire.CreateTaskOpts) -> TaskDefinition:
         most = None if factor is None else DEFAULT_BACKOFF_MAX_SECONDS
     for parent in task.parents:
         check_name(parent, f"{where}: parent")
+    for pool, units in task.slot_requests.items():
+        _check_count(f"{where}: slot request {pool!r}", units, 1, MAX_UNITS)
     return TaskDefinition(
         name=task.readable_id,
         action=check_action(task.action, f"{where}: action"),
-        execution_timeout=task.timeout or DEFAULT_TIMEOUT,
-        schedule_timeout=task.schedule_timeout or DEFAULT_TIMEOUT,
-        parents=tuple(task.parents),
-        retries=task.retries,
+        execution_timeout=_duration(f"{where}: execution_timeout", task.timeout),
+        schedule_timeout=_duration(f"{where}: schedule_timeout", task.schedule_timeout),
+        parents=tuple(dict.fromkeys(task.parents)),
+        retries=_check_count(f"{where}: retries", task.retries, 0, MAX_RETRIES),
         backoff_factor=factor,
         backoff_max_seconds=most,
         is_durable=task.is_durable,
@@ -113,6 +127,19 @@ def _task(workflow: str, task: wire.CreateTaskOpts) -> TaskDefinition:
         conditions=tuple(_conditions(where, task.conditions)) if task.HasField("conditions") else (),
         batch=_batch(where, task.batch) if task.HasField("batch") else None,
     )
+
+
+def _check_count(what: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise refuse(f"{what} is {value:,}, expected {low:,} to {high:,}")
+    return value
+
+
+def _duration(what: str, text: str) -> str:
+    """A timeout as it is written, or the default."""
+    if text:
+        check_duration(text, what)
+    return text or DEFAULT_TIMEOUT
 
 
 def _backoff_factor(value: float) -> float:
@@ -191,7 +218,9 @@ def _concurrency(where: str, entry: wire.Concurrency) -> dict[str, Any]:
         )
     found: dict[str, Any] = {
         "expression": entry.expression,
-        "max_runs": entry.max_runs if entry.HasField("max_runs") else 1,
+        "max_runs": _check_count(f"{where}: concurrency max_runs", entry.max_runs, 1, MAX_UNITS)
+        if entry.HasField("max_runs")
+        else 1,
         "limit_strategy": strategy,
     }
     for field in ("name", "is_tenant_scoped", "max_runs_expression"):
@@ -205,6 +234,8 @@ def _rate_limit(where: str, limit: wire.CreateTaskRateLimit) -> dict[str, Any]:
         raise refuse(f"{where}: a rate limit has no key: give one")
     if not limit.HasField("units") and not limit.HasField("units_expr"):
         raise refuse(f"{where}: rate limit {limit.key!r} has neither units nor units_expr: give one")
+    if limit.HasField("units"):
+        _check_count(f"{where}: units of rate limit {limit.key!r}", limit.units, 0, MAX_UNITS)
     found: dict[str, Any] = {
         "key": limit.key,
         "duration": _enum_name(
@@ -229,10 +260,7 @@ def _conditions(where: str, conditions: condition_pb2.TaskConditions) -> Iterabl
             "parent": check_name(parent.parent_readable_id, f"{where}: parent of a condition"),
         }
     for sleep in conditions.sleep_conditions:
-        try:
-            duration_us(sleep.sleep_for)
-        except ValueError as error:
-            raise refuse(f"{where}: sleep condition: {error}") from error
+        check_duration(sleep.sleep_for, f"{where}: sleep condition")
         yield {
             **_base(where, sleep.base, sleep.base.readable_data_key),
             "kind": "sleep",
@@ -241,11 +269,18 @@ def _conditions(where: str, conditions: condition_pb2.TaskConditions) -> Iterabl
     for event in conditions.user_event_conditions:
         if not event.user_event_key:
             raise refuse(f"{where}: an event condition has no user_event_key: give one")
-        yield {
+        found = {
             **_base(where, event.base, event.base.readable_data_key),
             "kind": "event",
             "event_key": event.user_event_key,
         }
+        if event.HasField("event_scope"):
+            found["event_scope"] = event.event_scope
+        if event.HasField("consider_events_since"):
+            found["consider_events_since"] = check_time(
+                event.consider_events_since, f"{where}: consider_events_since"
+            )
+        yield found
 
 
 def _base(where: str, base: condition_pb2.BaseMatchCondition, data_key: str) -> dict[str, Any]:
@@ -270,7 +305,7 @@ def _base(where: str, base: condition_pb2.BaseMatchCondition, data_key: str) -> 
 
 
 def _batch(where: str, batch: wire.TaskBatchConfig) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "max_size": batch.batch_max_size,
         "max_interval_ms": batch.batch_max_interval_ms if batch.HasField("batch_max_interval_ms") else 1_000,
         "group_key": batch.batch_group_key or "'default'",
@@ -278,17 +313,14 @@ def _batch(where: str, batch: wire.TaskBatchConfig) -> dict[str, Any]:
         "broadcast_output": batch.broadcast_output,
     }
     for field, most in (("max_size", 100_000), ("max_interval_ms", 86_400_000), ("group_max_runs", 10_000)):
-        value = found[field]
-        if not isinstance(value, int) or not 1 <= value <= most:
-            raise refuse(f"{where}: batch {field} is {value}, expected 1 to {most:,}")
+        _check_count(f"{where}: batch {field}", found[field], 1, most)
     return found
 
 
 def _idempotency(where: str, config: wire.IdempotencyConfig) -> dict[str, Any]:
     if not config.expression:
         raise refuse(f"{where}: idempotency has no expression: give one, such as input.order_id")
-    if config.ttl_ms < 1:
-        raise refuse(f"{where}: idempotency ttl_ms is {config.ttl_ms}, expected 1 or more")
+    _check_count(f"{where}: idempotency ttl_ms", config.ttl_ms, 1, LONGEST_DURATION_US // 1000)
     return {
         "expression": config.expression,
         "ttl_ms": config.ttl_ms,

@@ -9,6 +9,8 @@ from broadaxe_gateway.rpc.convert.checks import (
     check_object,
     check_priority,
     check_text,
+    check_time,
+    check_time_us,
     check_uuid,
     refuse,
     shown,
@@ -102,7 +104,7 @@ def log_line(
     return NewLog(
         task_run_id=task_run_id.lower(),
         attempt=attempt,
-        created_at=created_at,
+        created_at=check_time_us(created_at, "created_at"),
         level=level,
         metadata=metadata or None,
         message=message.encode(),
@@ -113,7 +115,7 @@ def put_log(request: events_pb2.PutLogRequest) -> NewLog:
     return log_line(
         request.task_run_external_id,
         request.task_retry_count if request.HasField("task_retry_count") else None,
-        created_at=request.created_at.ToMicroseconds(),
+        created_at=check_time(request.created_at, "created_at"),
         level=request.level or None,
         metadata=request.metadata,
         message=request.message,

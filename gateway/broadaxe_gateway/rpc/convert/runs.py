@@ -1,4 +1,4 @@
-"""Triggers of the wire to `NewRun`, and what becomes of runs back: results and details."""
+"""Triggers and selections of the wire to engine messages, and what becomes of runs back: results and details."""
 
 import json
 import re
@@ -11,19 +11,21 @@ from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import NewRun, RunDetails, RunFinished, TaskDetails, TaskResult
+from broadaxe_gateway import selection
 from broadaxe_gateway.rpc.convert.checks import (
     check_json,
     check_json_bytes,
     check_object,
     check_priority,
     check_text,
+    check_time,
     check_uuid,
     refuse,
     utf8,
 )
 from broadaxe_gateway.rpc.convert.definitions import desired_labels
 from broadaxe_gateway.rpc.limits import MAX_RUNS_PER_BULK, MEBIBYTE
-from broadaxe_storage.records import TaskRunState
+from broadaxe_storage.records import RunFilter, TaskRunState
 
 RESULTS_LIMIT_BYTES = 3 * MEBIBYTE
 """What the texts of one result may have together (behaviour-core 3.1)."""
@@ -134,6 +136,40 @@ def admin_triggered(run_id: str) -> v1.TriggerWorkflowRunResponse:
     return v1.TriggerWorkflowRunResponse(external_id=run_id)
 
 
+# ---------------------------------------------------------------- runs meant by ids or a filter
+
+
+def selected(
+    request: v1.CancelTasksRequest | v1.ReplayTasksRequest,
+) -> tuple[tuple[str, ...], RunFilter | None]:
+    """What `CancelRuns` and `ReplayRuns` ask for: ids, or else a filter. Raises `Refused` (INVALID_ARGUMENT)."""
+    has_filter = request.HasField("filter")
+    selection.check_choice(has_ids=bool(request.external_ids), has_filter=has_filter)
+    if has_filter:
+        return (), _run_filter(request.filter)
+    return selection.ids(request.external_ids, "external_ids"), None
+
+
+def _run_filter(given: v1.TasksFilter) -> RunFilter:
+    if not given.HasField("since"):
+        raise refuse("filter.since is missing: give the time from which runs are meant")
+    return RunFilter(
+        since=check_time(given.since, "filter.since"),
+        until=check_time(given.until, "filter.until") if given.HasField("until") else None,
+        states=selection.states(given.statuses),
+        workflow_ids=selection.ids(given.workflow_ids, "filter.workflow_ids"),
+        metadata=selection.metadata(given.additional_metadata),
+    )
+
+
+def cancelled(ids: Sequence[str]) -> v1.CancelTasksResponse:
+    return v1.CancelTasksResponse(cancelled_tasks=ids)
+
+
+def replayed(ids: Sequence[str]) -> v1.ReplayTasksResponse:
+    return v1.ReplayTasksResponse(replayed_tasks=ids)
+
+
 # ---------------------------------------------------------------- results
 
 
@@ -227,7 +263,7 @@ def run_details(details: RunDetails, max_bytes: int) -> v1.GetRunDetailsResponse
         statuses.append(entry.status)
         if details.is_done:
             _add_end(entry, task)
-    response.status = _run_status(statuses)
+    response.status = _run_status(statuses or [_run_alone(details)])
     size = response.ByteSize()
     if size > max_bytes:
         raise Refused(
@@ -235,6 +271,11 @@ def run_details(details: RunDetails, max_bytes: int) -> v1.GetRunDetailsResponse
             f"the details of run {details.run_id} have {size:,} bytes; a message may have {max_bytes:,}",
         )
     return response
+
+
+def _run_alone(details: RunDetails) -> Status:
+    """The status of a run of which no task exists: not yet, or not any more as it was cancelled before."""
+    return _FINAL_STATUS[details.state] if details.is_done else v1.QUEUED
 
 
 def _status(task: TaskDetails, *, is_done: bool) -> Status:
@@ -266,4 +307,4 @@ def _run_status(statuses: Sequence[Status]) -> Status:
         return v1.RUNNING
     if v1.CANCELLED in distinct:
         return v1.CANCELLED
-    return v1.COMPLETED if distinct else v1.QUEUED
+    return v1.COMPLETED

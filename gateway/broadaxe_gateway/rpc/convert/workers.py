@@ -5,15 +5,18 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from broadaxe.wire import dispatcher_pb2 as wire
-from broadaxe_actors.messages import Assignment, CancelOrder, ReportKind, TaskReport
+from broadaxe_actors.messages import Assignment, BatchStart, CancelOrder, ReportKind, TaskReport
 from broadaxe_gateway.rpc.convert.checks import (
+    LONGEST_DURATION_US,
     check_action,
     check_name,
     check_text,
     check_uuid,
+    find_time,
     json_problem,
     refuse,
 )
+from broadaxe_gateway.rpc.convert.starts import is_surely_within, lightened, oversized, start_payload
 
 Labels = tuple[tuple[str, str | int], ...]
 
@@ -121,6 +124,17 @@ def no_overrides() -> wire.OverridesDataResponse:
     return wire.OverridesDataResponse()
 
 
+def timeout_refreshed(deadline: int) -> wire.RefreshTimeoutResponse:
+    """`deadline` in microseconds since the epoch."""
+    response = wire.RefreshTimeoutResponse()
+    response.timeout_at.FromMicroseconds(deadline)
+    return response
+
+
+def slot_released() -> wire.ReleaseSlotResponse:
+    return wire.ReleaseSlotResponse()
+
+
 # ---------------------------------------------------------------- reports
 
 
@@ -150,15 +164,19 @@ def step_report(event: wire.StepActionEvent) -> TaskReport | None:
         kind=kind,
         payload=payload,
         should_not_retry=event.should_not_retry,
-        started_at=event.event_timestamp.ToMicroseconds() if kind is ReportKind.STARTED else 0,
-        retry_after_ms=event.retry_after_ms,
+        started_at=find_time(event.event_timestamp) if kind is ReportKind.STARTED else 0,
+        retry_after_ms=retry_delay(event.retry_after_ms),
     )
 
 
 def batch_reports(event: wire.BatchActionEvent) -> tuple[TaskReport, ...]:
-    """One report for each item. Raises `Refused` (INVALID_ARGUMENT) for the whole."""
+    """One report for each item. Raises `Refused` (INVALID_ARGUMENT) for the whole.
+
+    Items of a named batch mean the attempts that it was made of: some workers give another number (behaviour-core 2.9).
+    """
+    batch_id = check_text(event.batch_id, "batch_id")
     event_kind = _kind(event.event_type)
-    started_at = event.event_timestamp.ToMicroseconds() if event_kind is ReportKind.STARTED else 0
+    started_at = find_time(event.event_timestamp) if event_kind is ReportKind.STARTED else 0
     found = []
     for item in event.items:
         kind, payload = event_kind, b""
@@ -167,7 +185,7 @@ def batch_reports(event: wire.BatchActionEvent) -> tuple[TaskReport, ...]:
         elif kind is ReportKind.FAILED:
             payload = item.event_payload.encode()
         # A cancelled item means the task, whatever attempt of it runs (behaviour-core 2.9).
-        has_attempt = item.HasField("retry_count") and kind is not ReportKind.CANCELLED
+        has_attempt = item.HasField("retry_count") and kind is not ReportKind.CANCELLED and not batch_id
         found.append(
             TaskReport(
                 task_run_id=check_uuid(item.task_run_external_id, "task_run_external_id"),
@@ -176,10 +194,16 @@ def batch_reports(event: wire.BatchActionEvent) -> tuple[TaskReport, ...]:
                 payload=payload,
                 should_not_retry=item.should_not_retry,
                 started_at=started_at,
-                retry_after_ms=item.retry_after_ms,
+                retry_after_ms=retry_delay(item.retry_after_ms),
+                batch_id=batch_id,
             )
         )
     return tuple(found)
+
+
+def retry_delay(milliseconds: int) -> int:
+    """What a worker asks for, brought within 0 and ten years: the report as a whole is no less true for it."""
+    return min(max(milliseconds, 0), LONGEST_DURATION_US // 1000)
 
 
 def _kind(event_type: int) -> ReportKind:
@@ -208,18 +232,6 @@ def metadata_of(metadata: str, run_id: str) -> str:
     return f"{{{trace}}}" if len(head) <= 1 else f"{head},{trace}}}"
 
 
-def action_payload(run_input: bytes) -> str:
-    """The payload of a start (behaviour-core 2.7.2), spliced around the input, which is not parsed again."""
-    text = run_input.decode() if run_input else "{}"
-    if not text.startswith("{") and not text.lstrip().startswith("{"):
-        # Only an object can be represented here.
-        text = "null"
-    return (
-        f'{{"input":{text},"triggered_by":"manual","parents":{{}},"triggers":{{"filter_payload":null}},'
-        '"user_data":null,"overrides":null}'
-    )
-
-
 def start_action(tenant_id: str, start: Assignment) -> wire.AssignedAction:
     step = start.step
     action = wire.AssignedAction(
@@ -232,7 +244,7 @@ def start_action(tenant_id: str, start: Assignment) -> wire.AssignedAction:
         task_run_external_id=start.task_run_id,
         action_id=step.action,
         action_type=wire.START_STEP_RUN,
-        action_payload=action_payload(start.input),
+        action_payload=start_payload(start),
         task_name=step.task_name,
         retry_count=start.attempt,
         additional_metadata=metadata_of(start.metadata, start.run_id),
@@ -270,15 +282,38 @@ def cancel_action(tenant_id: str, order: CancelOrder) -> wire.AssignedAction:
     )
 
 
-def oversized_start(start: Assignment, size: int, limit: int) -> TaskReport:
-    """The failure of an attempt whose start no message can carry."""
-    return TaskReport(
-        task_run_id=start.task_run_id,
-        attempt=start.attempt,
-        kind=ReportKind.FAILED,
-        payload=(
-            f"Task {start.step.task_name} could not be sent to a worker: its start has {size:,} bytes "
-            f"(input {len(start.input):,}, metadata {len(start.metadata):,}), and a message may have {limit:,}"
-        ).encode(),
-        should_not_retry=True,
+def batch_action(tenant_id: str, batch: BatchStart) -> wire.AssignedAction:
+    """The start of a batch: what a start says of its task run stands in the payload, by task run id (behaviour-core 2.7.4)."""
+    members = ",".join(
+        f'"{member.task_run_id}":{{"workflow_run_id":"{member.run_id}","payload":{start_payload(member)}}}'
+        for member in batch.members
     )
+    action = wire.AssignedAction(
+        tenant_id=tenant_id,
+        action_id=batch.members[0].step.action,
+        action_type=wire.START_BATCH,
+        action_payload=f"{{{members}}}",
+        batchId=batch.batch_id,
+        batchKey=batch.key,
+        batchStartPayload=wire.BatchStartPayload(triggerReason=batch.reason, expectedSize=len(batch.members)),
+    )
+    action.batchStartPayload.triggerTime.FromMicroseconds(batch.at)
+    return action
+
+
+def fitting_action(
+    tenant_id: str, order: Assignment | BatchStart, limit: int
+) -> tuple[wire.AssignedAction | None, tuple[TaskReport, ...]]:
+    """The action by which a task or batch starts; or none, and the failures of what no message of `limit` bytes can carry."""
+    action = _action(tenant_id, order)
+    # Far from the limit nothing is measured.
+    if is_surely_within(order, limit) or action.ByteSize() <= limit:
+        return action, ()
+    left = lightened(order, limit)
+    action = _action(tenant_id, left)
+    size = action.ByteSize()
+    return (action, ()) if size <= limit else (None, oversized(left, size, limit))
+
+
+def _action(tenant_id: str, order: Assignment | BatchStart) -> wire.AssignedAction:
+    return batch_action(tenant_id, order) if isinstance(order, BatchStart) else start_action(tenant_id, order)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     CancelOrder,
     Heartbeat,
+    RefreshTimeout,
     RegisterWorker,
+    ReleaseSlot,
     ReportTasks,
     RunEvent,
     RunEvents,
@@ -24,7 +27,14 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import batched, events, runs, workers
-from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_uuid, find_uuid, refuse
+from broadaxe_gateway.rpc.convert.checks import (
+    OFF_LOOP_BYTES,
+    check_duration,
+    check_uuid,
+    find_uuid,
+    refuse,
+)
+from broadaxe_gateway.rpc.convert.starts import Order, order_bytes
 from broadaxe_gateway.rpc.limits import GrpcLimits
 from broadaxe_gateway.rpc.outlet import OpenStreams, Outlet
 from broadaxe_gateway.rpc.reorder import ReorderBuffer
@@ -107,6 +117,28 @@ class DispatcherService:
             await self._desk.take(tenant_id, find_uuid(request.worker_id) or "", reports)
         return workers.report_taken(tenant_id, request.worker_id)
 
+    async def RefreshTimeout(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.RefreshTimeoutRequest"
+    ) -> "wire.RefreshTimeoutResponse":
+        task_run_id = check_uuid(request.task_run_external_id, "task_run_external_id")
+        increment = check_duration(request.increment_timeout_by, "increment_timeout_by")
+        deadline = await self._hub.ask(RefreshTimeout, tenant_id, task_run_id, increment)
+        return workers.timeout_refreshed(deadline)
+
+    async def ReleaseSlot(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.ReleaseSlotRequest"
+    ) -> "wire.ReleaseSlotResponse":
+        await self._hub.ask(
+            ReleaseSlot, tenant_id, check_uuid(request.task_run_external_id, "task_run_external_id")
+        )
+        return workers.slot_released()
+
+    async def PutOverridesData(  # noqa: N802 - wire name
+        self, tenant_id: str, request: object
+    ) -> "wire.OverridesDataResponse":
+        # Old clients may send them; nothing keeps or reads them (behaviour-core 2.10).
+        return workers.no_overrides()
+
     # ------------------------------------------------------------ workers that listen
 
     async def Listen(self, tenant_id: str, request: "wire.WorkerListenRequest", context: Any) -> None:  # noqa: N802 - wire name
@@ -186,7 +218,7 @@ class _Listener:
     """One open stream of a unary worker; the session sink of the hub."""
 
     def __init__(self, hub: Hub, limits: GrpcLimits, tenant_id: str, worker_id: str) -> None:
-        self.outlet: Outlet[Assignment | CancelOrder] = Outlet()
+        self.outlet: Outlet[Order] = Outlet()
         self._hub = hub
         self._limits = limits
         self._tenant_id = tenant_id
@@ -196,12 +228,17 @@ class _Listener:
 
     def start(self, assignments: tuple[Assignment, ...]) -> None:
         for assignment in assignments:
-            self.outlet.put(assignment, batched.order_bytes(assignment))
+            self.outlet.put(assignment, order_bytes(assignment))
+        self._compare_backlog()
+
+    def start_batches(self, batches: tuple[BatchStart, ...]) -> None:
+        for batch in batches:
+            self.outlet.put(batch, order_bytes(batch))
         self._compare_backlog()
 
     def cancel(self, cancels: tuple[CancelOrder, ...]) -> None:
         for order in cancels:
-            self.outlet.put(order, batched.order_bytes(order))
+            self.outlet.put(order, order_bytes(order))
 
     def end(self) -> None:
         self.outlet.end(Refused(Code.UNAVAILABLE, "the engine closed this session: listen again"))
@@ -226,7 +263,7 @@ class _Listener:
             await context.send_initial_metadata(())
             while await outlet.wait():
                 order = outlet.items.popleft()
-                outlet.took(batched.order_bytes(order))
+                outlet.took(order_bytes(order))
                 await self._send(order, context)
                 if self._is_full:
                     self._compare_backlog()
@@ -234,21 +271,15 @@ class _Listener:
             outlet.end()
             self._hub.close_session(self._tenant_id, self._worker_id, self._session_id)
 
-    async def _send(self, order: Assignment | CancelOrder, context: Any) -> None:
+    async def _send(self, order: Order, context: Any) -> None:
         if isinstance(order, CancelOrder):
             await context.write(workers.cancel_action(self._tenant_id, order))
             return
-        action = workers.start_action(self._tenant_id, order)
-        limit = self._limits.max_message_bytes
-        if batched.order_bytes(order) > limit // 2 and (size := action.ByteSize()) > limit:
-            await self._hub.ask(
-                ReportTasks,
-                self._tenant_id,
-                self._worker_id,
-                (workers.oversized_start(order, size, limit),),
-            )
-            return
-        await context.write(action)
+        action, failures = workers.fitting_action(self._tenant_id, order, self._limits.max_message_bytes)
+        if action is None:
+            await self._hub.ask(ReportTasks, self._tenant_id, self._worker_id, failures)
+        else:
+            await context.write(action)
 
 
 class _ResultFollower:

@@ -3,10 +3,12 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import TriggerRuns
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.rpc.convert import runs
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
+from broadaxe_gateway.rpc.convert.collisions import for_bulk, for_one
 from broadaxe_gateway.rpc.slices import convert_all
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ class WorkflowService:
             run = await asyncio.to_thread(runs.new_run, request, run_id)
         else:
             run = runs.new_run(request, run_id)
-        (created,) = await self._hub.ask(TriggerRuns, tenant_id, (run,))
+        try:
+            (created,) = await self._hub.ask(TriggerRuns, tenant_id, (run,))
+        except Refused as refusal:
+            raise for_one(refusal) from None
         return runs.triggered(created)
 
     async def BulkTriggerWorkflow(  # noqa: N802 - wire name
@@ -40,4 +45,7 @@ class WorkflowService:
             return runs.bulk_triggered(())
         run_ids = [self._hub.new_id() for _ in range(count)]
         new = await convert_all(runs.new_runs, request.ByteSize(), request.workflows, run_ids)
-        return runs.bulk_triggered(await self._hub.ask(TriggerRuns, tenant_id, new))
+        try:
+            return runs.bulk_triggered(await self._hub.ask(TriggerRuns, tenant_id, new))
+        except Refused as refusal:
+            raise for_bulk(refusal) from None

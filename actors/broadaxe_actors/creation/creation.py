@@ -1,15 +1,18 @@
-"""How runs come into being: the part of `RunTracker` that turns triggers into task runs.
+"""The way of a trigger, from what a client asked for to rows in the record.
 
-A trigger goes through up to four stages: check everything (a bad entry changes nothing), look up what memory does not hold (parents,
-ids that a repeated trigger names), have spawn keys claimed, create. A large trigger is created in slices, and recorded as a whole.
-Not an actor: it lives inside the tracker, and records and sends through it.
+A trigger goes through up to five stages: check everything (a bad entry changes nothing), look up what memory does not hold (parents,
+ids that a repeated trigger names), have spawn keys claimed, have idempotency keys claimed (`keys`), create (`births`). A large trigger is
+created in slices, and recorded as a whole. Not an actor: it lives inside the tracker, and records and sends through it.
 """
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+import logging
+from typing import TYPE_CHECKING, Any
 
 from broadaxe_actors.catalog import Version
 from broadaxe_actors.claims import ClaimRequest, spawn_key
+from broadaxe_actors.creation.job import INTERNAL_PREFIX, EventStart, Job, Parent
+from broadaxe_actors.creation.keys import KeyClaims
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     EventsPushed,
@@ -20,12 +23,13 @@ from broadaxe_actors.messages import (
     TriggerRuns,
 )
 from broadaxe_actors.runtime import Handle
-from broadaxe_actors.task_run import TaskRun
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import EventRow, TaskRunRow, TaskRunState
+from broadaxe_storage.records import EventRow, IdempotencyKeyRow, TaskRunRow
 
 if TYPE_CHECKING:
-    from broadaxe_actors.run_tracker.state import TrackerState
+    from broadaxe_actors.run_tracker import RunTracker
+
+logger = logging.getLogger(__name__)
 
 SLICE = 100
 """Runs created in one turn."""
@@ -33,72 +37,25 @@ REFUSED_KEPT = 10_000
 """Ids of refused runs that are remembered, for triggers that count on them."""
 FRESH_ID_MS = 30_000
 """Age by its own clock up to which a client's run id is taken for new."""
-INTERNAL_PREFIX = "hatchet__"
-"""Keys of the metadata that the engine writes; they are not inherited (behaviour-core 4.4.3)."""
 
 
-class EventStart(NamedTuple):
-    """What `EventRouter` found: events to store, and which workflows each of them starts."""
-
-    events: tuple[EventRow, ...]
-    starts: tuple[tuple[int, str], ...]
-    """(index of the event, workflow name)."""
-
-
-class Parent(NamedTuple):
-    """What a child needs of its parent."""
-
-    run_id: str
-    metadata: str
-    may_have_history: bool
-
-
-class _Job:
-    """One trigger on its way."""
-
-    def __init__(self, gateway: "Handle[Any]", request_id: int, runs: tuple[NewRun, ...]) -> None:
-        self.gateway = gateway
-        self.request_id = request_id
-        self.runs = runs
-        self.is_repeat = False
-        self.versions: list[Version] = []
-        self.run_ids: list[str] = []
-        self.parents: dict[str, Parent] = {}
-        self.existing: set[str] = set()
-        """Runs that the record has already."""
-        self.taken: set[int] = set()
-        """Indexes whose spawn key names another run."""
-        self.borrowed: list[str] = []
-        """Runs that another trigger made, maybe not committed yet."""
-        self.claims: list[tuple[int, ClaimRequest]] = []
-        self.event_rows: tuple[EventRow, ...] = ()
-        self.trigger_events: list[EventRow | None] = []
-        self.reply: object = None
-        self.offset = 0
-        self.rows: list[TaskRunRow] = []
-        self.created: list[str] = []
-        self.spilled = 0
-
-
-class Creation:
+class Creation(KeyClaims):
     """See the module."""
 
-    def __init__(self, tracker: "TrackerState") -> None:
-        self._t = tracker
-        self._jobs: dict[int, _Job] = {}
+    def __init__(self, tracker: "RunTracker") -> None:
+        super().__init__(tracker)
         self._refused_ids: dict[str, None] = {}
         """Runs that Postgres refused lately."""
         self._slicing: int | None = None
         """The large trigger that is between two of its slices."""
         self._waiting: list[int] = []
         """Triggers that wait for it."""
-        self._next_job = 0
 
     # ------------------------------------------------------------ stages
 
     def begin(self, gateway: "Handle[Any]", message: TriggerRuns, *, is_settled: bool = False) -> None:
         """Check a trigger and set it on its way. `is_settled`: all that was recorded before it came is committed."""
-        job = _Job(gateway, message.request_id, message.runs)
+        job = Job(gateway, message.request_id, message.runs)
         job.is_repeat = message.is_repeat
         job.trigger_events = [None] * len(message.runs)
         try:
@@ -131,8 +88,6 @@ class Creation:
         for index, workflow in start.starts:
             event = start.events[index]
             version = self._t._catalog.latest(workflow)
-            if not version.definition.is_single_task:
-                continue
             runs.append(
                 NewRun(
                     workflow,
@@ -143,14 +98,14 @@ class Creation:
             )
             events.append(event)
             versions.append(version)
-        job = _Job(gateway, message.request_id, tuple(runs))
+        job = Job(gateway, message.request_id, tuple(runs))
         job.versions = versions
         job.run_ids = [self._new_id() for _ in runs]
         job.event_rows = start.events
         job.trigger_events = events
         now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
-        self.create_slice(self._add(job))
+        self._claim_keys(self._add(job), job)
 
     def looked_up(self, number: int, result: Any, error: BaseException | None) -> None:
         """Parents, and runs that a repeated trigger names, have been read."""
@@ -162,9 +117,14 @@ class Creation:
             self._refuse(job, Refused(Code.UNAVAILABLE, str(error)))
             return
         live, finished = result
-        for row in (*live, *finished):
-            job.existing.add(row.id)
-            job.parents.setdefault(row.id, Parent(row.run_id, row.metadata, True))
+        rows = (*live, *finished)
+        metadata = {row.id: row.metadata for row in rows}
+        for row in rows:
+            if row.id == row.run_id:
+                job.existing.add(row.id)
+            # What belongs to a run of several tasks has its metadata there; it was read along.
+            inherited = metadata.get(row.run_id, row.metadata)
+            job.parents.setdefault(row.id, Parent(row.run_id, inherited, True))
         for run in job.runs:
             parent = run.parent_task_run_id
             if parent is not None and parent not in job.parents:
@@ -173,7 +133,7 @@ class Creation:
                 return
         self._claim(number, job)
 
-    def _claim(self, number: int, job: _Job) -> None:
+    def _claim(self, number: int, job: Job) -> None:
         for index, run in enumerate(job.runs):
             parent = run.parent_task_run_id
             if parent is not None and run.child_index is not None and job.run_ids[index] not in job.existing:
@@ -193,7 +153,7 @@ class Creation:
         if job.claims:
             self._t._claims.claim.send(number, tuple(request for _, request in job.claims))
         else:
-            self.create_slice(number)
+            self._claim_keys(number, job)
 
     def claimed(self, number: int, owners: tuple[str, ...]) -> None:
         """A key that is taken names the existing child; its request creates nothing."""
@@ -202,7 +162,7 @@ class Creation:
             if owner != request.run_id:
                 job.run_ids[index] = owner
                 job.taken.add(index)
-        self.create_slice(number)
+        self._claim_keys(number, job)
 
     def claim_failed(self, number: int, error: str) -> None:
         """What the parent spawned before could not be read."""
@@ -222,9 +182,11 @@ class Creation:
                 if not job.is_repeat:
                     self._refuse_existing(number, run_id)
                     return
+            elif index in job.left_out:
+                continue
             elif index in job.taken:
                 job.borrowed.append(run_id)
-            elif run_id not in tracker._live and tracker._recent.get(run_id) is None:
+            elif not tracker._is_live(run_id) and tracker._recent.get(run_id) is None:
                 self._create(job, index, now)
             elif job.is_repeat:
                 job.borrowed.append(run_id)
@@ -239,13 +201,22 @@ class Creation:
         self._end_turn()
         self._record(job)
 
-    def _record(self, job: _Job) -> None:
+    def _record(self, job: Job) -> None:
         """All of a trigger in one append: it commits as a whole, and only then its task runs may run."""
         tracker = self._t
         for event in job.event_rows:
             tracker.record(event)
+        if job.event_rows:
+            tracker.send_after_commit(tracker._router.committed, tuple(row.id for row in job.event_rows))
         for row in job.rows:
             tracker.record(row)
+        for request in job.keys.values():
+            tracker.record(
+                IdempotencyKeyRow(tracker._tenant_id, request.key, request.run_id, request.expires_at)
+            )
+        if job.keys:
+            keys = tuple(request.key for request in job.keys.values())
+            tracker.send_after_commit(tracker._claims.keys_committed, keys)
         if job.rows:
             tracker._telemetry.count("created_tasks", tracker._tenant_id, len(job.rows))
             tracker._uncommitted_spills += job.spilled
@@ -263,6 +234,8 @@ class Creation:
                 tuple(job.run_ids),
                 tuple(job.borrowed),
             )
+        elif job.collisions and job.reply is None:
+            self._refuse(job, self._collided(job))
         else:
             self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
 
@@ -284,7 +257,7 @@ class Creation:
         text = f"workflow run {run_id} exists already: choose another id, or mark the trigger as a repeat"
         self._refuse(job, Refused(Code.ALREADY_EXISTS, text))
 
-    def _has_turn(self, number: int, job: _Job) -> bool:
+    def _has_turn(self, number: int, job: Job) -> bool:
         """Whether a trigger may make its task runs now; if not, it is called when the one before it is done.
 
         Places in line are given in the order of commits: paging goes by them, and would pass over what is committed late.
@@ -303,17 +276,11 @@ class Creation:
 
     # ------------------------------------------------------------ steps
 
-    def _check(self, job: _Job) -> None:
+    def _check(self, job: Job) -> None:
         """Everything that can be wrong, before anything is done. Raises `Refused`."""
         tracker = self._t
         for run in job.runs:
             version = tracker._catalog.latest(run.workflow_name)
-            if not version.definition.is_single_task:
-                raise Refused(
-                    Code.UNIMPLEMENTED,
-                    f"workflow {run.workflow_name!r} has {len(version.definition.all_tasks)} tasks: "
-                    "this engine does not run workflows of several tasks yet",
-                )
             if run.priority is not None and not 1 <= run.priority <= 3:
                 raise Refused(
                     Code.INVALID_ARGUMENT,
@@ -322,7 +289,7 @@ class Creation:
             job.versions.append(version)
             job.run_ids.append(run.run_id or self._new_id())
 
-    def _to_load(self, job: _Job) -> list[str]:
+    def _to_load(self, job: Job) -> list[str]:
         """Ids to read: parents that are not in memory, and runs that may exist already.
 
         Those are what a repeated trigger names, and ids that a client made a while ago: a fresh UUIDv7 cannot have ended
@@ -342,63 +309,9 @@ class Creation:
                         task.run_id, task.metadata, task.is_recovered or task.attempt > 0
                     )
             run_id = job.run_ids[index]
-            if (job.is_repeat or (run.run_id and _made_at_ms(run_id) < old)) and run_id not in tracker._live:
+            if (job.is_repeat or (run.run_id and _made_at_ms(run_id) < old)) and not tracker._is_live(run_id):
                 missing[run_id] = None
         return list(missing)
-
-    def _create(self, job: _Job, index: int, now: int) -> None:
-        tracker = self._t
-        run = job.runs[index]
-        version = job.versions[index]
-        step = version.steps[0]
-        event = job.trigger_events[index]
-        priority = run.priority or version.definition.default_priority or 1
-        line = (step.queue_key, priority)
-        is_spilled = tracker._ledger.enter(line)
-        metadata = run.metadata
-        if run.parent_task_run_id is not None:
-            metadata = _child_metadata(metadata, job.parents[run.parent_task_run_id], run.parent_task_run_id)
-        row = TaskRunRow(
-            id=job.run_ids[index],
-            tenant_id=tracker._tenant_id,
-            run_id=job.run_ids[index],
-            workflow_id=version.workflow_id,
-            workflow_version_id=version.id,
-            step_index=0,
-            state=TaskRunState.QUEUED,
-            attempt=0,
-            app_retries=0,
-            internal_retries=0,
-            priority=priority,
-            queue_priority=priority,
-            seq=tracker.next_seq(),
-            spill_queue=step.queue_key if is_spilled else None,
-            created_at=now,
-            queued_at=now,
-            schedule_deadline=now + step.schedule_timeout,
-            execution_deadline=None,
-            assigned_at=None,
-            started_at=None,
-            worker_id=None,
-            parent_task_run_id=run.parent_task_run_id,
-            child_index=run.child_index,
-            child_key=run.child_key,
-            triggering_event_id=event.id if event else None,
-            triggering_event_key=event.key if event else None,
-            desired_worker_id=run.desired_worker_id,
-            desired_labels=run.desired_labels,
-            metadata=metadata,
-            input=run.input,
-        )
-        job.rows.append(row)
-        if is_spilled:
-            job.spilled += 1
-            tracker.note_spilled_deadline(row.schedule_deadline)
-        else:
-            task = TaskRun(row, step, is_recovered=False)
-            tracker._live[row.id] = task
-            tracker._ledger.hold_bytes(task.size)
-            job.created.append(row.id)
 
     def refused(self, records: tuple[Any, ...], effects: tuple[Any, ...], error: str) -> None:
         """Postgres refused the rows of a trigger (a run id that exists, say): take them back and tell the caller."""
@@ -407,19 +320,15 @@ class Creation:
         self._refused_ids.update(dict.fromkeys(row.id for row in records))
         for run_id in list(self._refused_ids)[:-REFUSED_KEPT]:
             del self._refused_ids[run_id]
-        tracker._uncommitted_spills -= sum(1 for row in records if row.spill_queue is not None)
-        for row in records:
-            line = (
-                tracker._catalog.version(row.workflow_version_id).steps[row.step_index].queue_key,  # type: ignore[union-attr]
-                row.queue_priority,
-            )
-            if row.spill_queue is None:
-                task = tracker._live.pop(row.id, None)
-                if task is not None:
-                    tracker._ledger.hold_bytes(-task.size)
-                    tracker._ledger.leave(line)
-            else:
-                tracker._ledger.left_postgres(line)
+        rows = [record for record in records if isinstance(record, TaskRunRow)]
+        keys = tuple(
+            (record.key, record.run_id) for record in records if isinstance(record, IdempotencyKeyRow)
+        )
+        if keys:
+            tracker._claims.unclaim_keys.send(keys)
+        tracker._uncommitted_spills -= sum(1 for row in rows if row.spill_queue)
+        for row in rows:
+            self._take_back(row)
             if row.parent_task_run_id is not None and row.child_index is not None:
                 unclaimed.append((row.parent_task_run_id, spawn_key(row.child_index, row.child_key), row.id))
         if unclaimed:
@@ -430,66 +339,17 @@ class Creation:
                 gateway, request_id = args[:2]
                 tracker._refuse(gateway, request_id, Refused(code, error))
                 continue
+            if bound.name == "committed":
+                bound.send(*args)  # the events are refused: waits need not look for them any more
+                continue
             messages = args[0] if args else ()
             if isinstance(messages, tuple) and messages and isinstance(messages[0], Reply):
                 bound.send((Refusal(messages[0].request_id, code, error),))
-
-    def _forget(self, job: _Job) -> None:
-        """Take back what earlier stages of a refused trigger put in memory; nothing was recorded."""
-        tracker = self._t
-        unclaimed = tuple(
-            (request.parent_task_run_id, request.key, request.run_id)
-            for index, request in job.claims
-            if index not in job.taken
-        )
-        if unclaimed:
-            tracker._claims.unclaim.send(unclaimed)
-        for row in job.rows:
-            line = (
-                tracker._catalog.version(row.workflow_version_id).steps[row.step_index].queue_key,  # type: ignore[union-attr]
-                row.queue_priority,
-            )
-            task = tracker._live.pop(row.id, None)
-            if task is not None:
-                tracker._ledger.hold_bytes(-task.size)
-                tracker._ledger.leave(line)
-            else:
-                tracker._ledger.left_postgres(line)
-
-    def _add(self, job: _Job) -> int:
-        self._next_job += 1
-        self._jobs[self._next_job] = job
-        return self._next_job
-
-    def _drop(self, number: int) -> _Job:
-        return self._jobs.pop(number)
-
-    def _new_id(self) -> str:
-        return self._t.rng.uuid7(self._t.clock.now())
-
-    def _reply(self, job: _Job, value: object) -> None:
-        self._t._reply(job.gateway, job.request_id, value)
-
-    def _refuse(self, job: _Job, refused: Refused) -> None:
-        self._t._refuse(job.gateway, job.request_id, refused)
 
 
 def _made_at_ms(run_id: str) -> int:
     """Milliseconds since the epoch at which a UUIDv7 was made; 0 for any other id, which is thus never fresh."""
     return int(run_id[:8] + run_id[9:13], 16) if run_id[14] == "7" else 0
-
-
-def _child_metadata(own: str, parent: Parent, parent_task_run_id: str) -> str:
-    """The parent's keys, then the child's own, then who spawned it (behaviour-core 4.4.3)."""
-    merged = {
-        key: value
-        for key, value in json.loads(parent.metadata).items()
-        if not key.startswith(INTERNAL_PREFIX) and key != "traceparent"
-    }
-    merged.update(json.loads(own))
-    merged["hatchet__parent_workflow_run_id"] = parent.run_id
-    merged["hatchet__parent_step_run_id"] = parent_task_run_id
-    return json.dumps(merged, separators=(",", ":"))
 
 
 def _event_metadata(event: EventRow) -> str:

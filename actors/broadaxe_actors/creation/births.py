@@ -1,0 +1,150 @@
+"""New runs in memory and as rows, and how they are taken back when the record does not take them. A part of `Creation`."""
+
+from broadaxe_actors.catalog import Version
+from broadaxe_actors.creation.job import Job, Stage
+from broadaxe_actors.run import Run, run_row
+from broadaxe_actors.task_run import Step, TaskRun
+from broadaxe_actors.waits import Waits
+from broadaxe_storage.records import RUN_STEP, TaskRunRow, TaskRunState
+
+
+class Births(Stage):
+    """See the module."""
+
+    def _create(self, job: Job, index: int, now: int) -> None:
+        tracker = self._t
+        run = job.runs[index]
+        version = job.versions[index]
+        step = version.steps[0]
+        event = job.trigger_events[index]
+        priority = run.priority or version.definition.default_priority or 1
+        key = job.keys.get(index) if job.keys else None
+        row = TaskRunRow(
+            id=job.run_ids[index],
+            tenant_id=tracker._tenant_id,
+            run_id=job.run_ids[index],
+            workflow_id=version.workflow_id,
+            workflow_version_id=version.id,
+            step_index=0,
+            state=TaskRunState.QUEUED,
+            attempt=0,
+            app_retries=0,
+            internal_retries=0,
+            priority=priority,
+            queue_priority=priority,
+            seq=tracker.next_seq(),
+            spill_queue=None,
+            created_at=now,
+            queued_at=now,
+            schedule_deadline=now + step.schedule_timeout,
+            execution_deadline=None,
+            assigned_at=None,
+            started_at=None,
+            worker_id=None,
+            parent_task_run_id=run.parent_task_run_id,
+            child_index=run.child_index,
+            child_key=run.child_key,
+            triggering_event_id=event.id if event else None,
+            triggering_event_key=event.key if event else None,
+            desired_worker_id=run.desired_worker_id,
+            desired_labels=run.desired_labels,
+            metadata=job.metadata_of(index),
+            input=run.input,
+            idempotency_key=key.key if key is not None else None,
+        )
+        if not version.is_single_task:
+            self._create_run(job, run_row(row), version)
+        elif step.plan.waits:
+            self._put(job, _waiting(row, now), step, None)
+        elif tracker._ledger.enter((step.queue_key, priority)):
+            self._spill(job, row._replace(spill_queue=step.queue_key))
+        else:
+            self._put(job, row, step, None).is_in_line = True
+
+    def _create_run(self, job: Job, head: TaskRunRow, version: Version) -> None:
+        """A run of several tasks, with those of its tasks that have no parents."""
+        tracker = self._t
+        ledger = tracker._ledger
+        roots = [step for step in version.steps if not step.plan.parents and not step.plan.is_on_failure]
+        lines = [(step.queue_key, head.priority) for step in roots]
+        # As a whole, or not at all: a run that waits in Postgres has no timer there for its sleeps.
+        is_spilled = ledger.must_spill(lines[0]) and not any(step.plan.waits for step in roots)
+        run: Run | None = None
+        if is_spilled:
+            job.rows.append(head._replace(spill_queue=""))
+        else:
+            job.rows.append(head)
+            run = tracker._runs[head.run_id] = Run(head, version)
+            ledger.hold_bytes(run.size)
+        now = head.created_at
+        for step, line in zip(roots, lines, strict=True):
+            row = _root_row(head, step, self._new_id(), tracker.next_seq())
+            if run is None:
+                ledger.enter_postgres(line)
+                self._spill(job, row._replace(spill_queue=step.queue_key))
+            elif step.plan.waits:
+                self._put(job, _waiting(row, now), step, run)
+            else:
+                self._put(job, row, step, run)
+
+    def _put(self, job: Job, row: TaskRunRow, step: Step, run: Run | None) -> TaskRun:
+        """A new task run in memory."""
+        task = TaskRun(row, step, is_recovered=False, run=run)
+        if task.waits is not None:
+            task.waits.is_checked = not step.plan.has_event_waits
+        self._t._live[row.id] = task
+        self._t._ledger.hold_bytes(task.size)
+        if run is not None:
+            run.put(task)
+        job.rows.append(row)
+        job.created.append(row.id)
+        return task
+
+    def _spill(self, job: Job, row: TaskRunRow) -> None:
+        """A new task run that waits in Postgres; the ledger counts it already."""
+        job.rows.append(row)
+        job.spilled += 1
+        self._t.note_spilled_deadline(row.schedule_deadline)
+
+    def _take_back(self, row: TaskRunRow) -> None:
+        """What a row that will not be had put into memory."""
+        tracker = self._t
+        if row.step_index == RUN_STEP:
+            run = tracker._runs.pop(row.run_id, None)
+            if run is not None:
+                tracker._ledger.hold_bytes(-run.size)
+            return
+        task = tracker._live.pop(row.id, None)
+        if task is not None:
+            tracker._ledger.hold_bytes(-task.size)
+            if task.is_in_line:
+                tracker._ledger.leave((task.step.queue_key, row.queue_priority))
+        elif row.spill_queue:
+            tracker._ledger.left_postgres((row.spill_queue, row.queue_priority))
+
+
+def _waiting(row: TaskRunRow, now: int) -> TaskRunRow:
+    """A new task run that has to wait for sleeps or events first."""
+    waits = Waits(now)
+    return row._replace(state=TaskRunState.WAITING, schedule_deadline=None, waits=waits.to_json())
+
+
+def _root_row(head: TaskRunRow, step: Step, task_run_id: str, seq: int) -> TaskRunRow:
+    """The row of a task without parents, from that of its run."""
+    return head._replace(
+        id=task_run_id,
+        step_index=step.index,
+        state=TaskRunState.QUEUED,
+        seq=seq,
+        schedule_deadline=head.created_at + step.schedule_timeout,
+        parent_task_run_id=None,
+        child_index=None,
+        child_key=None,
+        triggering_event_id=None,
+        triggering_event_key=None,
+        desired_labels=None,
+        metadata="{}",
+        input=b"",
+        idempotency_key=None,
+        spill_queue=None,
+    )
