@@ -42,10 +42,17 @@ def by_parent(action: Any, parent: str, expression: str = "", **fields: Any) -> 
 
 
 def by_event(
-    action: Any, key: str, expression: str = "", *, scope: str | None = None, **fields: Any
+    action: Any,
+    key: str,
+    expression: str = "",
+    *,
+    name: str = "",
+    scope: str | None = None,
+    **fields: Any,
 ) -> shared.TaskConditions:
+    """An event with that key; a task that waited for it gets its payload under `name`, or else under the key."""
     condition = shared.UserEventMatchCondition(
-        base=base(action, expression, **{"key": key, **fields}), user_event_key=key, event_scope=scope
+        base=base(action, expression, key=name or key, **fields), user_event_key=key, event_scope=scope
     )
     return shared.TaskConditions(user_event_conditions=[condition])
 

@@ -190,7 +190,7 @@ def test_08_retried_parent_gives_its_latest_output(wire: Wire, bare_worker: Bare
 
 def test_09_triggers_are_an_object_on_every_task(wire: Wire, bare_worker: BareWorkers) -> None:
     key = unique("event")
-    waits = all_of(by_event(QUEUE, key, key="paid"), by_sleep(QUEUE, "1s", key="rest"))
+    waits = all_of(by_event(QUEUE, key, name="paid"), by_sleep(QUEUE, "1s", key="rest"))
     worker, _, _ = graph(wire, bare_worker, Step("top"), Step("low", ["top"], waits))
     top = take(worker, "top")["top"]
     assert payload_of(top)["triggers"] == {"filter_payload": None}

@@ -240,7 +240,7 @@ def sleeping(stage: Stage) -> Scene:
 @scene
 def waiting_for_event(stage: Stage) -> Scene:
     key = unique("event")
-    one = Scene(stage, Step("top"), Step("low", ["top"], by_event(QUEUE, key, "input.right", key="told")))
+    one = Scene(stage, Step("top"), Step("low", ["top"], by_event(QUEUE, key, "input.right", name="told")))
     one.trigger()
     one.complete(one.started("top"))
     stage.kept["waiting_for_event"] = key
@@ -250,7 +250,7 @@ def waiting_for_event(stage: Stage) -> Scene:
 @scene
 def event_came_before_parents_ended(stage: Stage) -> Scene:
     key = unique("event")
-    one = Scene(stage, Step("top"), Step("low", ["top"], by_event(QUEUE, key, key="told")))
+    one = Scene(stage, Step("top"), Step("low", ["top"], by_event(QUEUE, key, name="told")))
     one.trigger()
     one.started("top")
     push(stage.wire, key, {"early": True})
@@ -261,7 +261,7 @@ def event_came_before_parents_ended(stage: Stage) -> Scene:
 def half_of_two_groups(stage: Stage) -> Scene:
     """Its event has come; its sleep is not over."""
     key = unique("event")
-    both = all_of(by_event(QUEUE, key, key="told"), by_sleep(QUEUE, f"{LATER:.0f}s"))
+    both = all_of(by_event(QUEUE, key, name="told"), by_sleep(QUEUE, f"{LATER:.0f}s"))
     one = Scene(stage, Step("top"), Step("low", ["top"], both))
     one.trigger()
     one.complete(one.started("top"))
