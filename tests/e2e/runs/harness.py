@@ -51,6 +51,11 @@ class RunEnd:
         return error
 
 
+def plain(task: str) -> str:
+    """The name that a flow gave its task: the official client hangs a suffix on those that run at the end."""
+    return task.removesuffix("-on-failure").removesuffix("-on-success")
+
+
 @dataclass
 class Run:
     """A run that was triggered, by its id and the tag that its notes carry."""
@@ -98,7 +103,7 @@ class Run:
         return RunEnd(
             v1.RunStatus.Name(found.status),
             {
-                name: TaskEnd(
+                plain(name): TaskEnd(
                     v1.RunStatus.Name(task.status),
                     json.loads(task.output) if task.output else None,
                     task.error if task.HasField("error") else None,
