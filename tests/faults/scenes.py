@@ -80,8 +80,10 @@ class Hand:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self._over.set()
+
+    def join(self) -> None:
         for thread in self._threads:
             thread.join(timeout=20)
 
@@ -126,7 +128,7 @@ class Scene:
 
     def started(self, task: str, count: int = 1) -> dispatcher.AssignedAction:
         """The start of a task, reported as begun, as a worker does."""
-        action = self.hand.wait(task, count=count)[1]
+        action = self.hand.wait(task, count=count, timeout=5)[1]
         self.stage.wire.report(action, STARTED, worker_id=self.hand.id)
         return action
 
@@ -148,29 +150,40 @@ class Stage:
         self.hands: list[Hand] = []
         self.back_at = 0.0
         self.scenes: dict[str, Scene] = {}
+        self._failed: dict[str, Exception] = {}
         self.kept: dict[str, Any] = {}
         self.ended: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> Scene:
+        """A scene; a run that could not be brought into its state fails its own test alone."""
+        if name in self._failed:
+            raise self._failed[name]
         return self.scenes[name]
 
     def close(self) -> None:
-        for hand in self.hands:
-            hand.stop()
+        self._stop_hands()
         self.wire.close()
+
+    def _stop_hands(self) -> None:
+        for hand in self.hands:
+            hand.ask_to_stop()
+        for hand in self.hands:
+            hand.join()
 
     # ---- a state each
 
     def prepare(self) -> None:
         """The runs whose deadlines pass in the downtime come last."""
         for name, bring in PREPARED.items():
-            self.scenes[name] = bring(self)
+            try:
+                self.scenes[name] = bring(self)
+            except Exception as error:
+                self._failed[name] = error
 
     def kill_and_restart(self, kill: Callable[[Server], None]) -> None:
-        for hand in self.hands:
-            hand.stop()
-        self.wire.close()
         kill(self.server)
+        self._stop_hands()
+        self.wire.close()
         self.server.restart()
         self.back_at = time.monotonic()
         self.wire = Wire(self.server.grpc_address, self.server.token)
@@ -410,7 +423,7 @@ def running_a_batch(stage: Stage) -> Scene:
     one = Scene(stage, Step("only", fields={"batch": config, "timeout": "10m"}))
     one.trigger()
     stage.kept["running_a_batch"] = (one.run_id, one.trigger())
-    one.hand.wait(kind=BATCH)
+    one.hand.wait(kind=BATCH, timeout=5)
     return one
 
 

@@ -85,7 +85,9 @@ def by_key(flows: Flows, child: Any) -> None:
         keys = [f"key-{index}" for index in range(plan.count)]
         if ctx.retry_count % 2:
             keys.reverse()
-        items = [child.create_bulk_run_item(input=Plan(tag=plan.tag, group=key), child_key=key) for key in keys]
+        items = [
+            child.create_bulk_run_item(input=Plan(tag=plan.tag, group=key), child_key=key) for key in keys
+        ]
         refs = await child.aio_run_many_no_wait(items)
         ids = {key: ref.workflow_run_id for key, ref in zip(keys, refs, strict=True)}
         note(plan, ctx, "parent", "has spawned", ids=ids)
