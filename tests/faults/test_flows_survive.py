@@ -20,7 +20,7 @@ def test_graphs_go_on_after_a_kill(sdk: Sdk, tmp_path: Path) -> None:
             failing = flows.start("fork", {"broken": {"gate": gate, "error": "after all"}})
             cancelled = flows.start("chain", {"two": {"gate": gate}})
             for run in held:
-                run.note("right", "ends")
+                run.reported("right")
                 run.note("left")
             failing.note("broken")
             cancelled.note("two")
@@ -47,7 +47,7 @@ def test_waits_go_on_after_a_kill(sdk: Sdk, tmp_path: Path) -> None:
         with serving(sdk, "conditions", server, tmp_path, slots=50) as flows:
             slept, waiting, gone = flows.start("sleeps"), flows.start("event"), flows.start("skips-on-event")
             for run in (slept, waiting, gone):
-                run.note("start", "ends")
+                run.reported("start")
             flows.wire.close()
             server.kill9()
             server.restart()

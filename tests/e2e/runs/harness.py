@@ -88,6 +88,12 @@ class Run:
 
         return wait_until(found, what=f"{task} {what} ({self.flow} {self.id})", timeout=timeout)[count - 1]
 
+    def reported(self, task: str) -> None:
+        """Waits until the engine knows that a task has ended: its note comes before its report."""
+        self.note(task, "ends")
+        what = f"the report of {task} ({self.flow} {self.id})"
+        wait_until(lambda: self.details().statuses[task] != "RUNNING", what=what, timeout=20)
+
     def end(self, *, timeout: float = 30.0) -> RunEnd:
         """Waits for the end of the run."""
         stream = self.flows.wire.runs(self.id)

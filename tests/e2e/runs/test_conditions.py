@@ -373,7 +373,7 @@ def test_expression_that_fails_fails_the_task_and_says_which(flows: FlowsUnderTe
 
 def test_waiting_run_can_be_cancelled(flows: FlowsUnderTest) -> None:
     run = flows.start("event")
-    run.note("start", "ends")
+    run.reported("start")
     flows.call(do="cancel", run_id=run.id)
     end = run.end()
     assert end.status == "CANCELLED"
