@@ -49,6 +49,7 @@ ROWS = (
     Row("compat_fanout_ratio_to_stub", "hatchet-sdk, 3,000 tasks: engine to stub", "", at_least=0.6),
     Row("spawn_tasks_per_second", "a parent's 5,000 children", "tasks/s"),
     Row("singles_500_start_p99_ms", "500 singles/s: call to body, p99", "ms"),
+    Row("graph_cpu_ratio", "CPU of a run of 10 tasks to one of 1", "", below=12),
     Row("slow_commit_ratio", "fan-out with 5 ms a commit to plain", "", at_least=0.7),
     Row("sql_statements_per_task", "SQL statements a task under fan-out", "", below=0.05),
     Row("wal_bytes_per_task", "WAL a task under fan-out", "bytes"),

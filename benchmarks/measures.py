@@ -98,6 +98,35 @@ def spawn(bench: Bench) -> Figures:
     return {"spawn_tasks_per_second": round(median(rates))}
 
 
+def graph(bench: Bench) -> Figures:
+    """A workflow of 10 tasks (one, then eight side by side, then one) against a workflow of one task, CPU of all processes.
+
+    Both in bulk, in turns; and both triggered one by one, which is dearer for a run of either kind.
+    """
+    stack = bench.stack()
+    client = stack.client
+    runs = bench.scaled(2_000, 200)
+    spent: dict[str, list[float]] = {"noop": [], "ten": []}
+    for name in spent:
+        client.call(do="fanout", count=runs // 4, task=name, timeout=300)
+    for _ in range(bench.scaled(3, 1)):
+        for name, costs in spent.items():
+            meter = stack.cpu_meter()
+            client.call(do="fanout", count=runs, task=name, timeout=300)
+            costs.append(1e6 * sum(meter.seconds().values()) / runs)
+    alone: dict[str, float] = {}
+    for name in spent:
+        meter = stack.cpu_meter()
+        client.call(do="one_by_one", count=bench.scaled(300, 30), task=name, timeout=300)
+        alone[name] = 1e6 * sum(meter.seconds().values()) / bench.scaled(300, 30)
+    ratios = [ten / one for ten, one in zip(spent["ten"], spent["noop"], strict=True)]
+    bench.note(
+        f"CPU of a run: one task {spread(spent['noop'])} us, ten tasks {spread(spent['ten'])} us; "
+        f"one by one {alone['noop']:.0f} and {alone['ten']:.0f} us, ratio {alone['ten'] / alone['noop']:.1f}"
+    )
+    return {"graph_cpu_ratio": round(median(ratios), 2)}
+
+
 def tenants(bench: Bench) -> Figures:
     """Tenant B starts 50 tasks/s on a worker of its own while tenant A runs the fan-out without a pause."""
     stack = bench.stack()
@@ -272,6 +301,7 @@ MEASURES: dict[str, Callable[[Bench], Figures]] = {
     "latency": latency,
     "singles_500": singles_500,
     "spawn": spawn,
+    "graph": graph,
     "tenants": tenants,
     "compat": compat,
     "idle": idle,

@@ -123,6 +123,23 @@ def _validate_expressions(definition: WorkflowDefinition, names: set[str]) -> No
     if definition.idempotency is not None:
         where = f"workflow {definition.name!r}: idempotency"
         _compile(where, definition.idempotency["expression"], cel.Environment.IDEMPOTENCY_KEY)
+    _compile_concurrency(f"workflow {definition.name!r}", definition.concurrency)
+    for task in definition.all_tasks:
+        where = f"workflow {definition.name!r}, task {task.name!r}"
+        _compile_concurrency(where, task.concurrency)
+        for limit in task.rate_limits:
+            for field_name, environment in (
+                ("key_expr", cel.Environment.RATE_LIMIT_KEY),
+                ("units_expr", cel.Environment.RATE_LIMIT_UNITS),
+                ("limit_values_expr", cel.Environment.RATE_LIMIT_VALUE),
+            ):
+                if limit.get(field_name):
+                    _compile(f"{where}: rate limit {field_name}", limit[field_name], environment)
+
+
+def _compile_concurrency(where: str, entries: tuple[Mapping[str, Any], ...]) -> None:
+    for entry in entries:
+        _compile(f"{where}: concurrency", entry["expression"], cel.Environment.CONCURRENCY_KEY)
 
 
 def _validate_conditions(

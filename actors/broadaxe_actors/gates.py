@@ -75,13 +75,16 @@ class Plan(NamedTuple):
 
     parents: tuple[int, ...]
     """Step indexes."""
+    parent_set: frozenset[int]
     rules: Mapping[int, tuple[ParentRule, ...]]
     """By parent."""
+    expressions: Mapping[int, tuple[cel.Expression, ...]]
+    """By parent: those of its rules."""
     waits: tuple[WaitRule, ...]
-    group_counts: tuple[int, int, int]
-    """By action."""
-    wait_groups: frozenset[int]
-    """Groups of QUEUE that a sleep or an event may fulfil."""
+    all_groups: tuple[int, int, int]
+    """By action: one bit for each group. A group's number is the number of its bit."""
+    wait_groups: int
+    """Groups of QUEUE that a sleep or an event may fulfil, as bits."""
     group_names: tuple[str, ...]
     """Of QUEUE, for people."""
     skips_with_parents: bool
@@ -110,8 +113,8 @@ class _Groups:
             self.names[numbers[name]] += f" or {text}"
         return numbers[name]
 
-    def counts(self) -> tuple[int, int, int]:
-        queue, skip, cancel = (len(numbers) for numbers in self._numbers)
+    def bits(self) -> tuple[int, int, int]:
+        queue, skip, cancel = ((1 << len(numbers)) - 1 for numbers in self._numbers)
         return queue, skip, cancel
 
 
@@ -126,12 +129,21 @@ def make_plan(definition: WorkflowDefinition, index: int) -> Plan:
         _wait_rule(number, condition, groups)
         for number, condition in enumerate(item for item in task.conditions if item["kind"] != "parent")
     )
+    wait_groups = 0
+    for rule in waits:
+        if rule.action == Action.QUEUE:
+            wait_groups |= 1 << rule.group
     return Plan(
         parents=parents,
+        parent_set=frozenset(parents),
         rules={parent: tuple(found) for parent, found in rules.items()},
+        expressions={
+            parent: tuple(rule.expression for rule in found if rule.expression is not None)
+            for parent, found in rules.items()
+        },
         waits=waits,
-        group_counts=groups.counts(),
-        wait_groups=frozenset(rule.group for rule in waits if rule.action == Action.QUEUE),
+        all_groups=groups.bits(),
+        wait_groups=wait_groups,
         group_names=tuple(groups.names),
         skips_with_parents=bool(parents)
         and not any(item["kind"] == "parent" and item["action"] == "SKIP" for item in task.conditions),
@@ -187,14 +199,16 @@ def _wait_rule(number: int, condition: Mapping[str, Any], groups: _Groups) -> Wa
 
 
 class Gate:
-    """What the parents of one task of one run have decided so far."""
+    """What the parents of one task of one run have decided so far. Groups that hold are bits, by action."""
 
-    __slots__ = ("_ended", "_has_failed_parent", "_held", "_skipped", "plan")
+    __slots__ = ("_ended", "_has_failed_parent", "_held", "_open", "_skipped", "plan")
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._ended: set[int] = set()
-        self._held: tuple[set[int], set[int], set[int]] = (set(), set(), set())
+        self._ended = 0
+        """One bit for each step that has ended."""
+        self._open = len(plan.parents)
+        self._held = [0, 0, 0]
         self._has_failed_parent = False
         self._skipped = 0
 
@@ -202,60 +216,60 @@ class Gate:
         self, parent: int, state: TaskRunState, *, is_skipped: bool, results: Mapping[cel.Expression, bool]
     ) -> None:
         """A parent's end, with what the expressions on its output came to. `is_skipped`: by the engine, or by its own output."""
-        if parent in self._ended:
+        bit = 1 << parent
+        if self._ended & bit:
             return
-        self._ended.add(parent)
-        if state in (TaskRunState.FAILED, TaskRunState.CANCELLED):
+        self._ended |= bit
+        self._open -= 1
+        if state in _LOST:
             self._has_failed_parent = True
             return
         self._skipped += is_skipped
         for rule in self.plan.rules[parent]:
             if rule.expression is None or results[rule.expression]:
-                self._held[rule.action].add(rule.group)
+                self._held[rule.action] |= 1 << rule.group
 
     def first_verdict(self) -> Verdict:
         """What the parents say."""
-        if self.plan.skips_with_parents and self._skipped == len(self.plan.parents):
-            return Verdict.SKIP
-        if self._fires(Action.SKIP, self._held[Action.SKIP]):
-            return Verdict.SKIP
-        if self._has_failed_parent or self._fires(Action.CANCEL, self._held[Action.CANCEL]):
-            return Verdict.CANCEL
         plan = self.plan
-        missing = plan.group_counts[Action.QUEUE] - len(self._held[Action.QUEUE])
-        if not missing:
+        queue, skip, cancel = self._held
+        if skip and skip == plan.all_groups[Action.SKIP]:
+            return Verdict.SKIP
+        if self._has_failed_parent or (cancel and cancel == plan.all_groups[Action.CANCEL]):
+            return Verdict.CANCEL
+        if self._skipped and plan.skips_with_parents and self._skipped == len(plan.parents):
+            return Verdict.SKIP
+        if queue == plan.all_groups[Action.QUEUE]:
             return Verdict.WAIT if plan.waits else Verdict.QUEUE
-        if len(self._ended) < len(plan.parents):
+        if self._open:
             return Verdict.OPEN
-        return Verdict.DEAD if self._missing() - plan.wait_groups else Verdict.WAIT
+        return Verdict.DEAD if self._missing() & ~plan.wait_groups else Verdict.WAIT
 
     def second_verdict(self, met: set[int]) -> Verdict:
         """What parents and waits say together; `met` are the numbers of the waits that are over."""
-        held = tuple(set(groups) for groups in self._held)
+        held = list(self._held)
         for number in met:
             rule = self.plan.waits[number]
-            held[rule.action].add(rule.group)
-        if self._fires(Action.SKIP, held[Action.SKIP]):
+            held[rule.action] |= 1 << rule.group
+        queue, skip, cancel = self.plan.all_groups
+        if skip and held[Action.SKIP] == skip:
             return Verdict.SKIP
-        if self._fires(Action.CANCEL, held[Action.CANCEL]):
+        if cancel and held[Action.CANCEL] == cancel:
             return Verdict.CANCEL
-        return (
-            Verdict.QUEUE if len(held[Action.QUEUE]) == self.plan.group_counts[Action.QUEUE] else Verdict.OPEN
-        )
+        return Verdict.QUEUE if held[Action.QUEUE] == queue else Verdict.OPEN
 
     def is_needed(self, rule: WaitRule) -> bool:
         """Whether a wait can still change anything: its group does not hold already."""
-        return rule.group not in self._held[rule.action]
+        return not self._held[rule.action] & (1 << rule.group)
 
     def dead_reason(self) -> str:
         """Why the task can never start."""
-        names = self.plan.group_names
-        unmet = "; ".join(names[group] for group in sorted(self._missing() - self.plan.wait_groups))
-        return f"it can never start: what it waits for did not come true ({unmet})"
+        unmet = self._missing() & ~self.plan.wait_groups
+        names = [name for group, name in enumerate(self.plan.group_names) if unmet & (1 << group)]
+        return f"it can never start: what it waits for did not come true ({'; '.join(names)})"
 
-    def _missing(self) -> set[int]:
-        return set(range(self.plan.group_counts[Action.QUEUE])) - self._held[Action.QUEUE]
+    def _missing(self) -> int:
+        return self.plan.all_groups[Action.QUEUE] & ~self._held[Action.QUEUE]
 
-    def _fires(self, action: Action, held: set[int]) -> bool:
-        count = self.plan.group_counts[action]
-        return count > 0 and len(held) == count
+
+_LOST = (TaskRunState.FAILED, TaskRunState.CANCELLED)

@@ -3,6 +3,7 @@
 `RunTracker` alone holds these objects. A run of one task has none: its `TaskRun` is all there is.
 """
 
+import json
 from typing import NamedTuple
 
 from broadaxe_actors.catalog import Version
@@ -16,6 +17,9 @@ SKIPPED_OUTPUT = b'{"skipped":true}'
 """What children and callers see of a task that was skipped (behaviour-core 6.10)."""
 
 
+_HAVE_OUTPUT = (TaskRunState.COMPLETED, TaskRunState.SKIPPED)
+
+
 class Ended(NamedTuple):
     """A task run of a live run that has ended."""
 
@@ -24,6 +28,8 @@ class Ended(NamedTuple):
     attempt: int
     output: bytes | None
     error: bytes | None
+    is_skipped: bool
+    """Its children take it for skipped: by its state, or because its own output says so (behaviour-core 6.10)."""
 
 
 class Spilled(NamedTuple):
@@ -53,8 +59,8 @@ class Run:
         "metadata",
         "open_count",
         "output_bytes",
+        "outputs",
         "parent_task_run_id",
-        "pending",
         "priority",
         "triggering_event_id",
         "triggering_event_key",
@@ -81,8 +87,8 @@ class Run:
         self.open_count = len(version.steps)
         """Tasks that have not ended, those not yet decided included."""
         self.output_bytes = 0
-        self.pending: dict[tuple[int, int], int] = {}
-        """By parent and child: expressions on the parent's output that are being evaluated elsewhere."""
+        self.outputs: dict[int, tuple[ParentOutput, ParentOutput]] = {}
+        """Of tasks that completed or were skipped: as others see their output, and as their children do."""
 
     @property
     def size(self) -> int:
@@ -100,23 +106,19 @@ class Run:
 
     def put(self, task: TaskRun) -> None:
         """A task run of this run is live in memory."""
-        entry = self.entries[task.step.index]
-        if type(entry) is Ended:
-            self._reopen(entry)
         self.entries[task.step.index] = task
 
     def settle(self, index: int, ended: Ended) -> int:
         """A task run has ended. Returns the bytes of output that are kept for its children."""
-        if type(self.entries[index]) is not Ended:
-            self.open_count -= 1
+        self.open_count -= 1
         self.entries[index] = ended
         size = len(ended.output or b"") + len(ended.error or b"")
         self.output_bytes += size
+        if ended.state in _HAVE_OUTPUT:
+            name = self.version.steps[index].ref.task_name
+            output = SKIPPED_OUTPUT if ended.state == TaskRunState.SKIPPED else ended.output or b""
+            self.outputs[index] = (ParentOutput(name, output, False), ParentOutput(name, output, True))
         return size
-
-    def _reopen(self, ended: Ended) -> None:
-        self.open_count += 1
-        self.output_bytes -= len(ended.output or b"") + len(ended.error or b"")
 
     def spill(self, index: int, task_run_id: str) -> None:
         """A task run of this run waits in Postgres."""
@@ -151,15 +153,8 @@ class Run:
 
     def outputs_for(self, step: Step) -> tuple[ParentOutput, ...]:
         """Outputs of the tasks that have completed or were skipped."""
-        direct = step.plan.parents
-        found: list[ParentOutput] = []
-        for index, entry in self.ended():
-            name = self.version.steps[index].ref.task_name
-            if entry.state == TaskRunState.SKIPPED:
-                found.append(ParentOutput(name, SKIPPED_OUTPUT, index in direct))
-            elif entry.state == TaskRunState.COMPLETED:
-                found.append(ParentOutput(name, entry.output or b"", index in direct))
-        return tuple(found)
+        direct = step.plan.parent_set
+        return tuple([pair[index in direct] for index, pair in self.outputs.items()])
 
     def errors_for(self, step: Step) -> tuple[tuple[str, str], ...]:
         """For the on-failure task: the errors known by now."""
@@ -212,6 +207,17 @@ class Run:
         )
 
 
+def make_ended(
+    task_run_id: str, state: TaskRunState, attempt: int, output: bytes | None, error: bytes | None
+) -> Ended:
+    """The end of a task run."""
+    is_skipped = state == TaskRunState.SKIPPED
+    if output and b'"skipped"' in output:
+        value = json.loads(output)
+        is_skipped = isinstance(value, dict) and value.get("skipped") is True
+    return Ended(task_run_id, state, attempt, output, error, is_skipped)
+
+
 def run_row(task_row: TaskRunRow) -> TaskRunRow:
     """The row of a run of several tasks, from what the trigger would give a run of one."""
     return task_row._replace(
@@ -235,4 +241,4 @@ def ended_of(row: TaskRunRow) -> Ended | None:
     """The end of a task run whose row is live still, or None for one that has not ended."""
     if not is_final(row.state):
         return None
-    return Ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
+    return make_ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)

@@ -140,13 +140,38 @@ class TaskRun:
             self.metadata = row.metadata
             self.input = row.input
         else:
-            self.metadata = run.metadata
-            self.input = run.input
-            self.parent_task_run_id = run.parent_task_run_id
-            self.child_index = run.child_index
-            self.child_key = run.child_key
-            self.triggering_event_id = run.triggering_event_id
-            self.triggering_event_key = run.triggering_event_key
+            self.share(run)
+
+    @classmethod
+    def born(cls, run: "Run", step: Step, task_run_id: str, now: int) -> "TaskRun":
+        """A task run that comes into being within a run that is there: it waits, until the caller says otherwise."""
+        task = cls.__new__(cls)
+        task.step = step
+        task.run = run
+        task.is_in_line = task.is_recovered = task.is_doubtful = task.is_slot_released = False
+        task.log_lines = task.seq = 0
+        task.id = task_run_id
+        task.run_id = run.id
+        task.state = TaskRunState.WAITING
+        task.attempt = task.stored_attempt = task.app_retries = task.internal_retries = 0
+        task.priority = task.queue_priority = run.priority
+        task.created_at = task.queued_at = now
+        task.schedule_deadline = task.execution_deadline = task.assigned_at = task.started_at = None
+        task.worker_id = task.idempotency_key = task.desired_labels = None
+        task.desired_worker_id = run.desired_worker_id
+        task.waits = None
+        task.share(run)
+        return task
+
+    def share(self, run: "Run") -> None:
+        """What a task run has of its run."""
+        self.metadata = run.metadata
+        self.input = run.input
+        self.parent_task_run_id = run.parent_task_run_id
+        self.child_index = run.child_index
+        self.child_key = run.child_key
+        self.triggering_event_id = run.triggering_event_id
+        self.triggering_event_key = run.triggering_event_key
 
     @property
     def size(self) -> int:
@@ -178,39 +203,41 @@ class TaskRun:
 
     def row(self, tenant_id: str) -> TaskRunRow:
         """The row of a task run that comes into being, or begins anew, within a run of several tasks."""
+        ref = self.step.ref
+        is_part = self.run is not None
         return TaskRunRow(
-            id=self.id,
-            tenant_id=tenant_id,
-            run_id=self.run_id,
-            workflow_id=self.step.ref.workflow_id,
-            workflow_version_id=self.step.ref.workflow_version_id,
-            step_index=self.step.index,
-            state=self.state,
-            attempt=self.attempt,
-            app_retries=self.app_retries,
-            internal_retries=self.internal_retries,
-            priority=self.priority,
-            queue_priority=self.queue_priority,
-            seq=self.seq,
-            spill_queue=None,
-            created_at=self.created_at,
-            queued_at=self.queued_at,
-            schedule_deadline=self.schedule_deadline,
-            execution_deadline=None,
-            assigned_at=None,
-            started_at=None,
-            worker_id=None,
-            parent_task_run_id=None,
-            child_index=None,
-            child_key=None,
-            triggering_event_id=None,
-            triggering_event_key=None,
-            desired_worker_id=self.desired_worker_id,
-            desired_labels=None,
-            metadata="{}" if self.run is not None else self.metadata,
-            input=b"" if self.run is not None else self.input,
-            idempotency_key=None if self.run is not None else self.idempotency_key,
-            waits=self.waits.to_json() if self.waits is not None else None,
+            self.id,
+            tenant_id,
+            self.run_id,
+            ref.workflow_id,
+            ref.workflow_version_id,
+            self.step.index,
+            self.state,
+            self.attempt,
+            self.app_retries,
+            self.internal_retries,
+            self.priority,
+            self.queue_priority,
+            self.seq,
+            None,
+            self.created_at,
+            self.queued_at,
+            self.schedule_deadline,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            self.desired_worker_id,
+            None,
+            "{}" if is_part else self.metadata,
+            b"" if is_part else self.input,
+            None if is_part else self.idempotency_key,
+            self.waits.to_json() if self.waits is not None else None,
         )
 
     def settle_record(

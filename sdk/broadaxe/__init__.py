@@ -14,23 +14,27 @@
 What is listed here is the public surface; everything else may change. Importing it starts no thread and opens no connection.
 """
 
+from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._client import Broadaxe
 from broadaxe._conditions import Condition, OrGroup, ParentCondition, SleepCondition, UserEventCondition, or_
 from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig
-from broadaxe._context import Context, WorkerContext
+from broadaxe._context import Context
 from broadaxe._depends import Depends
 from broadaxe._errors import (
     BroadaxeError,
+    BulkTriggerIdempotencyCollisionError,
     ClientClosedError,
     ConfigurationError,
     DefinitionError,
     FailedRunError,
+    IdempotencyCollisionError,
     InvalidInputError,
     InvalidOutputError,
     NonRetryableException,
     NotAuthenticatedError,
     PayloadTooLargeError,
     RequestRefusedError,
+    RetryAfterException,
     RunCancelledError,
     RunNotFoundError,
     ServerUnavailableError,
@@ -45,23 +49,30 @@ from broadaxe._options import (
     Priority,
     RateLimit,
     RateLimitDuration,
+    StatusBasedIdempotencyConfig,
     StickyStrategy,
     TaskDefaults,
     TriggerWorkflowOptions,
+    TTLBasedIdempotencyConfig,
     WorkerLabelComparator,
     WorkflowRunTriggerConfig,
 )
 from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
 from broadaxe._run_client import RunDetails, RunsClient, RunStatus, TaskRunDetails
+from broadaxe._services import WorkerContext
+from broadaxe._standalone import Standalone
 from broadaxe._task import Task
 from broadaxe._types import EmptyModel
 from broadaxe._worker import Worker
-from broadaxe._workflow import Standalone, Workflow
+from broadaxe._workflow import Workflow
 
 __all__ = [
+    "BatchContext",
+    "BatchMemberId",
     "Broadaxe",
     "BroadaxeError",
     "BulkPushEventWithMetadata",
+    "BulkTriggerIdempotencyCollisionError",
     "ClientClosedError",
     "ClientConfig",
     "ClientTLSConfig",
@@ -79,6 +90,7 @@ __all__ = [
     "EventClient",
     "FailedRunError",
     "HealthcheckConfig",
+    "IdempotencyCollisionError",
     "InvalidInputError",
     "InvalidOutputError",
     "NonRetryableException",
@@ -91,6 +103,7 @@ __all__ = [
     "RateLimit",
     "RateLimitDuration",
     "RequestRefusedError",
+    "RetryAfterException",
     "RunCancelledError",
     "RunDetails",
     "RunNotFoundError",
@@ -100,7 +113,9 @@ __all__ = [
     "ServerUnavailableError",
     "SleepCondition",
     "Standalone",
+    "StatusBasedIdempotencyConfig",
     "StickyStrategy",
+    "TTLBasedIdempotencyConfig",
     "Task",
     "TaskDefaults",
     "TaskRunDetails",

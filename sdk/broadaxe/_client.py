@@ -8,8 +8,9 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Concatenate, Protocol, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, Self, TypeVar, Unpack, cast, overload
 
 from broadaxe._annotations import caller_locals
 from broadaxe._config import (
@@ -21,64 +22,38 @@ from broadaxe._config import (
     with_arguments,
 )
 from broadaxe._context import Context
+from broadaxe._definition import BaseWorkflow, WorkflowSettings
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
-from broadaxe._options import Concurrency, DefaultFilter, StickyStrategy, TaskDefaults
+from broadaxe._options import (
+    BatchTaskConfig,
+    Concurrency,
+    DefaultFilter,
+    IdempotencyConfig,
+    StickyStrategy,
+    TaskDefaults,
+)
 from broadaxe._run_client import RunsClient
 from broadaxe._runs import Runs
+from broadaxe._standalone import (
+    BatchDecorator,
+    BroadcastBatchDecorator,
+    Standalone,
+    StandaloneDecorator,
+    StandaloneSettings,
+    TypedStandaloneDecorator,
+    split_settings,
+)
 from broadaxe._stubs import StubsClient
-from broadaxe._task import TaskSettings
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
-from broadaxe._workflow import BaseWorkflow, Standalone, Workflow, WorkflowSettings
+from broadaxe._workflow import Workflow
 
 if TYPE_CHECKING:
     from broadaxe._worker import Worker
 
 T = TypeVar("T")
-
-
-class StandaloneDecorator(Protocol):
-    """Turns a function into a standalone task whose input type is that of the function's first parameter."""
-
-    @overload
-    def __call__(
-        self, fn: Callable[Concatenate[TInput, Context, P], Coroutine[Any, Any, R]], /
-    ) -> Standalone[TInput, R]: ...
-    @overload
-    def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Standalone[TInput, R]: ...
-
-
-class TypedStandaloneDecorator(Protocol[TInput]):
-    """Turns a function into a standalone task whose input type was given as `input_validator`."""
-
-    @overload
-    def __call__(
-        self, fn: Callable[Concatenate[TInput, Context, P], Coroutine[Any, Any, R]], /
-    ) -> Standalone[TInput, R]: ...
-    @overload
-    def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Standalone[TInput, R]: ...
-
-
-class StandaloneSettings(TaskSettings, total=False):
-    """Settings of a standalone task: those of any task, and those of the workflow that it is.
-
-    description: for people. on_events, on_crons: what starts runs by itself; `*` in an event key stands for anything.
-    cron_input: the input of runs started by a cron. version: for people. sticky: whether children stay on a worker.
-    default_priority: 1 to 3 for runs that do not say. default_filters: event filters to create with the task.
-    default_additional_metadata: metadata of every run, under its own.
-    """
-
-    description: str | None
-    on_events: Sequence[str] | None
-    on_crons: Sequence[str] | None
-    cron_input: Any
-    version: str | None
-    sticky: StickyStrategy | None
-    default_priority: int
-    default_filters: Sequence[DefaultFilter] | None
-    default_additional_metadata: Mapping[str, Any] | None
 
 
 class Broadaxe:
@@ -236,7 +211,7 @@ class Broadaxe:
         Raises `DefinitionError` for a wrong signature or setting.
         """
         local_names = caller_locals()
-        own, of_task = _split(cast("StandaloneSettings", settings))
+        own, of_task = split_settings(cast("StandaloneSettings", settings))
 
         def declare(function: Callable[..., Any]) -> Standalone[Any, Any]:
             workflow_settings = WorkflowSettings(
@@ -245,6 +220,72 @@ class Broadaxe:
             return Standalone(self, function, workflow_settings, of_task, local_names)
 
         return declare if fn is None else declare(fn)
+
+    @overload
+    def batch_task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        batch_max_size: int = 1,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[False] = False,
+        **settings: Unpack[StandaloneSettings],
+    ) -> BatchDecorator: ...
+    @overload
+    def batch_task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        batch_max_size: int = 1,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[True],
+        **settings: Unpack[StandaloneSettings],
+    ) -> BroadcastBatchDecorator: ...
+    def batch_task(
+        self,
+        *,
+        name: str | None = None,
+        input_validator: Any = None,
+        batch_max_size: int = 1,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Declare a standalone task whose runs are done together: one call of the function for a batch of them, in one slot.
+
+        The function takes a dictionary of inputs by member id, and a `BatchContext`; it returns a dictionary with an output
+        for each of these ids, or with `broadcast_output` one output for all. Each run keeps its own id, result and metadata. What
+        the function raises fails every member; batch tasks are not retried.
+
+        batch_max_size: runs in a batch. batch_max_interval: how long to wait for more, 1 second if not given.
+        batch_group_key: CEL over the input that gives a string; runs with different keys are never in one batch.
+        batch_group_max_runs: batches of a key at once, 100 if not given. For the rest see `StandaloneSettings`.
+        """
+        local_names = caller_locals()
+        own, of_task = split_settings(cast("StandaloneSettings", settings))
+        batch = BatchTaskConfig(
+            batch_max_size=batch_max_size,
+            batch_max_interval=batch_max_interval,
+            batch_group_key=batch_group_key,
+            batch_group_max_runs=batch_group_max_runs,
+            broadcast_output=broadcast_output,
+        )
+
+        def declare(function: Callable[..., Any]) -> Standalone[Any, Any]:
+            workflow_settings = WorkflowSettings(
+                name=name or str(getattr(function, "__name__", "")), input_validator=input_validator, **own
+            )
+            return Standalone(self, function, workflow_settings, of_task, local_names, batch)
+
+        return declare
 
     @overload
     def workflow(
@@ -263,6 +304,7 @@ class Broadaxe:
         task_defaults: TaskDefaults | None = None,
         default_filters: Sequence[DefaultFilter] | None = None,
         default_additional_metadata: Mapping[str, Any] | None = None,
+        idempotency: IdempotencyConfig | None = None,
     ) -> Workflow[TInput]: ...
     @overload
     def workflow(
@@ -281,6 +323,7 @@ class Broadaxe:
         task_defaults: TaskDefaults | None = None,
         default_filters: Sequence[DefaultFilter] | None = None,
         default_additional_metadata: Mapping[str, Any] | None = None,
+        idempotency: IdempotencyConfig | None = None,
     ) -> Workflow[EmptyModel]: ...
     def workflow(
         self,
@@ -298,12 +341,13 @@ class Broadaxe:
         task_defaults: TaskDefaults | None = None,
         default_filters: Sequence[DefaultFilter] | None = None,
         default_additional_metadata: Mapping[str, Any] | None = None,
+        idempotency: IdempotencyConfig | None = None,
     ) -> Workflow[Any]:
         """Declare a workflow; its tasks are declared with its own `task` decorator.
 
         input_validator: type of the input of all its tasks; any object when not given. on_events, on_crons: what starts runs by
         itself. concurrency: how many runs at once, by key; a number is a limit over all. task_defaults: settings for tasks
-        that do not say. The rest is as for `task`.
+        that do not say. idempotency: what keeps two runs with the same key from being created. The rest is as for `task`.
         """
         settings = WorkflowSettings(
             name=name,
@@ -319,6 +363,7 @@ class Broadaxe:
             task_defaults=task_defaults or TaskDefaults(),
             default_filters=default_filters or (),
             default_additional_metadata=default_additional_metadata or {},
+            idempotency=idempotency,
         )
         return Workflow(self, settings)
 
@@ -349,19 +394,3 @@ class Broadaxe:
             workflows=cast("Sequence[Workflow[Any] | Standalone[Any, Any]]", workflows or ()),
             lifespan=lifespan,
         )
-
-
-_WORKFLOW_KEYS = StandaloneSettings.__annotations__.keys() - TaskSettings.__annotations__.keys()
-
-
-def _split(settings: StandaloneSettings) -> tuple[dict[str, Any], TaskSettings]:
-    """Settings of the workflow and of its task. What was given as None counts as not given."""
-    known = _WORKFLOW_KEYS | TaskSettings.__annotations__.keys()
-    unknown = settings.keys() - known
-    if unknown:
-        raise TypeError(
-            f"unknown task setting {', '.join(sorted(unknown))}: expected some of {', '.join(sorted(known))}"
-        )
-    own = {name: value for name, value in settings.items() if name in _WORKFLOW_KEYS and value is not None}
-    of_task = {name: value for name, value in settings.items() if name not in _WORKFLOW_KEYS}
-    return own, cast("TaskSettings", of_task)

@@ -1,6 +1,5 @@
 """Conditions on which a task of a workflow starts, is skipped or is cancelled, and how they are written on the wire."""
 
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,16 +59,65 @@ def or_(*conditions: Condition) -> OrGroup:
     """A group of conditions of which one suffices."""
     if not conditions:
         raise DefinitionError("or_() needs at least one condition")
+    for condition in conditions:
+        if not isinstance(condition, Condition):
+            raise DefinitionError(f"or_() holds {condition!r}: expected conditions, one beside the other")
     return OrGroup(conditions)
 
 
+Entries = Sequence[Condition | OrGroup]
+
+
+def check_conditions(entries: object, what: str, where: str, parents: "Sequence[Task[Any, Any]]") -> None:
+    """Refuse what the engine would refuse, or could never satisfy. Raises `DefinitionError`.
+
+    what: the setting, such as `wait_for`. where: the task, as errors call it. parents: those that the task declares.
+    """
+    if isinstance(entries, Condition | OrGroup) or not isinstance(entries, Sequence):
+        raise DefinitionError(f"{where}: {what} is {entries!r}: expected a list of conditions")
+    for entry in entries:
+        group = entry.conditions if isinstance(entry, OrGroup) else (entry,)
+        for condition in group:
+            _check(condition, f"{where}: {what}", parents)
+
+
+def _check(condition: object, where: str, parents: "Sequence[Task[Any, Any]]") -> None:
+    if isinstance(condition, SleepCondition):
+        duration_to_wire(condition.duration, f"{where}: the duration of a SleepCondition")
+    elif isinstance(condition, UserEventCondition):
+        if not condition.event_key:
+            raise DefinitionError(f"{where}: a UserEventCondition needs an event_key")
+        _check_expression(condition.expression, f"{where}: the condition on event {condition.event_key!r}")
+    elif isinstance(condition, ParentCondition):
+        parent = condition.parent
+        if parent not in parents:
+            declared = ", ".join(repr(known.name) for known in parents) or "none"
+            raise DefinitionError(
+                f"{where}: a ParentCondition is on {getattr(parent, 'name', parent)!r}, which is not a parent of this task "
+                f"(those are: {declared}): add it to parents=[...]"
+            )
+        _check_expression(condition.expression, f"{where}: the condition on parent {parent.name!r}")
+    else:
+        raise DefinitionError(
+            f"{where} holds {condition!r}, which is no condition: use SleepCondition, UserEventCondition, ParentCondition or "
+            "or_(...) of these"
+        )
+
+
+def _check_expression(expression: object, where: str) -> None:
+    if expression is None:
+        return
+    if not isinstance(expression, str) or not expression.strip():
+        raise DefinitionError(f"{where} has the expression {expression!r}: write one in CEL, or leave it out")
+
+
 def conditions_to_wire(
-    wait_for: Sequence[Condition | OrGroup],
-    skip_if: Sequence[Condition | OrGroup],
-    cancel_if: Sequence[Condition | OrGroup],
+    wait_for: Entries,
+    skip_if: Entries,
+    cancel_if: Entries,
     namespaced: Callable[[str], str],
 ) -> wire.TaskConditions | None:
-    """All conditions of a task; each outside an `or_` is a group of its own. None without any."""
+    """All conditions of a task, checked before; each outside an `or_` is a group of its own. None without any."""
     out = wire.TaskConditions()
     for action, entries in ((wire.QUEUE, wait_for), (wire.SKIP, skip_if), (wire.CANCEL, cancel_if)):
         for entry in entries or ():
@@ -100,10 +148,6 @@ def _add(
         if condition.consider_events_since is not None:
             event.consider_events_since.FromDatetime(condition.consider_events_since)
     elif isinstance(condition, ParentCondition):
-        base.readable_data_key = condition.readable_data_key or f"{condition.parent.name}:{time.time_ns()}"
+        base.readable_data_key = condition.readable_data_key or condition.parent.name
         base.expression = condition.expression or ""
         out.parent_override_conditions.add(base=base, parent_readable_id=condition.parent.name)
-    else:
-        raise DefinitionError(
-            f"{condition!r} is not a condition: use SleepCondition, UserEventCondition, ParentCondition or or_(...)"
-        )

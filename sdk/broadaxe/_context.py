@@ -8,16 +8,23 @@ import asyncio
 import itertools
 import json
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import ContextVar
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from broadaxe._durations import duration_to_wire
+from broadaxe._errors import TaskRunError
+from broadaxe._services import NoServices, TaskServices, WorkerContext, awaitable
+from broadaxe._types import Duration, R
 from broadaxe.wire.stream_pb2 import Assignment, LogLine, StepInfo, StreamChunk
 
 if TYPE_CHECKING:
     from broadaxe._task import Task
+
+T = TypeVar("T")
+
+_wait_lock = Lock()
 
 LOG_LINE_LIMIT = 10_000
 """Characters of one log line that the engine takes; what is longer is cut."""
@@ -26,72 +33,20 @@ current_context: ContextVar["Context | None"] = ContextVar("broadaxe_current_con
 """The context of the attempt that runs here; None outside of tasks."""
 
 
-class TaskServices(Protocol):
-    """What a context asks of the worker that runs it. Futures are those of threads: safe to wait for anywhere."""
-
-    @property
-    def worker_id(self) -> str: ...
-    @property
-    def worker_labels(self) -> Mapping[str, str | int]: ...
-    @property
-    def lifespan(self) -> Any: ...
-
-    def put_log(self, line: LogLine) -> None: ...
-    def put_chunk(self, chunk: StreamChunk) -> None: ...
-    def drained(self) -> "Future[None]":
-        """Ends when every line and chunk given before has been sent; raises what sending them raised."""
-        ...
-
-    def delivered(self) -> "Future[None]":
-        """Ends when the engine has got every chunk given before, or will not get it. Raises nothing."""
-        ...
-
-    def cancel(self, task_run_id: str, attempt: int) -> "Future[None]": ...
-    def upsert_labels(self, labels: Mapping[str, str | int]) -> "Future[None]": ...
-    def refresh_timeout(self, task_run_id: str, increment: str) -> "Future[None]": ...
-    def release_slot(self, task_run_id: str) -> "Future[None]": ...
-
-
-class WorkerContext:
-    """The worker that runs a task, as the task sees it."""
-
-    __slots__ = ("_services",)
-
-    def __init__(self, services: TaskServices) -> None:
-        self._services = services
-
-    def id(self) -> str:
-        """The worker's id, the same over reconnects and engine restarts."""
-        return self._services.worker_id
-
-    def labels(self) -> dict[str, str | int]:
-        """The labels that the worker has now."""
-        return dict(self._services.worker_labels)
-
-    def upsert_labels(self, labels: Mapping[str, str | int]) -> None:
-        """Add or replace labels of this worker; returns when the next message to the engine carries them.
-
-        Blocks: inside an async task prefer `aio_upsert_labels`.
-        """
-        self._services.upsert_labels(labels).result()
-
-    async def aio_upsert_labels(self, labels: Mapping[str, str | int]) -> None:
-        """Add or replace labels of this worker."""
-        await _awaitable(self._services.upsert_labels(labels))
-
-
 class Context:
     """The context of one attempt, the second argument of every task."""
 
     __slots__ = (
         "_assignment",
+        "_cancelled",
         "_children",
         "_chunk_indexes",
+        "_is_slot_released",
         "_metadata",
         "_parents",
         "_services",
         "_step",
-        "_task_run_errors",
+        "_task",
         "_triggers",
         "exit_flag",
         "has_chunks",
@@ -102,13 +57,14 @@ class Context:
         assignment: Assignment,
         step: StepInfo,
         services: TaskServices,
-        *,
-        task_run_errors: Mapping[str, str] | None = None,
+        task: "Task[Any, Any] | None" = None,
     ) -> None:
         self._assignment = assignment
         self._step = step
         self._services = services
-        self._task_run_errors = task_run_errors
+        self._task = task
+        self._cancelled: Future[None] | None = None
+        self._is_slot_released = False
         self._children: itertools.count[int] | None = None
         self._chunk_indexes: itertools.count[int] | None = None
         self._metadata: dict[str, Any] | None = None
@@ -129,6 +85,7 @@ class Context:
         retry_count: int = 0,
         lifespan: Any = None,
         task_name: str = "task",
+        task: "Task[Any, Any] | None" = None,
     ) -> "Context":
         """A context without a worker: nothing leaves the process; cancelling sets the flag alone."""
         assignment = Assignment(
@@ -140,7 +97,7 @@ class Context:
             parents=json.dumps(dict(parent_outputs or {}), default=str).encode(),
         )
         step = StepInfo(action_id=f"mock:{task_name}", task_name=task_name)
-        return cls(assignment, step, _NoServices(lifespan))
+        return cls(assignment, step, NoServices(lifespan), task)
 
     # ---- who and where
 
@@ -162,6 +119,11 @@ class Context:
     @property
     def task_name(self) -> str:
         return self._step.task_name
+
+    @property
+    def workflow_name(self) -> str:
+        """The name of the workflow, with its namespace; in lower case where only the action is known."""
+        return self._task.workflow.name if self._task is not None else self._step.action_id.partition(":")[0]
 
     @property
     def action_id(self) -> str:
@@ -191,6 +153,11 @@ class Context:
     def attempt_number(self) -> int:
         """The number of this attempt, counted from 1."""
         return self._assignment.attempt + 1
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts the task's retries allow. `attempt_number` may pass it: lost workers and replays count there."""
+        return self._task.retries + 1 if self._task is not None else 1
 
     @property
     def priority(self) -> int | None:
@@ -261,6 +228,11 @@ class Context:
         return self._triggers
 
     @property
+    def trigger_data(self) -> dict[str, Any]:
+        """As `triggers`."""
+        return self.triggers
+
+    @property
     def filter_payload(self) -> dict[str, Any]:
         """The payload of the event filter that started this run; empty without one."""
         return cast("dict[str, Any]", self.triggers.get("filter_payload") or {})
@@ -281,7 +253,7 @@ class Context:
 
     @property
     def parents(self) -> dict[str, Any]:
-        """Outputs of the finished tasks of this run, by task name, unvalidated."""
+        """Outputs of the finished tasks of this run, by task name, unvalidated; `{"skipped": True}` of a skipped one."""
         if self._parents is None:
             self._parents = _object(self._assignment.parents, "parents", self._assignment.task_run_id)
         return self._parents
@@ -291,10 +263,11 @@ class Context:
         output = self.parents.get(task.name)
         return isinstance(output, dict) and output.get("skipped") is True
 
-    def task_output(self, task: "Task[Any, Any]") -> Any:
-        """The output of a parent task, as its own validator makes it.
+    def task_output(self, task: "Task[Any, R]") -> R:
+        """The output of a parent task, as its declared return type.
 
-        Raises ValueError when it was skipped, or has no output in this run.
+        Raises ValueError when it was skipped, or has no output in this run; `InvalidOutputError` when what it returned does
+        not fit its declaration.
         """
         if self.was_skipped(task):
             raise ValueError(
@@ -308,20 +281,32 @@ class Context:
             )
         from broadaxe._validation import parse_output  # noqa: PLC0415 - it imports workflows, which import contexts
 
-        return parse_output(task, json.dumps(self.parents[task.name]).encode())
+        return cast("R", parse_output(task, json.dumps(self.parents[task.name]).encode()))
+
+    async def aio_task_output(self, task: "Task[Any, R]") -> R:
+        """As `task_output`; nothing is waited for, as the outputs came with the task."""
+        return self.task_output(task)
 
     @property
     def task_run_errors(self) -> dict[str, str]:
-        """In an on-failure task: the errors of the failed tasks, by task name."""
-        return dict(self._task_run_errors or {})
+        """In an on-failure task: what the failed tasks raised (`Type: message`, then the traceback), by task name."""
+        return {
+            name: _joined(TaskRunError.from_wire(text))
+            for name, text in self._assignment.task_run_errors.items()
+        }
 
-    def get_task_run_error(self, task: "Task[Any, Any]") -> str | None:
-        """In an on-failure task: the error of one task, or None if it did not fail."""
-        return (self._task_run_errors or {}).get(task.name)
+    def get_task_run_error(self, task: "Task[Any, Any]") -> TaskRunError | None:
+        """In an on-failure task: the error of one task, or None if it did not fail.
+
+        Its `exc_type`, `exc` and `trace` are those of the exception; `exc_type` is empty for the engine's own errors, such as
+        a timeout.
+        """
+        text = self._assignment.task_run_errors.get(task.name)
+        return None if text is None else TaskRunError.from_wire(text, task_name=task.name)
 
     def fetch_task_run_error(self, task: "Task[Any, Any]") -> str | None:
-        """Deprecated name of `get_task_run_error`."""
-        return self.get_task_run_error(task)
+        """Deprecated: the text of `get_task_run_error`."""
+        return self.task_run_errors.get(task.name)
 
     # ---- what a task sends
 
@@ -335,6 +320,12 @@ class Context:
         self.put_log_line(text, "INFO")
         if raise_on_error:
             self._services.drained().result()
+
+    async def aio_log(self, line: str | Mapping[str, Any], raise_on_error: bool = False) -> None:
+        """As `log`; with `raise_on_error` it awaits the sending."""
+        self.log(line)
+        if raise_on_error:
+            await awaitable(self._services.drained())
 
     def put_log_line(self, text: str, level: str, created_at_us: int = 0) -> None:
         """Send one line at a level of DEBUG, INFO, WARN or ERROR; the time is now when not given."""
@@ -367,7 +358,7 @@ class Context:
     async def aio_put_stream(self, data: str | bytes) -> None:
         """Send a chunk to those who follow this run's stream, and wait until it has left this process."""
         self.put_stream(data)
-        await _awaitable(self._services.drained())
+        await awaitable(self._services.drained())
 
     # ---- what a task asks
 
@@ -375,81 +366,92 @@ class Context:
         """Whether this run was cancelled."""
         return self.exit_flag
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether this run was cancelled."""
+        return self.exit_flag
+
     def cancel(self) -> None:
-        """Cancel this task run: it ends as CANCELLED, is not retried, and its output is dropped. Sets `exit_flag`."""
+        """Cancel this task run: it ends as CANCELLED, is not retried, and its output is dropped. Sets `exit_flag`.
+
+        Returns when the engine has it. The function goes on until it returns.
+        """
         self.exit_flag = True
         self._services.cancel(self._assignment.task_run_id, self._assignment.attempt).result()
 
     async def aio_cancel(self) -> None:
-        """Cancel this task run; the engine then stops it at its next await."""
+        """Cancel this task run, as `cancel`; the engine then stops it at its next await."""
         self.exit_flag = True
-        await _awaitable(self._services.cancel(self._assignment.task_run_id, self._assignment.attempt))
+        await awaitable(self._services.cancel(self._assignment.task_run_id, self._assignment.attempt))
 
-    def refresh_timeout(self, increment_by: str | timedelta) -> None:
-        """Add to the execution timeout of this attempt, as a duration ("15s") or a timedelta.
+    def interrupt(self) -> None:
+        """Set `exit_flag`, and end the waits of synchronous code. The worker calls it when the engine has cancelled the run."""
+        self.exit_flag = True
+        cancelled = self._cancelled
+        if cancelled is not None and not cancelled.done():
+            cancelled.set_result(None)
+
+    def wait(self, future: "Future[T]") -> T:
+        """Block until `future` has a result, or this run is cancelled.
+
+        Then it raises `asyncio.CancelledError`, as an await in an async task does: `except Exception` does not hold it up.
+        """
+        with _wait_lock:
+            if self._cancelled is None:
+                self._cancelled = Future()
+        if not self.exit_flag:
+            waited: tuple[Future[Any], ...] = (future, self._cancelled)
+            wait(waited, return_when=FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        raise asyncio.CancelledError(
+            f"run {self.workflow_run_id} was cancelled while task {self.task_name!r} waited for a result"
+        )
+
+    def refresh_timeout(self, increment_by: Duration) -> None:
+        """Add to the execution timeout of this attempt: the new deadline is the old one and `increment_by` ("15s", timedelta).
 
         Raises the engine's refusal: an engine that does not know the call says so.
         """
-        increment = duration_to_wire(increment_by, "increment_by")
+        increment = duration_to_wire(increment_by, "increment_by", is_zero_allowed=False)
         self._services.refresh_timeout(self._assignment.task_run_id, increment).result()
 
-    async def aio_refresh_timeout(self, increment_by: str | timedelta) -> None:
+    async def aio_refresh_timeout(self, increment_by: Duration) -> None:
         """Add to the execution timeout of this attempt. As `refresh_timeout`."""
-        increment = duration_to_wire(increment_by, "increment_by")
-        await _awaitable(self._services.refresh_timeout(self._assignment.task_run_id, increment))
+        increment = duration_to_wire(increment_by, "increment_by", is_zero_allowed=False)
+        await awaitable(self._services.refresh_timeout(self._assignment.task_run_id, increment))
 
     def release_slot(self) -> None:
-        """Give the slot of this attempt to another task and go on running. Raises the engine's refusal."""
+        """Give the slot of this attempt to another task and go on running. Raises the engine's refusal.
+
+        Nothing takes the slot again; and if the worker dies, the attempt is not given to another.
+        """
         self._services.release_slot(self._assignment.task_run_id).result()
+        self._is_slot_released = True
 
     async def aio_release_slot(self) -> None:
-        """Give the slot of this attempt to another task and go on running. Raises the engine's refusal."""
-        await _awaitable(self._services.release_slot(self._assignment.task_run_id))
+        """Give the slot of this attempt to another task and go on running. As `release_slot`."""
+        await awaitable(self._services.release_slot(self._assignment.task_run_id))
+        self._is_slot_released = True
+
+    def takes_leave_of_slot(self) -> bool:
+        """Whether a wait for other runs has to begin by releasing the slot. True at most once an attempt."""
+        if self._is_slot_released or self._task is None or not self._task.releases_slot:
+            return False
+        self._is_slot_released = True
+        return True
+
+    def upsert_worker_labels(self, labels: Mapping[str, str | int]) -> None:
+        """Add or replace labels of the worker. As `worker.upsert_labels`."""
+        self.worker.upsert_labels(labels)
+
+    async def aio_upsert_worker_labels(self, labels: Mapping[str, str | int]) -> None:
+        """Add or replace labels of the worker. As `worker.aio_upsert_labels`."""
+        await self.worker.aio_upsert_labels(labels)
 
 
-class _NoServices:
-    """The services of a context that has no worker."""
-
-    worker_id = "test-worker"
-
-    def __init__(self, lifespan: Any) -> None:
-        self.lifespan = lifespan
-        self.worker_labels: dict[str, str | int] = {}
-
-    def put_log(self, line: LogLine) -> None:
-        pass
-
-    def put_chunk(self, chunk: StreamChunk) -> None:
-        pass
-
-    def drained(self) -> "Future[None]":
-        return _done()
-
-    def delivered(self) -> "Future[None]":
-        return _done()
-
-    def cancel(self, task_run_id: str, attempt: int) -> "Future[None]":
-        return _done()
-
-    def upsert_labels(self, labels: Mapping[str, str | int]) -> "Future[None]":
-        self.worker_labels.update(labels)
-        return _done()
-
-    def refresh_timeout(self, task_run_id: str, increment: str) -> "Future[None]":
-        return _done()
-
-    def release_slot(self, task_run_id: str) -> "Future[None]":
-        return _done()
-
-
-def _done() -> "Future[None]":
-    future: Future[None] = Future()
-    future.set_result(None)
-    return future
-
-
-async def _awaitable(future: "Future[None]") -> None:
-    await asyncio.wrap_future(future)
+def _joined(error: TaskRunError) -> str:
+    return f"{error.summary}\n{error.trace}" if error.trace else error.summary
 
 
 def _object(text: bytes, what: str, task_run_id: str) -> dict[str, Any]:

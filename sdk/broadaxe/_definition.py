@@ -3,12 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Unpack, cast
 
-from broadaxe._errors import DefinitionError, FailedRunError, InvalidOutputError, RunCancelledError
+from broadaxe._errors import (
+    BroadaxeError,
+    DefinitionError,
+    FailedRunError,
+    InvalidOutputError,
+    RunCancelledError,
+)
 from broadaxe._options import (
     Concurrency,
     DefaultFilter,
+    IdempotencyConfig,
     StickyStrategy,
     TaskDefaults,
     TriggerWorkflowOptions,
@@ -16,7 +23,7 @@ from broadaxe._options import (
     concurrency_to_wire,
 )
 from broadaxe._runs import BulkRunOptions, merged_options, metadata_text
-from broadaxe._task import Task, TaskPlace, TaskSettings
+from broadaxe._task import Task, TaskPlace, TaskSettings, check_name
 from broadaxe._types import EmptyModel, TInput
 from broadaxe._validation import Shape, dump
 from broadaxe.wire.stream_pb2 import RunFinished
@@ -43,6 +50,7 @@ class WorkflowSettings:
     task_defaults: TaskDefaults = field(default_factory=TaskDefaults)
     default_filters: Sequence[DefaultFilter] = ()
     default_additional_metadata: Mapping[str, Any] = field(default_factory=dict)
+    idempotency: IdempotencyConfig | None = None
 
 
 class BaseWorkflow(Generic[TInput]):
@@ -55,6 +63,7 @@ class BaseWorkflow(Generic[TInput]):
         """The name without the namespace."""
         if not settings.name:
             raise DefinitionError("a workflow needs a name")
+        check_name(settings.name, f"workflow {self.base_name!r}")
         if settings.task_defaults.priority is not None and settings.default_priority == 1:
             self._priority = int(settings.task_defaults.priority)
         else:
@@ -64,6 +73,7 @@ class BaseWorkflow(Generic[TInput]):
                 f"workflow {self.base_name!r}: default_priority is {self._priority}, expected 1 to 3"
             )
         concurrency_to_wire(settings.concurrency)
+        self._idempotency = self._checked_idempotency()
         self._tasks: list[Task[Any, Any]] = []
         self._metadata = metadata_text(
             settings.default_additional_metadata, f"default_additional_metadata of {self.base_name!r}"
@@ -71,6 +81,17 @@ class BaseWorkflow(Generic[TInput]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_name!r})"
+
+    def _checked_idempotency(self) -> wire.IdempotencyConfig | None:
+        config = self.settings.idempotency
+        if config is None:
+            return None
+        where = f"workflow {self.base_name!r}"
+        if not isinstance(config, IdempotencyConfig):
+            raise DefinitionError(
+                f"{where}: idempotency is {config!r}: expected a TTLBasedIdempotencyConfig or a StatusBasedIdempotencyConfig"
+            )
+        return config.to_wire(where)
 
     @cached_property
     def name(self) -> str:
@@ -115,8 +136,10 @@ class BaseWorkflow(Generic[TInput]):
         for kind in ("is_on_failure", "is_on_success"):
             if getattr(place, kind) and any(getattr(known.place, kind) for known in self._tasks):
                 raise DefinitionError(f"workflow {self.base_name!r} has two {kind[3:]} tasks: declare one")
-        for parent in place.parents:
+        for index, parent in enumerate(place.parents):
             self._check_parent(task, parent)
+            if parent in place.parents[:index]:
+                raise DefinitionError(f"{task.where}: parents holds {parent.name!r} twice")
         task.check()
         self._tasks.append(task)
         return task
@@ -165,6 +188,7 @@ class BaseWorkflow(Generic[TInput]):
                 for item in settings.default_filters or ()
             ],
             input_json_schema=self.input_shape.json_schema(),
+            idempotency=self._idempotency,
         )
         if settings.cron_input is not None:
             request.cron_input = self.input_shape.dump_given(settings.cron_input).decode()
@@ -228,11 +252,14 @@ class BaseWorkflow(Generic[TInput]):
         """What a run returned. Raises `FailedRunError`, `RunCancelledError` or `InvalidOutputError`."""
         raise NotImplementedError
 
-    def _decode_all(self, results: list[RunFinished], return_exceptions: bool) -> list[Any]:
+    def _decode_all(self, results: list[RunFinished | BroadaxeError], return_exceptions: bool) -> list[Any]:
         if not return_exceptions:
-            return [self.decode(finished) for finished in results]
+            return [self.decode(cast("RunFinished", finished)) for finished in results]
         decoded: list[Any] = []
         for finished in results:
+            if isinstance(finished, BroadaxeError):
+                decoded.append(finished)
+                continue
             try:
                 decoded.append(self.decode(finished))
             except (FailedRunError, RunCancelledError, InvalidOutputError) as error:
@@ -240,10 +267,10 @@ class BaseWorkflow(Generic[TInput]):
         return decoded
 
     def _run(self, config: WorkflowRunTriggerConfig) -> Any:
-        return self.decode(self._client.started.run_many((config,))[0])
+        return self.decode(self._client.started.run_one(config))
 
     async def _aio_run(self, config: WorkflowRunTriggerConfig) -> Any:
-        return self.decode((await self._client.started.aio_run_many((config,)))[0])
+        return self.decode(await self._client.started.aio_run_one(config))
 
 
 def with_namespace(name: str, namespace: str) -> str:

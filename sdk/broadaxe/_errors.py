@@ -8,13 +8,16 @@
     |-- PayloadTooLargeError     a message would exceed the size limit
     |-- RequestRefusedError      the server understood and said no; `.code` and `.message` say why
     |   |-- NotAuthenticatedError
-    |   `-- RunNotFoundError
+    |   |-- RunNotFoundError
+    |   |-- IdempotencyCollisionError             another run holds the idempotency key
+    |   `-- BulkTriggerIdempotencyCollisionError  the same for some runs of a bulk trigger; the others exist
     |-- ServerUnavailableError   the server cannot be reached; safe to try again
     |-- ClientClosedError        the client was closed, or the process forked after it had connected
     |-- RunCancelledError        the run was cancelled, so there is no result
     |-- FailedRunError           the run failed (an `ExceptionGroup` of `TaskRunError`)
     |-- TaskRunError             one task's own error: type, message, traceback text
-    `-- NonRetryableException    raised by a task: do not retry
+    |-- NonRetryableException    raised by a task: do not retry
+    `-- RetryAfterException      raised by a task: retry after a time that it says
 
 Error text on the wire (the same that other clients of the contract write and read): first line `Type: message`, then the traceback, then a JSON
 object naming the task run. A newline in the message is written as backslash, newline; a `": "` inside the type as `:::`.
@@ -22,8 +25,9 @@ object naming the task run. A newline in the message is written as backslash, ne
 
 import json
 import traceback
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Self
 
 _METADATA_KEY = "__hatchet_error_metadata__"
 
@@ -61,10 +65,14 @@ class RequestRefusedError(BroadaxeError):
 
     def __init__(self, code: str, message: str, what: str = "") -> None:
         super().__init__(f"{what + ': ' if what else ''}{message} ({code})")
+        self._given = (code, message, what)
         self.code = code
         self.message = message
         self.created_run_ids: tuple[str, ...] = ()
         """Of a bulk call that was sent in several parts: runs created by the parts that were not refused."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._given, {"created_run_ids": self.created_run_ids}
 
 
 class NotAuthenticatedError(RequestRefusedError):
@@ -73,6 +81,55 @@ class NotAuthenticatedError(RequestRefusedError):
 
 class RunNotFoundError(RequestRefusedError):
     """The tenant has no run with that id."""
+
+
+class IdempotencyCollisionError(RequestRefusedError):
+    """The run was not created: another run holds its idempotency key.
+
+    existing_run_external_id: that run.
+    colliding_run_external_id: the id under which this run would have been created; empty when not known.
+    """
+
+    def __init__(self, existing_run_external_id: str, colliding_run_external_id: str = "") -> None:
+        super().__init__(
+            "ALREADY_EXISTS",
+            f"run {existing_run_external_id} holds the same idempotency key, so no run was created",
+            "trigger",
+        )
+        self.existing_run_external_id = existing_run_external_id
+        self.colliding_run_external_id = colliding_run_external_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.existing_run_external_id, self.colliding_run_external_id)
+
+
+class BulkTriggerIdempotencyCollisionError(RequestRefusedError):
+    """Some runs of a bulk trigger were not created, as others hold their idempotency keys. The rest of them exist and run.
+
+    successful_workflow_run_external_ids: the runs that exist, in the order of the call.
+    collisions: one `IdempotencyCollisionError` for each that does not.
+    """
+
+    def __init__(
+        self,
+        successful_workflow_run_external_ids: Sequence[str],
+        collisions: Sequence[IdempotencyCollisionError],
+    ) -> None:
+        created = list(successful_workflow_run_external_ids)
+        holders = ", ".join(error.existing_run_external_id for error in collisions[:5])
+        more = f" and {len(collisions) - 5} more" if len(collisions) > 5 else ""
+        super().__init__(
+            "ALREADY_EXISTS",
+            f"{len(collisions)} of {len(collisions) + len(created)} runs were not created: their idempotency keys are held by "
+            f"run {holders}{more}; the others were",
+            "trigger",
+        )
+        self.successful_workflow_run_external_ids = created
+        self.collisions = list(collisions)
+        self.created_run_ids = tuple(created)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.successful_workflow_run_external_ids, self.collisions)
 
 
 class ServerUnavailableError(BroadaxeError, ConnectionError):
@@ -91,15 +148,43 @@ class ClientClosedError(BroadaxeError, RuntimeError):
 
 
 class RunCancelledError(BroadaxeError):
-    """The run was cancelled before it had a result: by a user, a concurrency strategy, or for waiting too long to be scheduled."""
+    """The run was cancelled before it had a result: by a user, a concurrency strategy, or for waiting too long to be scheduled.
 
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} was cancelled")
+    reason: the engine's words for it; empty when it gives none.
+    """
+
+    def __init__(self, run_id: str, reason: str = "") -> None:
+        super().__init__(run_id, reason)
         self.run_id = run_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} was cancelled" + (f": {self.reason}" if self.reason else "")
 
 
 class NonRetryableException(BroadaxeError):
     """Raise it in a task to fail the run without any further retry."""
+
+
+class RetryAfterException(BroadaxeError):
+    """Raise it in a task to fail the attempt and have it retried after `after`, instead of after its backoff.
+
+    It counts against `retries` as any failure does.
+    """
+
+    def __init__(self, message: str = "", *, after: timedelta) -> None:
+        super().__init__(message)
+        if not isinstance(after, timedelta) or after < timedelta(0):
+            raise ValueError(f"after is {after!r}: expected a timedelta of 0 or more")
+        self.after = after
+
+    @property
+    def after_ms(self) -> int:
+        """The wait in milliseconds, rounded up."""
+        return -(-self.after // timedelta(milliseconds=1)) if self.after else 0
+
+    def __reduce__(self) -> tuple[Callable[..., "RetryAfterException"], tuple[str, timedelta]]:
+        return _retry_after, (str(self), self.after)
 
 
 class TaskRunError(BroadaxeError):
@@ -120,6 +205,11 @@ class TaskRunError(BroadaxeError):
         self.trace = trace
         self.task_run_id = task_run_id
         self.task_name = task_name
+
+    @property
+    def task_run_external_id(self) -> str:
+        """As `task_run_id`."""
+        return self.task_run_id
 
     @property
     def summary(self) -> str:
@@ -200,6 +290,10 @@ class FailedRunError(BroadaxeError, ExceptionGroup[TaskRunError]):
     @property
     def trace(self) -> str:
         return self.error.trace
+
+
+def _retry_after(message: str, after: timedelta) -> RetryAfterException:
+    return RetryAfterException(message, after=after)
 
 
 def _without_metadata(text: str) -> tuple[str, str]:

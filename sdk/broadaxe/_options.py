@@ -5,15 +5,27 @@ Which of them the engine acts on yet is the engine's affair: all reach it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from broadaxe._durations import duration_to_wire
 from broadaxe._errors import DefinitionError
 from broadaxe._types import Duration
 from broadaxe.wire.v1 import workflows_pb2 as wire
 from broadaxe.wire.v1.shared.trigger_pb2 import DesiredWorkerLabels as WireLabel
+
+
+def check_number(
+    where: str, setting: str, value: object, least: float, most: float, *, is_whole: bool = True
+) -> None:
+    """Refuse a setting that is no number, or out of its range. Raises `DefinitionError` naming both."""
+    expected = f"{'a whole' if is_whole else 'a'} number from {least:,} to {most:,}"
+    kinds = (int,) if is_whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        raise DefinitionError(f"{where}: {setting} is {value!r}, expected {expected}")
 
 
 class Priority(IntEnum):
@@ -191,6 +203,91 @@ class DefaultFilter(BaseModel):
     expression: str
     scope: str
     payload: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class IdempotencyConfig(BaseModel):
+    """Base of the two ways to keep runs apart: no two runs with the same key at a time, over all workflows of the tenant.
+
+    key_expression: CEL over `input` and `additional_metadata` that gives a string.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key_expression: str
+
+    def to_wire(self, where: str) -> wire.IdempotencyConfig:
+        """where: the workflow, as errors call it. Raises `DefinitionError`."""
+        method, time_to_live, name = self._method()
+        if not self.key_expression.strip():
+            raise DefinitionError(
+                f"{where}: the key_expression of its idempotency is empty: write one in CEL"
+            )
+        duration_to_wire(time_to_live, f"{where}: the {name} of its idempotency", is_zero_allowed=False)
+        return wire.IdempotencyConfig(
+            expression=self.key_expression, ttl_ms=time_to_live // timedelta(milliseconds=1), method=method
+        )
+
+    def _method(self) -> tuple[wire.IdempotencyMethod.ValueType, timedelta, str]:
+        """The wire's method, how long a key is held at most, and the name of the field that says so."""
+        raise NotImplementedError
+
+
+class TTLBasedIdempotencyConfig(IdempotencyConfig):
+    """A run holds its key for `ttl` from its creation, also when it ends before."""
+
+    ttl: timedelta
+
+    def _method(self) -> tuple[wire.IdempotencyMethod.ValueType, timedelta, str]:
+        return wire.TTL, self.ttl, "ttl"
+
+
+class StatusBasedIdempotencyConfig(IdempotencyConfig):
+    """A run holds its key until it has ended, and no longer than `fallback_ttl` from its creation."""
+
+    fallback_ttl: timedelta
+
+    def _method(self) -> tuple[wire.IdempotencyMethod.ValueType, timedelta, str]:
+        return wire.STATUS, self.fallback_ttl, "fallback_ttl"
+
+
+class BatchTaskConfig(BaseModel):
+    """How runs of a batch task are brought together, as `batch_task` says it.
+
+    batch_max_size: runs in a batch, 1 to 100,000. batch_max_interval: longest wait for more of them, 1 second if not given.
+    batch_group_key: CEL over the input that gives a string; runs with different keys are never in one batch.
+    batch_group_max_runs: batches of a key at once, 100 if not given. broadcast_output: what the function returns is the
+    output of every member.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    batch_max_size: int
+    batch_max_interval: timedelta | None = None
+    batch_group_key: str | None = None
+    batch_group_max_runs: int | None = None
+    broadcast_output: bool = False
+
+    def to_wire(self, where: str) -> wire.TaskBatchConfig:
+        """where: the task, as errors call it. Raises `DefinitionError`."""
+        check_number(where, "batch_max_size", self.batch_max_size, 1, 100_000)
+        interval = None
+        if self.batch_max_interval is not None:
+            interval = round(self.batch_max_interval / timedelta(milliseconds=1))
+            if not 1 <= interval <= 86_400_000:
+                raise DefinitionError(
+                    f"{where}: batch_max_interval is {self.batch_max_interval!r}, expected 1 ms to 1 day"
+                )
+        if self.batch_group_key is not None and not self.batch_group_key.strip():
+            raise DefinitionError(f"{where}: batch_group_key is empty: write it in CEL, or leave it out")
+        if self.batch_group_max_runs is not None:
+            check_number(where, "batch_group_max_runs", self.batch_group_max_runs, 1, 10_000)
+        return wire.TaskBatchConfig(
+            batch_max_size=self.batch_max_size,
+            batch_max_interval_ms=interval,
+            batch_group_key=self.batch_group_key,
+            batch_group_max_runs=self.batch_group_max_runs,
+            broadcast_output=self.broadcast_output,
+        )
 
 
 class TaskDefaults(BaseModel):

@@ -10,7 +10,7 @@ from broadaxe.wire.stream_pb2 import RunFinished
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
     from broadaxe._definition import BaseWorkflow
-    from broadaxe._workflow import Standalone
+    from broadaxe._standalone import Standalone
 
 
 class RunStream:

@@ -7,12 +7,16 @@ it, the asynchronous one awaits it. Encoding happens on the caller's thread, in 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from concurrent.futures import wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from broadaxe._context import Context, current_context
 from broadaxe._errors import (
+    BroadaxeError,
+    BulkTriggerIdempotencyCollisionError,
     FailedRunError,
+    IdempotencyCollisionError,
     InvalidInputError,
     RequestRefusedError,
     RunCancelledError,
@@ -110,23 +114,46 @@ class Runs:
             else:
                 yield _wire_run(run_id, config, context)
 
+    def start_one(self, config: WorkflowRunTriggerConfig) -> str:
+        with _single():
+            return self.start_many((config,))[0]
+
+    async def aio_start_one(self, config: WorkflowRunTriggerConfig) -> str:
+        with _single():
+            return (await self.aio_start_many((config,)))[0]
+
+    def run_one(self, config: WorkflowRunTriggerConfig) -> RunFinished:
+        with _single():
+            return cast("RunFinished", self.run_many((config,))[0])
+
+    async def aio_run_one(self, config: WorkflowRunTriggerConfig) -> RunFinished:
+        with _single():
+            return cast("RunFinished", (await self.aio_run_many((config,)))[0])
+
     def start_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[str]:
         tickets = list(self._tickets(configs, len(configs), None))
         return _ids_of(tickets)
 
     async def aio_start_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[str]:
         tickets = await self._aio_tickets(configs, None)
-        await _settled([ticket.ids for ticket in tickets])
+        await _settled(tickets)
         return _ids_of(tickets)
 
-    def run_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[RunFinished]:
-        """Results in the order of the configs, once the last has ended."""
-        gather = Gather(len(configs))
+    def run_many(
+        self, configs: Sequence[WorkflowRunTriggerConfig], keeps_collisions: bool = False
+    ) -> list[RunFinished | BroadaxeError]:
+        """Results in the order of the configs, once the last has ended.
+
+        keeps_collisions: runs that others' idempotency keys kept from being created have their error in the list.
+        """
+        gather = Gather(len(configs), keeps_collisions)
         tickets = list(self._tickets(configs, len(configs), gather))
         return self._wait(gather, tickets)
 
-    async def aio_run_many(self, configs: Sequence[WorkflowRunTriggerConfig]) -> list[RunFinished]:
-        gather = Gather(len(configs))
+    async def aio_run_many(
+        self, configs: Sequence[WorkflowRunTriggerConfig], keeps_collisions: bool = False
+    ) -> list[RunFinished | BroadaxeError]:
+        gather = Gather(len(configs), keeps_collisions)
         tickets = await self._aio_tickets(configs, gather)
         return await self._aio_wait(gather, tickets)
 
@@ -148,7 +175,7 @@ class Runs:
         if run_ids:
             self._client.transport.post_watch(run_ids, gather)
         try:
-            return gather.future.result()
+            return _blocking(gather)
         except BaseException:
             self._client.transport.post_unwatch(run_ids, gather)
             raise
@@ -159,26 +186,33 @@ class Runs:
         if run_ids:
             self._client.transport.post_watch(run_ids, gather)
         try:
-            return await asyncio.wrap_future(gather.future)
+            return await _awaited(gather)
         except BaseException:
             self._client.transport.post_unwatch(run_ids, gather)
             raise
 
-    def _wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished]:
-        _warn_if_blocking()
+    def _wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished | BroadaxeError]:
         try:
-            return gather.future.result()
-        except BaseException as error:
+            return _blocking(gather)
+        except RequestRefusedError as error:
             self._forget(gather, tickets)
-            _note_created(error, tickets)
+            wait([ticket.ids for ticket in tickets])
+            raise _of_all_parts(error, tickets) from None
+        except BaseException:
+            self._forget(gather, tickets)
             raise
 
-    async def _aio_wait(self, gather: Gather, tickets: list[TriggerTicket]) -> list[RunFinished]:
+    async def _aio_wait(
+        self, gather: Gather, tickets: list[TriggerTicket]
+    ) -> list[RunFinished | BroadaxeError]:
         try:
-            return await asyncio.wrap_future(gather.future)
-        except BaseException as error:
+            return await _awaited(gather)
+        except RequestRefusedError as error:
             self._forget(gather, tickets)
-            _note_created(error, tickets)
+            await _settled(tickets)
+            raise _of_all_parts(error, tickets) from None
+        except BaseException:
+            self._forget(gather, tickets)
             raise
 
     def _forget(self, gather: Gather, tickets: list[TriggerTicket]) -> None:
@@ -190,29 +224,76 @@ def _ids_of(tickets: list[TriggerTicket]) -> list[str]:
     try:
         return [run_id for ticket in tickets for run_id in ticket.ids.result()]
     except RequestRefusedError as error:
-        _note_created(error, tickets)
-        raise
+        wait([ticket.ids for ticket in tickets])
+        raise _of_all_parts(error, tickets) from None
 
 
-async def _settled(futures: list["Future[list[str]]"]) -> None:
-    """Return when all are done, whatever they hold."""
-    await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+async def _settled(tickets: list[TriggerTicket]) -> None:
+    """Return when all are answered, whatever they hold."""
+    await asyncio.gather(*(asyncio.wrap_future(ticket.ids) for ticket in tickets), return_exceptions=True)
 
 
-def _note_created(error: BaseException, tickets: list[TriggerTicket]) -> None:
-    """Of a bulk call in several parts, say which parts were done."""
-    if isinstance(error, RequestRefusedError) and len(tickets) > 1:
-        error.created_run_ids = tuple(
-            run_id
-            for ticket in tickets
-            if ticket.ids.done() and ticket.ids.exception() is None
-            for run_id in ticket.ids.result()
-        )
+def _of_all_parts(error: RequestRefusedError, tickets: list[TriggerTicket]) -> RequestRefusedError:
+    """Of a bulk call in several parts, all answered: the error that says what was done in each."""
+    created: list[str] = []
+    collisions: list[IdempotencyCollisionError] = []
+    for ticket in tickets:
+        refusal = ticket.ids.exception()
+        if refusal is None:
+            created += ticket.ids.result()
+        elif isinstance(refusal, BulkTriggerIdempotencyCollisionError):
+            created += refusal.successful_workflow_run_external_ids
+            collisions += refusal.collisions
+    if isinstance(error, BulkTriggerIdempotencyCollisionError):
+        return BulkTriggerIdempotencyCollisionError(created, collisions)
+    if len(tickets) > 1:
+        error.created_run_ids = tuple(created)
+    return error
+
+
+@contextmanager
+def _single() -> Iterator[None]:
+    """A trigger of one run raises the error of that run."""
+    try:
+        yield
+    except BulkTriggerIdempotencyCollisionError as error:
+        raise error.collisions[0] from None
+
+
+def _blocking(gather: Gather) -> list[Any]:
+    """Wait for results in this thread: in a task until it is cancelled, and without its slot if it says so."""
+    context = current_context.get()
+    if context is None:
+        return gather.future.result()
+    _warn_if_blocking()
+    if context.takes_leave_of_slot():
+        try:
+            context.release_slot()
+        except BroadaxeError as error:
+            _tell_of_kept_slot(context, error)
+    return context.wait(gather.future)
+
+
+async def _awaited(gather: Gather) -> list[Any]:
+    context = current_context.get()
+    if context is not None and context.takes_leave_of_slot():
+        try:
+            await context.aio_release_slot()
+        except BroadaxeError as error:
+            _tell_of_kept_slot(context, error)
+    return await asyncio.wrap_future(gather.future)
+
+
+def _tell_of_kept_slot(context: Context, error: BroadaxeError) -> None:
+    logger.warning(
+        "task %s (run %s) keeps its slot while it waits for other runs: %s",
+        context.task_name,
+        context.workflow_run_id,
+        error,
+    )
 
 
 def _warn_if_blocking() -> None:
-    if current_context.get() is None:
-        return
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -285,7 +366,12 @@ def completed_results(finished: RunFinished) -> Sequence[TaskResult]:
             finished.run_id, errors or [TaskRunError("the run failed, and the engine gave no error text")]
         )
     if finished.state == FINAL_STATE_CANCELLED:
-        raise RunCancelledError(finished.run_id)
+        reasons = (
+            TaskRunError.from_wire(result.error.decode("utf-8", "replace")).summary
+            for result in finished.results
+            if result.state == FINAL_STATE_CANCELLED and result.error
+        )
+        raise RunCancelledError(finished.run_id, next(reasons, ""))
     return finished.results
 
 

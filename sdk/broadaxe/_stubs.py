@@ -1,9 +1,12 @@
 """Stubs: tasks and workflows whose code lives elsewhere, known here by name and types, to be run but not served."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
+from broadaxe._definition import WorkflowSettings
+from broadaxe._standalone import Standalone
 from broadaxe._types import EmptyModel, R, TInput
-from broadaxe._workflow import Standalone, Workflow, WorkflowSettings
+from broadaxe._workflow import Workflow
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
@@ -17,16 +20,40 @@ class StubsClient:
 
     @overload
     def task(
-        self, *, name: str, input_validator: type[TInput], output_validator: type[R]
+        self,
+        *,
+        name: str,
+        input_validator: type[TInput],
+        output_validator: type[R],
+        default_additional_metadata: Mapping[str, Any] | None = None,
     ) -> Standalone[TInput, R]: ...
     @overload
-    def task(self, *, name: str, input_validator: type[TInput]) -> Standalone[TInput, Any]: ...
-    @overload
-    def task(self, *, name: str, output_validator: type[R]) -> Standalone[EmptyModel, R]: ...
-    @overload
-    def task(self, *, name: str) -> Standalone[EmptyModel, Any]: ...
     def task(
-        self, *, name: str, input_validator: Any = None, output_validator: Any = Any
+        self,
+        *,
+        name: str,
+        input_validator: type[TInput],
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Standalone[TInput, Any]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str,
+        output_validator: type[R],
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Standalone[EmptyModel, R]: ...
+    @overload
+    def task(
+        self, *, name: str, default_additional_metadata: Mapping[str, Any] | None = None
+    ) -> Standalone[EmptyModel, Any]: ...
+    def task(
+        self,
+        *,
+        name: str,
+        input_validator: Any = None,
+        output_validator: Any = Any,
+        default_additional_metadata: Mapping[str, Any] | None = None,
     ) -> Standalone[Any, Any]:
         """A standalone task that some worker serves under `name`."""
 
@@ -34,13 +61,36 @@ class StubsClient:
             raise NotImplementedError(f"task {name!r} is a stub: its code runs on the workers that serve it")
 
         stub.__annotations__ = {"return": output_validator}
-        settings = WorkflowSettings(name=name, input_validator=input_validator or EmptyModel)
+        settings = WorkflowSettings(
+            name=name,
+            input_validator=input_validator or EmptyModel,
+            default_additional_metadata=default_additional_metadata or {},
+        )
         return Standalone(self._client, stub, settings, {}, {})
 
     @overload
-    def workflow(self, *, name: str, input_validator: type[TInput]) -> Workflow[TInput]: ...
+    def workflow(
+        self,
+        *,
+        name: str,
+        input_validator: type[TInput],
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Workflow[TInput]: ...
     @overload
-    def workflow(self, *, name: str) -> Workflow[EmptyModel]: ...
-    def workflow(self, *, name: str, input_validator: Any = None) -> Workflow[Any]:
+    def workflow(
+        self, *, name: str, default_additional_metadata: Mapping[str, Any] | None = None
+    ) -> Workflow[EmptyModel]: ...
+    def workflow(
+        self,
+        *,
+        name: str,
+        input_validator: Any = None,
+        default_additional_metadata: Mapping[str, Any] | None = None,
+    ) -> Workflow[Any]:
         """A workflow that some worker serves under `name`."""
-        return Workflow(self._client, WorkflowSettings(name=name, input_validator=input_validator))
+        settings = WorkflowSettings(
+            name=name,
+            input_validator=input_validator,
+            default_additional_metadata=default_additional_metadata or {},
+        )
+        return Workflow(self._client, settings)

@@ -9,7 +9,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -20,6 +20,7 @@ from broadaxe._worker_link import (
     FAILED,
     STARTED,
     Delivery,
+    Key,
     Report,
     WorkerLink,
     now_us,
@@ -141,21 +142,34 @@ class UnaryWorker(WorkerLink):
 
     async def _receive(self, call: AsyncIterator[dispatcher_pb2.AssignedAction]) -> None:
         async for action in call:
-            key = (action.task_run_external_id, action.retry_count)
             if action.action_type == dispatcher_pb2.CANCEL_STEP_RUN:
+                key = self._cancelled_key(action)
                 self._take_cancel(key)
                 self._deliver(Delivery([], [key]))
             elif action.action_type == dispatcher_pb2.START_STEP_RUN:
-                step, assignment, errors = from_action(action)
-                attempt = self._take(step, assignment, errors, call_details=action)
+                step, assignment = from_action(action)
+                attempt = self._take(step, assignment, call_details=action)
                 if attempt is not None:
                     self._deliver(Delivery([attempt], []))
+            elif action.action_type == dispatcher_pb2.START_BATCH:
+                members = [self._take(step, member, action) for step, member in from_batch_action(action)]
+                reason = action.batchStartPayload.triggerReason
+                batches = self._take_batch(action.batchId, action.batchKey, reason, members)
+                if batches:
+                    self._deliver(Delivery([], [], batches))
             else:
                 logger.error(
                     "worker %s was sent an action of kind %s, which it does not know; it is not run",
                     self.registration.name,
                     dispatcher_pb2.ActionType.Name(action.action_type),
                 )
+
+    def _cancelled_key(self, action: dispatcher_pb2.AssignedAction) -> Key:
+        """Members of a batch are held as attempt 0, whatever their attempt is: the contract does not tell it with a batch."""
+        key = (action.task_run_external_id, action.retry_count)
+        of_batch = (action.task_run_external_id, 0)
+        held = self._held.get(of_batch)
+        return of_batch if key not in self._held and held is not None and held.batch is not None else key
 
     # ---- up
 
@@ -186,11 +200,11 @@ class UnaryWorker(WorkerLink):
 
     async def _deliver_report(self, report: Report) -> None:
         """Returns when the server has taken the report, or refused it for good."""
-        event = self._event(report)
+        method, event = self._event(report)
         delay = RETRY_FIRST_S
         while self._is_wanted(report):
             try:
-                await self._call("SendStepActionEvent", event, dispatcher_pb2.ActionEventResponse.FromString)
+                await self._call(method, event, dispatcher_pb2.ActionEventResponse.FromString)
             except grpc.aio.AioRpcError as error:
                 if error.code() in REFUSALS:
                     logger.error(  # noqa: TRY400 - a refusal in words; a traceback of ours says nothing
@@ -208,7 +222,15 @@ class UnaryWorker(WorkerLink):
             else:
                 return
 
-    def _event(self, report: Report) -> dispatcher_pb2.StepActionEvent:
+    def _event(
+        self, report: Report
+    ) -> tuple[str, dispatcher_pb2.StepActionEvent | dispatcher_pb2.BatchActionEvent]:
+        """A report as the contract has it, and the call that takes it."""
+        if report.attempt.call_details.action_type == dispatcher_pb2.START_BATCH:
+            return "SendBatchActionEvent", self._batch_event(report)
+        return "SendStepActionEvent", self._step_event(report)
+
+    def _step_event(self, report: Report) -> dispatcher_pb2.StepActionEvent:
         attempt = report.attempt
         action: dispatcher_pb2.AssignedAction = attempt.call_details
         event = dispatcher_pb2.StepActionEvent(
@@ -225,9 +247,27 @@ class UnaryWorker(WorkerLink):
         )
         if report.retry_after_ms:
             event.retry_after_ms = report.retry_after_ms
-        event.event_timestamp.FromMicroseconds(
-            attempt.started_at_us if report.kind == STARTED and attempt.started_at_us else now_us()
+        event.event_timestamp.FromMicroseconds(_at_us(report))
+        return event
+
+    def _batch_event(self, report: Report) -> dispatcher_pb2.BatchActionEvent:
+        """One member's report. It names no attempt: the engine knows by the batch which it put into it."""
+        action: dispatcher_pb2.AssignedAction = report.attempt.call_details
+        event = dispatcher_pb2.BatchActionEvent(
+            worker_id=self.worker_id,
+            job_id=action.job_id,
+            action_id=action.action_id,
+            batch_id=action.batchId,
+            event_type=EVENT_TYPES[report.kind],
         )
+        event.event_timestamp.FromMicroseconds(_at_us(report))
+        item = event.items.add(
+            task_run_external_id=report.attempt.assignment.task_run_id,
+            event_payload=report.payload.decode("utf-8", "replace"),
+            should_not_retry=report.should_not_retry,
+        )
+        if report.retry_after_ms:
+            item.retry_after_ms = report.retry_after_ms
         return event
 
     async def _call(self, method: str, request: Any, response: Callable[[bytes], Any]) -> Any:
@@ -239,36 +279,83 @@ class UnaryWorker(WorkerLink):
         return await call(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
 
 
-def from_action(action: dispatcher_pb2.AssignedAction) -> tuple[StepInfo, Assignment, dict[str, str]]:
-    """A START of the wire contract as our own messages, and the errors that an on-failure task is told."""
-    try:
-        payload = json.loads(action.action_payload or "{}")
-    except ValueError:
-        payload = {}
-    if not isinstance(payload, dict):
-        payload = {}
-    step = StepInfo(
-        step_id=action.task_id,
-        action_id=action.action_id.lower(),
-        task_name=action.task_name,
-        workflow_id=action.workflow_id,
-        workflow_version_id=action.workflow_version_id,
-    )
+def _at_us(report: Report) -> int:
+    started = report.attempt.started_at_us
+    return started if report.kind == STARTED and started else now_us()
+
+
+def from_action(action: dispatcher_pb2.AssignedAction) -> tuple[StepInfo, Assignment]:
+    """A START of the wire contract as our own messages."""
+    payload = _payload(action)
     assignment = Assignment(
         task_run_id=action.task_run_external_id,
         run_id=action.workflow_run_id,
         attempt=action.retry_count,
         priority=action.priority,
-        input=json.dumps(payload.get("input") or {}).encode(),
         metadata=action.additional_metadata.encode(),
         parent_task_run_id=action.parent_workflow_run_id,
         triggering_event_id=action.triggering_event_external_id,
         triggering_event_key=action.triggering_event_key,
-        triggers=json.dumps(payload.get("triggers") or {}).encode(),
-        parents=json.dumps(payload.get("parents") or {}).encode(),
     )
+    fill_from_payload(assignment, payload)
     if action.HasField("child_workflow_index"):
         assignment.child_index = action.child_workflow_index
     if action.HasField("child_workflow_key"):
         assignment.child_key = action.child_workflow_key
-    return step, assignment, dict(payload.get("step_run_errors") or {})
+    return _step(action), assignment
+
+
+def from_batch_action(action: dispatcher_pb2.AssignedAction) -> Iterator[tuple[StepInfo, Assignment]]:
+    """The members of a START_BATCH of the wire contract as our own messages."""
+    for task_run_id, member in _payload(action).items():
+        if not isinstance(member, dict):
+            continue
+        assignment = Assignment(
+            task_run_id=task_run_id,
+            run_id=str(member.get("workflow_run_id") or ""),
+            attempt=action.retry_count,
+        )
+        fill_from_payload(assignment, _object(member, "payload"))
+        yield _step(action), assignment
+
+
+def _step(action: dispatcher_pb2.AssignedAction) -> StepInfo:
+    return StepInfo(
+        step_id=action.task_id,
+        action_id=action.action_id.lower(),
+        task_name=action.task_name or action.action_id.rpartition(":")[2],
+        workflow_id=action.workflow_id,
+        workflow_version_id=action.workflow_version_id,
+    )
+
+
+def _payload(action: dispatcher_pb2.AssignedAction) -> dict[str, Any]:
+    """What an action carries as JSON; empty, as with other clients of the contract, if it is no object."""
+    try:
+        payload = json.loads(action.action_payload or "{}")
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        logger.error(
+            "the payload of task run %s (%s) is no JSON object; it runs without input",
+            action.task_run_external_id,
+            action.action_id,
+        )
+        return {}
+    return payload
+
+
+def fill_from_payload(assignment: Assignment, payload: Mapping[str, Any]) -> None:
+    """Put input, parents' outputs, triggers and errors of a payload of the wire contract into `assignment`."""
+    assignment.input = json.dumps(_object(payload, "input")).encode()
+    assignment.parents = json.dumps(
+        {name: {} if output is None else output for name, output in _object(payload, "parents").items()}
+    ).encode()
+    assignment.triggers = json.dumps(_object(payload, "triggers")).encode()
+    for name, text in _object(payload, "step_run_errors").items():
+        assignment.task_run_errors[name] = text if isinstance(text, str) else json.dumps(text)
+
+
+def _object(payload: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = payload.get(key)
+    return value if isinstance(value, dict) else {}

@@ -21,7 +21,7 @@ from broadaxe._errors import BroadaxeError, DefinitionError, InvalidInputError, 
 from broadaxe._types import EmptyModel
 
 if TYPE_CHECKING:
-    from broadaxe._workflow import Task
+    from broadaxe._task import Task
 
 # An odd number of backslashes before u0000: an escaped NUL, which no database text can hold.
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -64,9 +64,9 @@ class Shape:
     def parse(self, raw: bytes, error_type: type[BroadaxeError]) -> Any:
         """The value in JSON text; nothing at all stands for null, or for an empty object where null does not fit."""
         try:
-            if raw and raw != b"null":
+            if raw and raw not in {b"null", EMPTY_OBJECT}:
                 return self.adapter.validate_json(raw)
-            return self._nothing
+            return self._nothing if raw != EMPTY_OBJECT else self._empty
         except ValidationError as error:
             raise error_type(f"{self.where} does not fit: {_first_problems(error)}") from error
 
@@ -76,6 +76,17 @@ class Shape:
             return self.adapter.validate_python(None)
         except ValidationError:
             return self.adapter.validate_json(EMPTY_OBJECT)
+
+    @property
+    def _empty(self) -> Any:
+        """The value for an empty object. An engine sends it, too, for a task that returned nothing."""
+        try:
+            return self.adapter.validate_json(EMPTY_OBJECT)
+        except ValidationError as error:
+            try:
+                return self.adapter.validate_python(None)
+            except ValidationError:
+                raise error from None
 
     def json_schema(self) -> bytes | None:
         """The type as JSON schema, None where it has none to tell."""

@@ -22,8 +22,8 @@ from broadaxe._worker_run import WorkerRun
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
+    from broadaxe._definition import BaseWorkflow
     from broadaxe._task import Task
-    from broadaxe._workflow import BaseWorkflow
 
 logger = logging.getLogger("broadaxe.worker")
 

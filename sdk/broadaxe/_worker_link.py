@@ -13,7 +13,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from broadaxe.wire import dispatcher_pb2, stream_pb2
 from broadaxe.wire.stream_pb2 import Assignment, StepInfo
 
 if TYPE_CHECKING:
+    from broadaxe._batch_context import BatchContext
     from broadaxe._context import Context
     from broadaxe._task import Task
 
@@ -61,7 +62,6 @@ class Attempt:
     task: "Task[Any, Any]"
     step: StepInfo
     assignment: Assignment
-    task_run_errors: Mapping[str, str] | None = None
     started_at_us: int = 0
     """When the body began; 0 before."""
     is_ended: bool = False
@@ -70,12 +70,36 @@ class Attempt:
     """Nothing more is reported of it."""
     context: "Context | None" = None
     handle: "asyncio.Task[None] | None" = None
+    is_in_thread: bool = False
+    """Its function has begun in a thread, which cannot be stopped."""
     call_details: Any = None
     """What the link needs to report it: the AssignedAction of a unary worker."""
+    batch: "Batch | None" = None
+    """The batch that it is a member of."""
 
     @property
     def key(self) -> Key:
         return (self.assignment.task_run_id, self.assignment.attempt)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Attempts of a batch task that are run by one call of its function. Each is reported by itself."""
+
+    task: "Task[Any, Any]"
+    members: list[Attempt]
+    batch_id: str = ""
+    key: str = ""
+    reason: str = ""
+    """The engine's words for why it was sent now."""
+    context: "BatchContext | None" = None
+    handle: "asyncio.Task[None] | None" = None
+    is_in_thread: bool = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        """No member is left that anybody waits for."""
+        return all(member.is_cancelled for member in self.members)
 
 
 class Report(NamedTuple):
@@ -95,6 +119,7 @@ class Delivery(NamedTuple):
 
     starts: list[Attempt]
     cancels: list[Key]
+    batches: Sequence[Batch] = ()
 
 
 @dataclass(frozen=True)
@@ -262,7 +287,6 @@ class WorkerLink(ABC):
         self,
         step: StepInfo,
         assignment: Assignment,
-        task_run_errors: Mapping[str, str] | None = None,
         call_details: Any = None,
     ) -> Attempt | None:
         """Hold a new attempt. None when it is held already, or when no task of this worker does it."""
@@ -274,7 +298,6 @@ class WorkerLink(ABC):
             task,  # type: ignore[arg-type] # None is refused below, and needs an attempt to say so
             step,
             assignment,
-            task_run_errors,
             call_details=call_details,
         )
         self._held[key] = attempt
@@ -287,6 +310,18 @@ class WorkerLink(ABC):
         self._fresh.append(attempt)
         self._arm_sweep()
         return attempt
+
+    def _take_batch(
+        self, batch_id: str, key: str, reason: str, members: Iterable[Attempt | None]
+    ) -> list[Batch]:
+        """A batch of the members that are to be run; none when there are none."""
+        attempts = [attempt for attempt in members if attempt is not None]
+        if not attempts:
+            return []
+        batch = Batch(attempts[0].task, attempts, batch_id, key, reason)
+        for attempt in attempts:
+            attempt.batch = batch
+        return [batch]
 
     def _take_cancel(self, key: Key) -> None:
         attempt = self._held.pop(key, None)

@@ -21,8 +21,8 @@ from broadaxe.wire import dispatcher_pb2
 from broadaxe.wire.stream_pb2 import LogLine, StreamChunk
 
 if TYPE_CHECKING:
+    from broadaxe._definition import BaseWorkflow
     from broadaxe._health import HealthServer
-    from broadaxe._workflow import BaseWorkflow
 
 logger = logging.getLogger("broadaxe.worker")
 
@@ -82,7 +82,6 @@ class WorkerRun:
             self.link,
             self,
             loop=self._loop,
-            threads=sum(slots.values()),
             max_output_bytes=self._settings.max_send_bytes,
         )
         show_logs(self._settings.log_level)

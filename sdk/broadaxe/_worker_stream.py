@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from broadaxe._transport.status import final_error
-from broadaxe._worker_link import Attempt, Delivery, Key, Report, WorkerLink, runtime_info, wire_labels
+from broadaxe._worker_link import Attempt, Batch, Delivery, Key, Report, WorkerLink, runtime_info, wire_labels
 from broadaxe.wire.stream_pb2 import HeldAttempt, Hello, StepInfo, TaskReport, WorkerDown, WorkerUp
 
 PATH = "/broadaxe.v1.Engine/WorkerStream"
@@ -161,11 +161,15 @@ class WorkerStream(WorkerLink):
             attempt = self._take(self._steps[assignment.step], assignment)
             if attempt is not None:
                 starts.append(attempt)
+        batches: list[Batch] = []
+        for start in message.batches:
+            members = [self._take(self._steps[member.step], member) for member in start.members]
+            batches += self._take_batch(start.batch_id, start.batch_key, start.reason, members)
         if message.batch:
             self._received_batch = message.batch
             self._arm_sweep()
-        if starts or cancels:
-            self._deliver(Delivery(starts, cancels))
+        if starts or cancels or batches:
+            self._deliver(Delivery(starts, cancels, batches))
 
     def _take_commit(self, number: int) -> None:
         while self._unacknowledged and self._unacknowledged[0][0] <= number:

@@ -1,31 +1,27 @@
-"""Workflows and standalone tasks: how they are declared, run, and written on the wire.
+"""Workflows of one or more tasks: how they are declared and run. Their runs return the outputs of the tasks by name.
 
-`Workflow` holds tasks and returns their outputs by name; `Standalone` is a workflow of one task, and returns that task's output as its
-declared type. Every method that talks to the server has a blocking form and an `aio_` form of the same name.
+Every method that talks to the server has a blocking form and an `aio_` form of the same name.
 """
 
 # ruff: noqa: A002 - `input` is the documented name
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, Protocol, Unpack, cast, overload
+from datetime import timedelta
+from typing import Any, Concatenate, Literal, Protocol, Unpack, cast, overload
 
 from broadaxe._annotations import caller_locals
+from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._conditions import Condition, OrGroup
 from broadaxe._context import Context
-from broadaxe._definition import BaseWorkflow, WorkflowSettings, with_namespace
+from broadaxe._definition import BaseWorkflow
 from broadaxe._errors import BroadaxeError, InvalidOutputError
-from broadaxe._options import TriggerWorkflowOptions, WorkflowRunTriggerConfig
-from broadaxe._refs import TaskRunRef, WorkflowRunRef
+from broadaxe._options import BatchTaskConfig, TriggerWorkflowOptions, WorkflowRunTriggerConfig
+from broadaxe._refs import WorkflowRunRef
 from broadaxe._runs import RunOptions, completed_results
 from broadaxe._task import Task, TaskPlace, TaskSettings
 from broadaxe._types import P, R, TInput
-from broadaxe._validation import Shape, parse_output
+from broadaxe._validation import Shape
 from broadaxe.wire.stream_pb2 import RunFinished
-
-if TYPE_CHECKING:
-    from broadaxe._client import Broadaxe
-
-__all__ = ["BaseWorkflow", "Standalone", "Task", "Workflow", "WorkflowSettings", "with_namespace"]
 
 
 class TaskDecorator(Protocol[TInput]):
@@ -37,6 +33,41 @@ class TaskDecorator(Protocol[TInput]):
     ) -> Task[TInput, R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[TInput, Context, P], R], /) -> Task[TInput, R]: ...
+
+
+class BatchTaskDecorator(Protocol[TInput]):
+    """Turns a function of a batch into a task of a workflow. It takes inputs by member id, and returns outputs by member id."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[
+            Concatenate[dict[BatchMemberId, TInput], BatchContext, P],
+            Coroutine[Any, Any, Mapping[BatchMemberId, R]],
+        ],
+        /,
+    ) -> Task[TInput, R]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], Mapping[BatchMemberId, R]],
+        /,
+    ) -> Task[TInput, R]: ...
+
+
+class BroadcastBatchTaskDecorator(Protocol[TInput]):
+    """Turns a function of a batch into a task of a workflow. What it returns is the output of every member."""
+
+    @overload
+    def __call__(
+        self,
+        fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], Coroutine[Any, Any, R]],
+        /,
+    ) -> Task[TInput, R]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[dict[BatchMemberId, TInput], BatchContext, P], R], /
+    ) -> Task[TInput, R]: ...
 
 
 class Workflow(BaseWorkflow[TInput]):
@@ -81,6 +112,55 @@ class Workflow(BaseWorkflow[TInput]):
         """
         place = TaskPlace(parents or (), wait_for or (), skip_if or (), cancel_if or ())
         return self._decorator(fn, name, cast("TaskSettings", settings), place)
+
+    @overload
+    def batch_task(
+        self,
+        name: str | None = None,
+        *,
+        batch_max_size: int,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[False] = False,
+        parents: Sequence[Task[TInput, Any]] | None = None,
+        **settings: Unpack[TaskSettings],
+    ) -> BatchTaskDecorator[TInput]: ...
+    @overload
+    def batch_task(
+        self,
+        name: str | None = None,
+        *,
+        batch_max_size: int,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: Literal[True],
+        parents: Sequence[Task[TInput, Any]] | None = None,
+        **settings: Unpack[TaskSettings],
+    ) -> BroadcastBatchTaskDecorator[TInput]: ...
+    def batch_task(
+        self,
+        name: str | None = None,
+        *,
+        batch_max_size: int,
+        batch_max_interval: timedelta | None = None,
+        batch_group_key: str | None = None,
+        batch_group_max_runs: int | None = None,
+        broadcast_output: bool = False,
+        parents: Sequence[Task[TInput, Any]] | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Declare a task of this workflow that runs of the workflow do together, in batches. See `Broadaxe.batch_task`."""
+        batch = BatchTaskConfig(
+            batch_max_size=batch_max_size,
+            batch_max_interval=batch_max_interval,
+            batch_group_key=batch_group_key,
+            batch_group_max_runs=batch_group_max_runs,
+            broadcast_output=broadcast_output,
+        )
+        place = TaskPlace(parents or (), batch=batch)
+        return self._decorator(None, name, cast("TaskSettings", settings), place)
 
     @overload
     def on_failure_task(
@@ -168,12 +248,12 @@ class Workflow(BaseWorkflow[TInput]):
         """Run the workflow, wait for its end, and return the outputs of its tasks by name.
 
         With `wait_for_result=False` returns a reference as soon as the run is durable. Raises `InvalidInputError`,
-        `RequestRefusedError`, `ServerUnavailableError`; and, when waiting, `FailedRunError` or `RunCancelledError`.
+        `RequestRefusedError` (`IdempotencyCollisionError` among them), `ServerUnavailableError`; and, when waiting, `FailedRunError` or `RunCancelledError`.
         """
         config = self._config(input, options, given)
         if wait_for_result:
             return cast("dict[str, Any]", self._run(config))
-        return self._ref(self._client.started.start_many((config,))[0])
+        return self._ref(self._client.started.start_one(config))
 
     @overload
     async def aio_run(
@@ -205,7 +285,7 @@ class Workflow(BaseWorkflow[TInput]):
         config = self._config(input, options, given)
         if wait_for_result:
             return cast("dict[str, Any]", await self._aio_run(config))
-        return self._ref((await self._client.started.aio_start_many((config,)))[0])
+        return self._ref(await self._client.started.aio_start_one(config))
 
     def run_no_wait(
         self,
@@ -239,9 +319,13 @@ class Workflow(BaseWorkflow[TInput]):
         """Start many runs together, wait until all have ended, and return their results in order.
 
         Up to 1,000 runs are created together or not at all; more are sent in parts. The first failed or cancelled run
-        raises, after all have ended; with `return_exceptions` its error stands in the list instead.
+        raises, after all have ended; with `return_exceptions` its error stands in the list instead. Runs whose idempotency keys
+        others hold are not created: a `BulkTriggerIdempotencyCollisionError` tells which and is raised at once, while the others
+        run; with `return_exceptions` an `IdempotencyCollisionError` stands in the place of each.
         """
-        return self._decode_all(self._client.started.run_many(workflows), return_exceptions)
+        return self._decode_all(
+            self._client.started.run_many(workflows, return_exceptions), return_exceptions
+        )
 
     @overload
     async def aio_run_many(
@@ -255,10 +339,15 @@ class Workflow(BaseWorkflow[TInput]):
         self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: bool = False
     ) -> list[Any]:
         """As `run_many`."""
-        return self._decode_all(await self._client.started.aio_run_many(workflows), return_exceptions)
+        return self._decode_all(
+            await self._client.started.aio_run_many(workflows, return_exceptions), return_exceptions
+        )
 
     def run_many_no_wait(self, workflows: Sequence[WorkflowRunTriggerConfig]) -> list[WorkflowRunRef]:
-        """Start many runs together, and return references as soon as all are durable."""
+        """Start many runs together, and return references as soon as all are durable.
+
+        Raises `BulkTriggerIdempotencyCollisionError`, which names the runs that were created, when others hold idempotency keys.
+        """
         return [self._ref(run_id) for run_id in self._client.started.start_many(workflows)]
 
     async def aio_run_many_no_wait(
@@ -280,200 +369,3 @@ class Workflow(BaseWorkflow[TInput]):
             result.task_name: any_shape.parse(result.output, InvalidOutputError)
             for result in completed_results(finished)
         }
-
-
-class Standalone(BaseWorkflow[TInput], Generic[TInput, R]):
-    """A task that is a workflow of its own, made by `Broadaxe.task`. Its runs return what its function returns."""
-
-    def __init__(
-        self,
-        client: "Broadaxe",
-        fn: Callable[..., Any],
-        settings: WorkflowSettings,
-        task_settings: TaskSettings,
-        local_names: Mapping[str, Any],
-    ) -> None:
-        super().__init__(client, settings)
-        self.task: Task[TInput, R] = self._add(fn, settings.name, task_settings, TaskPlace(), local_names)
-
-    @property
-    def fn(self) -> Callable[..., Any]:
-        """The user's function."""
-        return self.task.fn
-
-    # ---- running
-
-    @overload
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[True] = True,
-        **given: Unpack[RunOptions],
-    ) -> R: ...
-    @overload
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[False],
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]: ...
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: bool = True,
-        **given: Unpack[RunOptions],
-    ) -> R | TaskRunRef[TInput, R]:
-        """Run the task, wait for its end, and return its output.
-
-        With `wait_for_result=False` returns a reference as soon as the run is durable. Raises `InvalidInputError`,
-        `RequestRefusedError`, `ServerUnavailableError`; and, when waiting, `FailedRunError` or `RunCancelledError`.
-        """
-        config = self._config(input, options, given)
-        if wait_for_result:
-            return cast("R", self._run(config))
-        return self.get_run_ref(self._client.started.start_many((config,))[0])
-
-    @overload
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[True] = True,
-        **given: Unpack[RunOptions],
-    ) -> R: ...
-    @overload
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[False],
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]: ...
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: bool = True,
-        **given: Unpack[RunOptions],
-    ) -> R | TaskRunRef[TInput, R]:
-        """As `run`."""
-        config = self._config(input, options, given)
-        if wait_for_result:
-            return cast("R", await self._aio_run(config))
-        return self.get_run_ref((await self._client.started.aio_start_many((config,)))[0])
-
-    def run_no_wait(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]:
-        """Start a run, and return a reference as soon as it is durable."""
-        return self.run(input, options, wait_for_result=False, **given)
-
-    async def aio_run_no_wait(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]:
-        """As `run_no_wait`."""
-        return await self.aio_run(input, options, wait_for_result=False, **given)
-
-    @overload
-    def run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[False] = False
-    ) -> list[R]: ...
-    @overload
-    def run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[True]
-    ) -> list[R | BroadaxeError]: ...
-    def run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: bool = False
-    ) -> list[Any]:
-        """Start many runs together, wait until all have ended, and return their outputs in order.
-
-        Up to 1,000 runs are created together or not at all; more are sent in parts. The first failed or cancelled run
-        raises, after all have ended; with `return_exceptions` its error stands in the list instead.
-        """
-        return self._decode_all(self._client.started.run_many(workflows), return_exceptions)
-
-    @overload
-    async def aio_run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[False] = False
-    ) -> list[R]: ...
-    @overload
-    async def aio_run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[True]
-    ) -> list[R | BroadaxeError]: ...
-    async def aio_run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: bool = False
-    ) -> list[Any]:
-        """As `run_many`."""
-        return self._decode_all(await self._client.started.aio_run_many(workflows), return_exceptions)
-
-    def run_many_no_wait(self, workflows: Sequence[WorkflowRunTriggerConfig]) -> list[TaskRunRef[TInput, R]]:
-        """Start many runs together, and return references as soon as all are durable."""
-        return [self.get_run_ref(run_id) for run_id in self._client.started.start_many(workflows)]
-
-    async def aio_run_many_no_wait(
-        self, workflows: Sequence[WorkflowRunTriggerConfig]
-    ) -> list[TaskRunRef[TInput, R]]:
-        """As `run_many_no_wait`."""
-        return [self.get_run_ref(run_id) for run_id in await self._client.started.aio_start_many(workflows)]
-
-    def get_run_ref(self, run_id: str) -> TaskRunRef[TInput, R]:
-        """A reference to a run of this task by its id. Asks nobody whether it exists."""
-        return TaskRunRef(self._client, run_id, self)
-
-    def get_result(self, run_id: str) -> R:
-        """Wait for the end of a run by its id, and return its output."""
-        return self.get_run_ref(run_id).result()
-
-    async def aio_get_result(self, run_id: str) -> R:
-        """As `get_result`."""
-        return await self.get_run_ref(run_id).aio_result()
-
-    def decode(self, finished: RunFinished) -> R:
-        results = completed_results(finished)
-        raw = results[0].output if results else b""
-        return cast("R", parse_output(self.task, raw))
-
-    # ---- without a server
-
-    def mock_run(
-        self,
-        input: TInput | None = None,
-        additional_metadata: Mapping[str, Any] | None = None,
-        parent_outputs: Mapping[str, Any] | None = None,
-        retry_count: int = 0,
-        lifespan: Any = None,
-        dependencies: Mapping[str, Any] | None = None,
-    ) -> R:
-        """Call a synchronous task's function without a server. See `Task.mock_run`."""
-        return self.task.mock_run(
-            input, additional_metadata, parent_outputs, retry_count, lifespan, dependencies
-        )
-
-    async def aio_mock_run(
-        self,
-        input: TInput | None = None,
-        additional_metadata: Mapping[str, Any] | None = None,
-        parent_outputs: Mapping[str, Any] | None = None,
-        retry_count: int = 0,
-        lifespan: Any = None,
-        dependencies: Mapping[str, Any] | None = None,
-    ) -> R:
-        """Call an async task's function without a server. See `Task.aio_mock_run`."""
-        return await self.task.aio_mock_run(
-            input, additional_metadata, parent_outputs, retry_count, lifespan, dependencies
-        )

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from broadaxe._client import Broadaxe
+from broadaxe._definition import BaseWorkflow
 from broadaxe._transport.memory import MemoryTransport
-from broadaxe._workflow import BaseWorkflow
 
 __all__ = ["InMemoryEngine", "in_memory"]
 

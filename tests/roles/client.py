@@ -59,6 +59,14 @@ class Commands:
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "results": len(results), "began_ns": began_ns}
 
+    async def one_by_one(self, *, count: int, task: str = "noop") -> dict[str, Any]:
+        """Runs tasks one after the other, each triggered when the one before has its result."""
+        chosen = self._task(task)
+        started = time.perf_counter()
+        for index in range(count):
+            await chosen.aio_run(item(index))
+        return {"seconds": time.perf_counter() - started}
+
     async def enqueue(self, *, count: int, chunk: int, task: str = "hold") -> dict[str, Any]:
         """Triggers `count` tasks in bulk calls of `chunk` without waiting for a result."""
         chosen = self._task(task)

@@ -64,6 +64,25 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
     async def noop(input: Item, ctx: Any) -> None:  # noqa: A002 - the SDKs' own name
         return None
 
+    ten = client.workflow(name="ten", input_validator=Item)
+
+    @ten.task(name="first", schedule_timeout=LONG)
+    async def first(input: Item, ctx: Any) -> None:  # noqa: A002
+        return None
+
+    middles = []
+    for number in range(8):
+
+        @ten.task(name=f"middle{number}", parents=[first], schedule_timeout=LONG)
+        async def middle(input: Item, ctx: Any) -> None:  # noqa: A002
+            return None
+
+        middles.append(middle)
+
+    @ten.task(name="last", parents=middles, schedule_timeout=LONG)
+    async def last(input: Item, ctx: Any) -> None:  # noqa: A002
+        return None
+
     @client.task(name="stamp", input_validator=Item, schedule_timeout=LONG)
     async def stamp(input: Item, ctx: Any) -> dict[str, int]:  # noqa: A002
         return {"started_ns": time.time_ns()}
@@ -152,6 +171,7 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
 
     return SimpleNamespace(
         noop=noop,
+        ten=ten,
         stamp=stamp,
         hold=hold,
         echo=echo,

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 
 from broadaxe_actors.cel.environments import Environment
-from broadaxe_actors.cel.functions import CHECKSUM, CHECKSUM_DECLARED, STANDARD, STRINGS, Function
+from broadaxe_actors.cel.functions import CHECKSUM, CHECKSUM_DECLARED, STANDARD, STRINGS, Function, written
 from broadaxe_actors.cel.nodes import (
     AllOf,
     AnyOf,
@@ -141,7 +141,7 @@ class _Checker:
             if overload.is_member == node.is_member and overload.fits(kinds)
         ]
         if not fitting or (node.name in {"_==_", "_!=_"} and not _comparable(*kinds)):
-            raise CheckFailed(f"no such overload: {_written(node, kinds)}")
+            raise CheckFailed(f"no such overload: {written(node.name, kinds, is_member=node.is_member)}")
         results = {overload.result for overload in fitting}
         return results.pop() if len(results) == 1 else "dyn"
 
@@ -153,18 +153,6 @@ def _with_article(environment: Environment) -> str:
 
 def _comparable(a: str, b: str) -> bool:
     return a == b or not {"dyn", "null_type"}.isdisjoint({a, b}) or {a, b} <= _NUMBERS
-
-
-def _written(node: Call, kinds: list[str]) -> str:
-    if node.name.startswith(("_", "!", "-")):
-        return (
-            " ".join([kinds[0], node.name.strip("_"), kinds[1]])
-            if len(kinds) == 2
-            else f"{node.name[0]}{kinds[0]}"
-        )
-    if node.is_member:
-        return f"{kinds[0]}.{node.name}({', '.join(kinds[1:])})"
-    return f"{node.name}({', '.join(kinds)})"
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -48,10 +48,22 @@ class Function:
         kinds = tuple([kind_of(argument) for argument in arguments])
         if kinds not in self._known:
             if not any(overload.fits(kinds) for overload in self.overloads):
-                raise Failed(f"no such overload: {self.name}({', '.join(kinds)})")
+                raise Failed(f"no such overload: {written(self.name, kinds)}")
             if len(self._known) < KINDS_KEPT:
                 self._known.add(kinds)
         return self.python(*arguments)
+
+
+def written(name: str, kinds: Sequence[str], *, is_member: bool = False) -> str:
+    """A call in a message: types in the place of arguments."""
+    if name in {"_[_]", "_._"}:
+        return f"{kinds[0]}[{kinds[1]}]"
+    if name.endswith("_"):
+        symbol = name.strip("_")
+        return f"{kinds[0]} {symbol} {kinds[1]}" if len(kinds) == 2 else f"{symbol}{kinds[0]}"
+    if is_member:
+        return f"{kinds[0]}.{name}({', '.join(kinds[1:])})"
+    return f"{name}({', '.join(kinds)})"
 
 
 def _size(value: Any) -> int:

@@ -27,6 +27,10 @@ from broadaxe_actors.cel.operators import INT_RANGE, UINT_RANGE, TypeName, Uint
 
 MAX_DEPTH = 100
 """Of nested parentheses, calls, operators of one rank in a row and the like; `&&` and `||` count once however many they join."""
+MAX_TOKENS = 1_000
+"""Names, literals and symbols; the library needs some 70 us for each, and compiling happens on the event loop."""
+MAX_MACROS = 30
+"""In one expression, one inside or after the other; each costs the library's runner several Python calls of depth."""
 MACROS = frozenset({"all", "exists", "exists_one", "map", "filter"})
 
 _SYMBOLS = {
@@ -62,6 +66,7 @@ _ESCAPE = re.compile(
     r"|(?P<octal>[0-3][0-7]{2})|(?P<bad>.?))",
     re.DOTALL,
 )
+_ROUGH_TOKEN = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|\w+|[=!<>&|]{2}|[^\s\w]")
 _LETTERS = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
@@ -78,6 +83,11 @@ def _parser() -> Any:
 
 def parse(text: str) -> Node:
     """The nodes of the expression."""
+    tokens = sum(1 for _ in _ROUGH_TOKEN.finditer(text))
+    if tokens > MAX_TOKENS:
+        raise SyntaxFailed(
+            f"it has about {tokens:,} names, literals and symbols, and may have {MAX_TOKENS:,}"
+        )
     parser, parse_error = _parser()
     try:
         tree = parser.parse(text)
@@ -96,6 +106,7 @@ class _Converter:
 
     def __init__(self) -> None:
         self._scope: list[str] = []
+        self._macros = 0
 
     def node(self, tree: Any, depth: int) -> Node:  # noqa: C901 - one case a rule of the grammar
         tree = _unwrapped(tree)
@@ -169,6 +180,9 @@ class _Converter:
             raise SyntaxFailed(
                 f"{name}() takes the name of a variable and what to do with it, as list.{name}(item, item.size)"
             )
+        self._macros += 1
+        if self._macros > MAX_MACROS:
+            raise SyntaxFailed(f"it holds more than {MAX_MACROS} macros ({', '.join(sorted(MACROS))})")
         over = self.node(receiver, depth + 1)
         here = len(self._scope)
         self._scope.append(str(bound.children[0]))

@@ -40,7 +40,7 @@ _LIBRARY = {
     "either": _BOUND.either,
     "both": _BOUND.both,
     "choose": _BOUND.choose,
-    "has": _BOUND.has,
+    "has field": _BOUND.has,  # `has` itself is a macro of the library
     "[]": _BOUND.make_list,
     "{}": _BOUND.make_map,
     "over": _BOUND.over,
@@ -132,7 +132,7 @@ class _Writer:
             case HasPath(segments):
                 return _name(self.tests.setdefault(segments, f"t{len(self.tests)}"))
             case Has(operand, field):
-                return _call("has", self.tree(operand), self._constant(field))
+                return _call("has field", self.tree(operand), self._constant(field))
             case AnyOf(items):
                 return _call("either", *map(self.tree, items))
             case AllOf(items):

@@ -18,9 +18,9 @@ def parse_json(text: bytes | str) -> Any:
     try:
         return json.loads(text, parse_int=float, parse_constant=_no_constant)
     except RecursionError:
-        raise Failed("the JSON nests too deep") from None
+        raise Failed("JSON that nests too deep") from None
     except ValueError as failure:
-        raise Failed(f"not valid JSON: {failure}") from None
+        raise Failed(f"no valid JSON: {failure}") from None
 
 
 def _no_constant(name: str) -> Any:
@@ -133,15 +133,10 @@ class Values:
             return given.decode() if isinstance(given, bytes) else given
         if isinstance(given, Mapping):
             return given
-        value = (
-            None
-            if given is None
-            else given.value()
-            if isinstance(given, Document)
-            else parse_json(given)
-            if given
-            else None
-        )
+        try:
+            value = given.value() if isinstance(given, Document) else parse_json(given) if given else None
+        except Failed as failure:
+            raise Failed(f"{name} is {failure}") from None
         if isinstance(value, dict):
             return value
         if value is None or name in self._environment.value.lenient:

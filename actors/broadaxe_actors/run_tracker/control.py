@@ -16,7 +16,7 @@ from broadaxe_actors.messages import (
     ReleaseSlot,
     ReplayRuns,
 )
-from broadaxe_actors.run import Ended, Run, Spilled, run_row
+from broadaxe_actors.run import Run, Spilled, make_ended, run_row
 from broadaxe_actors.run_tracker.progress import Progress
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES, Transition, after
@@ -194,7 +194,7 @@ class Control(Progress):
         )
         self._ledger.left_postgres((run.version.steps[index].queue_key, run.priority))
         self._telemetry.count("cancelled_tasks", self._tenant_id)
-        self._note_end(run, index, Ended(entry.id, S.CANCELLED, 0, None, None))
+        self._note_end(run, index, make_ended(entry.id, S.CANCELLED, 0, None, None))
 
     # ------------------------------------------------------------ replay
 
@@ -265,7 +265,7 @@ class Control(Progress):
                     state=row.state, finished_at=row.finished_at, output=row.output, error=row.error
                 )
                 self.record(kept)
-                ended = Ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
+                ended = make_ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
                 self._ledger.hold_bytes(run.settle(index, ended))
                 self._settled[row.id] = run
         self._judge_all(run, turn)

@@ -4,7 +4,7 @@ The end of one task of a run of several is noted in `_to_progress`; `progress` d
 """
 
 from broadaxe_actors.messages import RunEventKind, RunFinished, TaskResult
-from broadaxe_actors.run import Ended, Run
+from broadaxe_actors.run import Ended, Run, make_ended
 from broadaxe_actors.run_tracker.lines import Lines
 from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none, run_state
 from broadaxe_actors.task_run import TaskRun
@@ -75,7 +75,7 @@ class Endings(Lines):
         run = task.run
         if run is not None:
             self.record(task.settle_record(self._tenant_id, now, output, error))
-            self._note_end(run, task.step.index, Ended(task.id, state, task.attempt, output, error))
+            self._note_end(run, task.step.index, make_ended(task.id, state, task.attempt, output, error))
             return
         self.record(task.finish_record(self._tenant_id, now, output, error))
         self._ledger.hold_bytes(-task.size)

@@ -5,22 +5,24 @@ is recorded in the same handler as the end, or, for a task with very many childr
 recovery, where every undecided task is judged again.
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from broadaxe_actors.cel import EvaluationFailed, Expression
 from broadaxe_actors.gates import Gate, Verdict
 from broadaxe_actors.messages import RunEventKind
-from broadaxe_actors.run import SKIPPED_OUTPUT, Ended, Run
+from broadaxe_actors.run import SKIPPED_OUTPUT, Ended, Run, make_ended
 from broadaxe_actors.run_tracker.endings import AFTERWARDS, REWATCH, Endings
 from broadaxe_actors.states import Transition, after
 from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_actors.wait_index import Wait
 from broadaxe_actors.waits import Waits
-from broadaxe_storage.records import TaskEventKind, TaskRunRow, TaskRunState
+from broadaxe_storage.records import TaskEventKind, TaskRunState
 
 S = TaskRunState
+_NO_RESULTS: Mapping[Expression, bool] = MappingProxyType({})
+_WITH_OUTPUT = (S.COMPLETED, S.SKIPPED)
 SLICE = 200
 """Tasks that hear of an end in one turn."""
 _BORN = {
@@ -66,10 +68,9 @@ class Progress(Endings):
         ended = run.entries[parent]
         if type(ended) is not Ended:
             return
-        rules = run.version.steps[child].plan.rules[parent]
-        expressions = tuple(rule.expression for rule in rules if rule.expression is not None)
-        results: Mapping[Expression, bool] = {}
-        if expressions and ended.state in (S.COMPLETED, S.SKIPPED):
+        results = _NO_RESULTS
+        expressions = run.version.steps[child].plan.expressions[parent]
+        if expressions and ended.state in _WITH_OUTPUT:
             values = {"output": _output_of(ended), "input": b"{}"}
             if not all(expression.is_cheap(values) for expression in expressions):
                 self.fetch(
@@ -85,7 +86,7 @@ class Progress(Endings):
             except EvaluationFailed as error:
                 self._fail_to_judge(run, parent, child, str(error), turn)
                 return
-        self._apply(run, parent, child, results, turn)
+        self._apply(run, parent, ended, child, results, turn)
 
     async def _evaluate(
         self, expressions: Sequence[Expression], values: Mapping[str, bytes]
@@ -114,27 +115,34 @@ class Progress(Endings):
             self._fail_to_judge(run, parent, child, str(error), turn)
         else:
             assert results is not None
-            self._apply(run, parent, child, results, turn)
+            self._apply(run, parent, ended, child, results, turn)
         self._close(turn)
 
     def _apply(
-        self, run: Run, parent: int, child: int, results: Mapping[Expression, bool], turn: Turn
+        self,
+        run: Run,
+        parent: int,
+        ended: Ended,
+        child: int,
+        results: Mapping[Expression, bool],
+        turn: Turn,
     ) -> None:
-        ended = run.entries[parent]
-        assert type(ended) is Ended
-        gate = run.gate(child)
-        gate.parent_ended(parent, ended.state, is_skipped=_is_skipped(ended), results=results)
+        gate = run.gates.get(child) or run.gate(child)
+        gate.parent_ended(parent, ended.state, is_skipped=ended.is_skipped, results=results)
         entry = run.entries[child]
-        if not self._is_decided(run, child):
+        if entry is None:
             self._judge(run, child, gate, turn)
         elif type(entry) is TaskRun and entry.state == S.WAITING:
-            self._judge_waiting(entry, gate, turn)
+            if entry.waits is None:
+                self._judge(run, child, gate, turn)
+            else:
+                self._judge_waiting(entry, gate, turn)
 
     def _fail_to_judge(self, run: Run, parent: int, child: int, cause: str, turn: Turn) -> None:
         if self._is_decided(run, child):
             return
-        name = run.version.steps[parent].ref.task_name
-        error = f"a condition on the output of parent {name!r} could not be evaluated: {cause}"
+        names = [run.version.steps[index].ref.task_name for index in (child, parent)]
+        error = f"a condition of task {names[0]!r} on the output of its parent {names[1]!r} could not be evaluated: {cause}"
         self._bear_ended(run, child, S.FAILED, error.encode(), turn)
 
     def _is_decided(self, run: Run, index: int) -> bool:
@@ -188,40 +196,7 @@ class Progress(Endings):
         if type(entry) is TaskRun:
             return entry, False
         now = self.clock.now()
-        step = run.version.steps[index]
-        row = TaskRunRow(
-            id=self.rng.uuid7(now),
-            tenant_id=self._tenant_id,
-            run_id=run.id,
-            workflow_id=step.ref.workflow_id,
-            workflow_version_id=step.ref.workflow_version_id,
-            step_index=index,
-            state=S.WAITING,
-            attempt=0,
-            app_retries=0,
-            internal_retries=0,
-            priority=run.priority,
-            queue_priority=run.priority,
-            seq=0,
-            spill_queue=None,
-            created_at=now,
-            queued_at=now,
-            schedule_deadline=None,
-            execution_deadline=None,
-            assigned_at=None,
-            started_at=None,
-            worker_id=None,
-            parent_task_run_id=None,
-            child_index=None,
-            child_key=None,
-            triggering_event_id=None,
-            triggering_event_key=None,
-            desired_worker_id=run.desired_worker_id,
-            desired_labels=None,
-            metadata="{}",
-            input=b"",
-        )
-        return TaskRun(row, step, is_recovered=False, run=run), True
+        return TaskRun.born(run, run.version.steps[index], self.rng.uuid7(now), now), True
 
     def _enter(self, task: TaskRun, turn: Turn, *, is_new: bool) -> None:
         """Record a task run that is live from now on, and tell who follows its run that it exists."""
@@ -259,7 +234,7 @@ class Progress(Endings):
         if self._subscriptions:
             self._tell(task, RunEventKind.STARTED, b"", turn)
             self._tell(task, _BORN[state], error or b"", turn)
-        self._note_end(run, index, Ended(task.id, state, task.attempt, None, error))
+        self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error))
 
     # ------------------------------------------------------------ sleeps and events
 
@@ -377,13 +352,3 @@ def _output_of(ended: Ended) -> bytes:
         return SKIPPED_OUTPUT
     output = (ended.output or b"").strip()
     return output if output.startswith(b"{") else b"{}"
-
-
-def _is_skipped(ended: Ended) -> bool:
-    """Whether children take this task for skipped: by its state, or because its output says so (behaviour-core 6.10)."""
-    if ended.state == S.SKIPPED:
-        return True
-    if not ended.output or b'"skipped"' not in ended.output:
-        return False
-    value = json.loads(ended.output)
-    return isinstance(value, dict) and value.get("skipped") is True

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc.aio
 
-from broadaxe._errors import PayloadTooLargeError
+from broadaxe._errors import IdempotencyCollisionError, PayloadTooLargeError
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2
 from broadaxe.wire.v1 import workflows_pb2
 
@@ -42,16 +42,18 @@ class Gather:
     Lives on the transport's loop but for `future`. Waiting for 20,000 runs costs one future.
     """
 
-    __slots__ = ("future", "missing", "results")
+    __slots__ = ("future", "keeps_collisions", "missing", "results")
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, keeps_collisions: bool = False) -> None:
         self.results: list[Any] = [None] * count
         self.missing = count
+        self.keeps_collisions = keeps_collisions
+        """A run that an idempotency key kept from being created has its error among the results; else that fails them all."""
         self.future: Future[list[Any]] = Future()
         if not count:
             self.future.set_result([])
 
-    def deliver(self, index: int, finished: stream_pb2.RunFinished) -> None:
+    def deliver(self, index: int, finished: stream_pb2.RunFinished | IdempotencyCollisionError) -> None:
         if self.results[index] is None:
             self.results[index] = finished
             self.missing -= 1

@@ -18,6 +18,7 @@ from broadaxe._errors import (
     RunNotFoundError,
     ServerUnavailableError,
 )
+from broadaxe._transport.collisions import collisions_in
 
 Code = grpc.StatusCode
 
@@ -76,6 +77,10 @@ def sdk_error(error: grpc.aio.AioRpcError, what: str, settings: Settings) -> Bro
         )
     if code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED}:
         return ServerUnavailableError(unavailable_text(what, details, settings))
+    if code is Code.ALREADY_EXISTS:
+        collisions = collisions_in(error.trailing_metadata())
+        if collisions is not None:
+            return collisions
     if code is Code.NOT_FOUND:
         return RunNotFoundError(code.name, details, what)
     return RequestRefusedError(code.name, details, what)

@@ -7,13 +7,14 @@ several tasks, schedules, limits, timeouts.
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, NoReturn, TypeVar
 
 import grpc.aio
 
+from broadaxe._batch_context import given_alone, taken_alone
 from broadaxe._context import Context, current_context
 from broadaxe._definition import BaseWorkflow
 from broadaxe._depends import resolve_dependencies
@@ -24,6 +25,7 @@ from broadaxe._errors import (
     RequestRefusedError,
     TaskRunError,
 )
+from broadaxe._services import NoServices
 from broadaxe._task import Task
 from broadaxe._transport.base import Gather, TriggerTicket
 from broadaxe._transport.waiting import Waiting
@@ -154,9 +156,9 @@ class MemoryTransport:
             parent_task_run_id=run.parent_task_run_id,
         )
         step = stream_pb2.StepInfo(action_id=task.action_id, task_name=task.name)
-        context = Context(assignment, step, _Services(self))
+        context = Context(assignment, step, _Services(self), task)
+        value, context = given_alone(task, parse_input(task, run.input), context)
         current_context.set(context)
-        value = parse_input(task, run.input)
         async with resolve_dependencies(task.dependencies, value, context) as found:
             if task.is_async:
                 output = await task.fn(value, context, **found)
@@ -165,7 +167,7 @@ class MemoryTransport:
                 output = await self._loop.run_in_executor(
                     self._pool, lambda: here.run(task.fn, value, context, **found)
                 )
-        return dump_output(task, output)
+        return dump_output(task, taken_alone(task, context, output))
 
     # ---- the rest of the seam
 
@@ -216,43 +218,17 @@ class MemoryTransport:
         self._waiting.fail_all(ClientClosedError("the test has ended while this run was waited for"))
 
 
-class _Services:
+class _Services(NoServices):
     """What contexts ask of a worker, without one."""
 
     worker_id = "memory"
 
     def __init__(self, transport: MemoryTransport) -> None:
+        super().__init__(transport.lifespan)
         self._transport = transport
-        self.lifespan = transport.lifespan
-        self.worker_labels: dict[str, str | int] = {}
 
     def put_log(self, line: stream_pb2.LogLine) -> None:
         self._transport.logs.append(line)
 
     def put_chunk(self, chunk: stream_pb2.StreamChunk) -> None:
         self._transport.chunks.append(chunk)
-
-    def drained(self) -> "Future[None]":
-        return _done()
-
-    def delivered(self) -> "Future[None]":
-        return _done()
-
-    def cancel(self, task_run_id: str, attempt: int) -> "Future[None]":
-        return _done()
-
-    def upsert_labels(self, labels: Mapping[str, str | int]) -> "Future[None]":
-        self.worker_labels.update(labels)
-        return _done()
-
-    def refresh_timeout(self, task_run_id: str, increment: str) -> "Future[None]":
-        return _done()
-
-    def release_slot(self, task_run_id: str) -> "Future[None]":
-        return _done()
-
-
-def _done() -> "Future[None]":
-    future: Future[None] = Future()
-    future.set_result(None)
-    return future

@@ -17,7 +17,13 @@ import grpc
 import grpc.aio
 
 from broadaxe._config import Settings
-from broadaxe._errors import BroadaxeError, ClientClosedError, RequestRefusedError, ServerUnavailableError
+from broadaxe._errors import (
+    BroadaxeError,
+    BulkTriggerIdempotencyCollisionError,
+    ClientClosedError,
+    RequestRefusedError,
+    ServerUnavailableError,
+)
 from broadaxe._transport.base import (
     MESSAGE_MARGIN_BYTES,
     Gather,
@@ -27,6 +33,7 @@ from broadaxe._transport.base import (
     varint,
 )
 from broadaxe._transport.channel import open_channel, sdk_error, unavailable_text
+from broadaxe._transport.collisions import by_place, collisions_of
 from broadaxe._transport.duplex import Duplex
 from broadaxe._transport.io import IoThread, io_thread
 from broadaxe._transport.unary import UnaryCalls, UnaryRuns
@@ -328,7 +335,9 @@ class StreamTransport:
         chunk, gather = ticket.chunk, ticket.gather
         was_full = self._window >= WINDOW_BYTES
         self._window -= len(chunk.body)
-        if reply.HasField("refusal"):
+        if reply.refusal.collisions:
+            self._on_collisions(ticket, collisions_of(reply.refusal))
+        elif reply.HasField("refusal"):
             if gather is not None:
                 self._waiting.remove(chunk.run_ids, gather)
             code = _code_name(reply.refusal.code)
@@ -341,6 +350,24 @@ class StreamTransport:
                 ticket.ids.set_result(run_ids)
         if was_full and self._unsent:
             self._wake()
+
+    def _on_collisions(self, ticket: TriggerTicket, error: BulkTriggerIdempotencyCollisionError) -> None:
+        """Some of these were not created. Who keeps collisions waits for the others."""
+        chunk, gather = ticket.chunk, ticket.gather
+        if gather is None or not gather.keeps_collisions:
+            if gather is not None:
+                self._waiting.remove(chunk.run_ids, gather)
+            ticket.fail(error)
+            return
+        outcome = by_place(chunk.run_ids, error)
+        self._waiting.remove(chunk.run_ids, gather)
+        for index, run_id in outcome.created.items():
+            self._waiting.add((run_id,), gather, ticket.offset + index)
+            self._to_watch.append(run_id)
+        for index, collision in outcome.collisions.items():
+            gather.deliver(ticket.offset + index, collision)
+        ticket.ids.set_exception(error)
+        self._wake()
 
     def _follow_existing(self, ticket: TriggerTicket, gather: Gather, run_ids: list[str]) -> None:
         """Some of these were children that exist already, under other ids: wait for those instead."""

@@ -14,9 +14,10 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from broadaxe._config import Settings
-from broadaxe._errors import BroadaxeError
+from broadaxe._errors import BroadaxeError, BulkTriggerIdempotencyCollisionError
 from broadaxe._transport.base import Gather, TriggerTicket
 from broadaxe._transport.channel import Backoff, call_unary, sdk_error
+from broadaxe._transport.collisions import by_content
 from broadaxe._transport.duplex import Duplex
 from broadaxe._transport.waiting import Waiting
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2, workflows_pb2
@@ -194,6 +195,9 @@ class UnaryRuns:
         runs = stream_pb2.TriggerRuns.FromString(ticket.chunk.body).runs
         try:
             run_ids = await self._calls.trigger(runs)
+        except BulkTriggerIdempotencyCollisionError as error:
+            await self._on_collisions(ticket, runs, error)
+            return
         except BroadaxeError as error:
             ticket.fail(error)
             return
@@ -202,6 +206,29 @@ class UnaryRuns:
             self._subscribe(run_ids)
         if not ticket.ids.done():
             ticket.ids.set_result(run_ids)
+
+    async def _on_collisions(
+        self,
+        ticket: TriggerTicket,
+        runs: Sequence[stream_pb2.NewRun],
+        error: BulkTriggerIdempotencyCollisionError,
+    ) -> None:
+        """Some of these were not created. Who keeps collisions waits for the others."""
+        gather = ticket.gather
+        if gather is None or not gather.keeps_collisions:
+            ticket.fail(error)
+            return
+        try:
+            outcome = await by_content(runs, error, self._calls.get_run_details)
+        except BroadaxeError as failure:
+            ticket.fail(failure)
+            return
+        for index, run_id in outcome.created.items():
+            self._waiting.add((run_id,), gather, ticket.offset + index)
+        for index, collision in outcome.collisions.items():
+            gather.deliver(ticket.offset + index, collision)
+        self._subscribe(outcome.created.values())
+        ticket.ids.set_exception(error)
 
     def watch(self, run_ids: Sequence[str], gather: Gather) -> None:
         self._waiting.add(run_ids, gather)

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from google.rpc import status_pb2
 
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2, workflows_pb2
 from broadaxe.wire.v1 import workflows_pb2 as v1_workflows_pb2
@@ -35,6 +36,8 @@ class FakeRun:
     metadata: bytes
     request: Any
     """The NewRun or TriggerWorkflowRequest that asked for it."""
+    step: str = ""
+    """The task of the workflow that is run; the first if empty."""
     attempt: int = 0
     state: int | None = None
     results: list[Any] = field(default_factory=list)
@@ -60,7 +63,8 @@ class FakeEngine:
 
     batched: False leaves out `broadaxe.v1.Engine`, so that its calls answer UNIMPLEMENTED.
     token: when given, calls with any other bearer token answer UNAUTHENTICATED.
-    answer: called with each new run; a `(state, payload)` it returns ends the run at once, without a worker.
+    answer: called with each new run; a `(state, payload)` it returns ends the run at once, without a worker. The payload may be
+    a list of `TaskResult` for a run of several tasks.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class FakeEngine:
         *,
         batched: bool = True,
         token: str | None = None,
-        answer: Callable[[FakeRun], tuple[int, bytes] | None] | None = None,
+        answer: Callable[[FakeRun], tuple[int, Any] | None] | None = None,
         port: int = 0,
         version: str = "v0.79.0",
     ) -> None:
@@ -95,6 +99,17 @@ class FakeEngine:
         self.repeats: list[int] = []
         self.unknown_workers: set[str] = set()
         """Worker ids that are answered NOT_FOUND, as by an engine whose database was wiped."""
+        self.key_of: Callable[[dict[str, Any]], str | None] = lambda value: None
+        """The idempotency key of a run by its input. A key is held for ever; of equal keys in a call the first wins."""
+        self._holders: dict[str, str] = {}
+        self.missing: set[str] = set()
+        """Names of calls that are answered UNIMPLEMENTED."""
+        self.parents: dict[str, Any] = {}
+        """Outputs that every assignment brings, by task name."""
+        self.triggers: dict[str, Any] = {}
+        self.task_run_errors: dict[str, str] = {}
+        self.refreshed: list[tuple[str, str]] = []
+        self.released: list[str] = []
         self.hold_replies = False
         """True: triggers are taken but not answered, as if the engine died before answering."""
         self.refuse: Callable[[Any], tuple[int, str] | None] = lambda trigger: None
@@ -188,8 +203,8 @@ class FakeEngine:
         """Cancel a run and tell the worker that holds it."""
         self._call(self._cancel, run_id)
 
-    def trigger(self, workflow: str, input: object = None, **fields: Any) -> str:  # noqa: A002 - the wire's word
-        """Queue a run as some other client would."""
+    def trigger(self, workflow: str, input: object = None, *, step: str = "", **fields: Any) -> str:  # noqa: A002 - the wire's word
+        """Queue a run as some other client would. step: the task of the workflow to run, when it is not the first."""
         new = stream_pb2.NewRun(
             run_id=str(uuid.uuid4()),
             workflow_name=workflow,
@@ -197,7 +212,59 @@ class FakeEngine:
             metadata=b"{}",
             **fields,
         )
-        return str(self._call(self._add_run, new))
+        return str(self._call(self._add_run, new, step))
+
+    def start_batch(self, workflow: str, inputs: list[object], attempt: int = 0) -> list[str]:
+        """Create runs of a batch task and send them to a worker together. Returns their ids."""
+        self.wait_until(lambda: bool(self._sessions), "a worker's stream")
+        return list(self._call(self._start_batch, workflow, inputs, attempt))
+
+    def _start_batch(self, workflow: str, inputs: list[object], attempt: int) -> list[str]:
+        runs = []
+        for value in inputs:
+            new = stream_pb2.NewRun(
+                run_id=str(uuid.uuid4()),
+                workflow_name=workflow,
+                input=json.dumps(value).encode(),
+                metadata=json.dumps({"of": value}).encode(),
+            )
+            run = FakeRun(new.run_id, workflow, new.input, new.metadata, new, attempt=attempt)
+            self.runs[run.run_id] = run
+            runs.append(run)
+        step = self._step(runs[0])
+        session = next(s for s in self._sessions if step.action.lower() in s.actions)
+        for run in runs:
+            run.worker_id, run.is_assigned = session.worker_id, True
+        if session.is_batched:
+            down = stream_pb2.WorkerDown()
+            ref = self._ref(session, down, step, workflow)
+            session.batch += 1
+            down.batch = session.batch
+            down.batches.add(
+                batch_id="batch-1",
+                batch_key="k",
+                reason="full",
+                members=[self._assignment(run, ref) for run in runs],
+            )
+            session.outbox.put_nowait(down)
+        else:
+            session.outbox.put_nowait(self._batch_action(runs, step))
+        self._notify()
+        return [run.run_id for run in runs]
+
+    def _batch_action(self, runs: list[FakeRun], step: Any) -> Any:
+        members = {run.run_id: {"workflow_run_id": run.run_id, "payload": self._payload(run)} for run in runs}
+        action = dispatcher_pb2.AssignedAction(
+            tenant_id=TENANT,
+            action_id=step.action.lower(),
+            action_type=dispatcher_pb2.START_BATCH,
+            action_payload=json.dumps(members),
+            batchId="batch-1",
+            batchKey="k",
+        )
+        action.batchStartPayload.triggerReason = "full"
+        action.batchStartPayload.expectedSize = len(runs)
+        return action
 
     def lose_workers(self) -> None:
         """Forget all sessions and queue what they held, with the next attempt."""
@@ -215,7 +282,7 @@ class FakeEngine:
         with self._changed:
             self._changed.notify_all()
 
-    def _add_run(self, new: Any) -> str:
+    def _add_run(self, new: Any, step: str = "", run_id: str = "") -> str:
         unary = isinstance(new, trigger_pb2.TriggerWorkflowRequest)
         name = new.name if unary else new.workflow_name
         parent = new.parent_task_run_external_id if unary else new.parent_task_run_id
@@ -226,13 +293,13 @@ class FakeEngine:
             )
             if key in self._children:
                 return self._children[key]
-        run_id = str(uuid.uuid4()) if unary else (new.run_id or str(uuid.uuid4()))
+        run_id = run_id or ("" if unary else new.run_id) or str(uuid.uuid4())
         if parent and new.HasField("child_index"):
             self._children[key] = run_id
         if run_id in self.runs:
             return run_id
         raw_metadata = (new.additional_metadata or "{}").encode() if unary else (new.metadata or b"{}")
-        run = FakeRun(run_id, name, new.input.encode() if unary else new.input, raw_metadata, new)
+        run = FakeRun(run_id, name, new.input.encode() if unary else new.input, raw_metadata, new, step)
         self.runs[run_id] = run
         answer = self.answer(run) if self.answer else None
         if answer is not None:
@@ -245,7 +312,13 @@ class FakeEngine:
 
     def _step(self, run: FakeRun) -> Any:
         definition = self.workflows.get(run.workflow)
-        return definition.tasks[0] if definition else None
+        if definition is None:
+            return None
+        if not run.step:
+            return definition.tasks[0]
+        return next(
+            task for task in (*definition.tasks, definition.on_failure_task) if task.readable_id == run.step
+        )
 
     def _dispatch(self) -> None:
         waiting: deque[str] = deque()
@@ -264,17 +337,8 @@ class FakeEngine:
             run.is_assigned, run.worker_id = True, session.worker_id
             if session.is_batched:
                 down = touched.setdefault(session, stream_pb2.WorkerDown())
-                if action not in session.refs:
-                    session.refs[action] = len(session.refs) + 1
-                    down.steps.add(
-                        ref=session.refs[action],
-                        step_id=_uuid("step", action),
-                        action_id=action,
-                        task_name=step.readable_id,
-                        workflow_id=_uuid("workflow", run.workflow),
-                        workflow_version_id=_uuid("version", run.workflow),
-                    )
-                down.assignments.append(self._assignment(run, session.refs[action]))
+                ref = self._ref(session, down, step, run.workflow)
+                down.assignments.append(self._assignment(run, ref))
             else:
                 session.outbox.put_nowait(self._action(run, dispatcher_pb2.ActionType.START_STEP_RUN))
         for session, down in touched.items():
@@ -282,6 +346,21 @@ class FakeEngine:
             down.batch = session.batch
             session.outbox.put_nowait(down)
         self._queue = waiting
+
+    def _ref(self, session: Session, down: Any, step: Any, workflow: str) -> int:
+        """The number of a step on this stream; its first message says what it is."""
+        action = step.action.lower()
+        if action not in session.refs:
+            session.refs[action] = len(session.refs) + 1
+            down.steps.add(
+                ref=session.refs[action],
+                step_id=_uuid("step", action),
+                action_id=action,
+                task_name=step.readable_id,
+                workflow_id=_uuid("workflow", workflow),
+                workflow_version_id=_uuid("version", workflow),
+            )
+        return session.refs[action]
 
     def _assignment(self, run: FakeRun, ref: int) -> Any:
         new = run.request
@@ -293,6 +372,9 @@ class FakeEngine:
             input=run.input,
             metadata=run.metadata,
             parent_task_run_id=new.parent_task_run_id,
+            parents=json.dumps(self.parents).encode() if self.parents else b"",
+            triggers=json.dumps(self.triggers).encode() if self.triggers else b"",
+            task_run_errors=self.task_run_errors,
         )
         if new.HasField("child_index"):
             assignment.child_index = new.child_index
@@ -300,16 +382,21 @@ class FakeEngine:
             assignment.child_key = new.child_key
         return assignment
 
-    def _action(self, run: FakeRun, kind: Any) -> Any:
-        step = self._step(run)
+    def _payload(self, run: FakeRun) -> dict[str, Any]:
         payload = {
             "input": json.loads(run.input or b"{}"),
             "triggered_by": "manual",
-            "parents": {},
-            "triggers": {"filter_payload": None},
+            "parents": self.parents,
+            "triggers": {"filter_payload": None, **self.triggers},
             "user_data": None,
             "overrides": None,
         }
+        if self.task_run_errors:
+            payload["step_run_errors"] = self.task_run_errors
+        return payload
+
+    def _action(self, run: FakeRun, kind: Any) -> Any:
+        step = self._step(run)
         is_start = kind == dispatcher_pb2.ActionType.START_STEP_RUN
         return dispatcher_pb2.AssignedAction(
             tenant_id=TENANT,
@@ -321,7 +408,7 @@ class FakeEngine:
             task_run_external_id=run.run_id,
             action_id=step.action.lower(),
             action_type=kind,
-            action_payload=json.dumps(payload) if is_start else "",
+            action_payload=json.dumps(self._payload(run)) if is_start else "",
             task_name=step.readable_id,
             retry_count=run.attempt,
             additional_metadata=run.metadata.decode(),
@@ -358,20 +445,23 @@ class FakeEngine:
             self._finish_run(run, CANCELLED, b"")
         self._dispatch()
 
-    def _finish_run(self, run: FakeRun, state: int, payload: bytes) -> None:
+    def _finish_run(self, run: FakeRun, state: int, payload: Any) -> None:
         if run.state is not None:
             return
         step = self._step(run)
         run.state = state
-        run.results = [
-            stream_pb2.TaskResult(
-                task_run_id=run.run_id,
-                task_name=step.readable_id if step else run.workflow,
-                state=state,
-                output=payload if state == COMPLETED else b"",
-                error=payload if state == FAILED else b"",
-            )
-        ]
+        if isinstance(payload, list):
+            run.results = payload
+        else:
+            run.results = [
+                stream_pb2.TaskResult(
+                    task_run_id=run.run_id,
+                    task_name=step.readable_id if step else run.workflow,
+                    state=state,
+                    output=payload if state == COMPLETED else b"",
+                    error=payload if state != COMPLETED else b"",
+                )
+            ]
         for outbox, ids in self._client_outboxes.items():
             if run.run_id in ids:
                 ids.discard(run.run_id)
@@ -407,8 +497,8 @@ class FakeEngine:
             )
             if result.state == COMPLETED:
                 item.output = result.output.decode()
-            else:
-                item.error = result.error.decode()
+            else:  # of a cancelled task it is there and empty
+                item.error = result.error.decode() if result.state == FAILED else ""
         return event
 
     def _cancel(self, run_id: str) -> None:
@@ -529,7 +619,12 @@ class FakeEngine:
             return
         done: list[Any] = []
         ids: list[str] = []
+        collisions: list[tuple[str, str]] = []
         for new in trigger.runs:
+            holder = self._claim(new.input, new.run_id)
+            if holder is not None:
+                collisions.append((holder, new.run_id))
+                continue
             run_id = self._add_run(new)
             ids.append(run_id)
             if trigger.watch and not self.hold_replies:
@@ -540,7 +635,20 @@ class FakeEngine:
                     done.append(self._finished(run))
         if not self.hold_replies:
             reply = stream_pb2.TriggerReply(request=trigger.request, run_ids=ids)
+            if collisions:
+                reply = stream_pb2.TriggerReply(request=trigger.request)
+                reply.refusal.code, reply.refusal.message = 6, "idempotency key collision"
+                reply.refusal.created_run_ids.extend(ids)
+                for holder, run_id in collisions:
+                    reply.refusal.collisions.add(existing_run_id=holder, colliding_run_id=run_id)
             outbox.put_nowait(stream_pb2.ClientDown(replies=[reply], finished=done))
+
+    def _claim(self, raw_input: bytes | str, run_id: str) -> str | None:
+        """The run that holds the key; None if it is this one's now, or there is none."""
+        key = self.key_of(json.loads(raw_input or b"{}"))
+        if key is None or self._holders.setdefault(key, run_id) == run_id:
+            return None
+        return self._holders[key]
 
     def _watch(self, run_id: str, outbox: Any, watched: set[str]) -> None:
         run = self.runs.get(run_id)
@@ -602,22 +710,52 @@ class FakeEngine:
             detail = response.task_runs[result.task_name]
             detail.external_id = result.task_run_id
             detail.readable_id = result.task_name
-            detail.status = wire_state[run.state]
-            if run.state == COMPLETED:
+            detail.status = wire_state[result.state]
+            if result.state == COMPLETED:
                 detail.output = result.output
             else:
                 detail.error = result.error.decode()
         return response
 
     async def _trigger_one(self, request: Any, context: Any) -> Any:
-        return workflows_pb2.TriggerWorkflowResponse(workflow_run_id=self._add_run(request))
+        run_id = str(uuid.uuid4())
+        holder = self._claim(request.input, run_id)
+        if holder is not None:
+            await self._abort_with(
+                context,
+                v1_workflows_pb2.IdempotencyCollisionError(
+                    existing_run_external_id=holder, colliding_run_external_id=run_id
+                ),
+            )
+        return workflows_pb2.TriggerWorkflowResponse(workflow_run_id=self._add_run(request, run_id=run_id))
 
     async def _trigger_many(self, request: Any, context: Any) -> Any:
         if len(request.workflows) > 1000:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "at most 1000 runs a call")
         self.trigger_sizes.append(len(request.workflows))
-        return workflows_pb2.BulkTriggerWorkflowResponse(
-            workflow_run_ids=[self._add_run(new) for new in request.workflows]
+        ids: list[str] = []
+        refused = v1_workflows_pb2.BulkTriggerIdempotencyCollisionError()
+        for new in request.workflows:
+            run_id = str(uuid.uuid4())
+            holder = self._claim(new.input, run_id)
+            if holder is None:
+                ids.append(self._add_run(new, run_id=run_id))
+            else:
+                refused.collisions.add(existing_run_external_id=holder, colliding_run_external_id=run_id)
+        if refused.collisions:
+            refused.successful_workflow_run_external_ids.extend(ids)
+            await self._abort_with(context, refused)
+        return workflows_pb2.BulkTriggerWorkflowResponse(workflow_run_ids=ids)
+
+    async def _abort_with(self, context: Any, detail: Any) -> None:
+        """Refuse as an idempotency collision, with `detail` under its name in the contract."""
+        status = status_pb2.Status(code=6, message="idempotency key collision")
+        name = detail.DESCRIPTOR.full_name.removeprefix("broadaxe.wire.")
+        status.details.add(type_url=f"type.googleapis.com/{name}", value=detail.SerializeToString())
+        await context.abort(
+            grpc.StatusCode.ALREADY_EXISTS,
+            status.message,
+            (("grpc-status-details-bin", status.SerializeToString()),),
         )
 
     async def _register(self, request: Any, context: Any) -> Any:
@@ -675,6 +813,18 @@ class FakeEngine:
         self._notify()
         return dispatcher_pb2.ActionEventResponse(tenant_id=TENANT, worker_id=request.worker_id)
 
+    async def _batch_event(self, request: Any, context: Any) -> Any:
+        self.reports.append(request)
+        kind = {2: "completed", 3: "failed", 5: "cancelled"}.get(request.event_type, "started")
+        assert request.batch_id == "batch-1"
+        for item in request.items:
+            assert not item.HasField("retry_count")
+            run = self.runs[item.task_run_external_id]
+            payload = item.event_payload.encode()
+            self._report(run.run_id, run.attempt, kind, payload, item.should_not_retry)
+        self._notify()
+        return dispatcher_pb2.ActionEventResponse(tenant_id=TENANT, worker_id=request.worker_id)
+
     async def _unsubscribe(self, request: Any, context: Any) -> Any:
         self.goodbyes.append(request.worker_id)
         self._notify()
@@ -682,6 +832,16 @@ class FakeEngine:
 
     async def _labels(self, request: Any, context: Any) -> Any:
         return dispatcher_pb2.UpsertWorkerLabelsResponse(tenant_id=TENANT, worker_id=request.worker_id)
+
+    async def _refresh_timeout(self, request: Any, context: Any) -> Any:
+        self.refreshed.append((request.task_run_external_id, request.increment_timeout_by))
+        return dispatcher_pb2.RefreshTimeoutResponse()
+
+    async def _release_slot(self, request: Any, context: Any) -> Any:
+        self.released.append(request.task_run_external_id)
+        self._free(self.runs[request.task_run_external_id])
+        self._dispatch()
+        return dispatcher_pb2.ReleaseSlotResponse()
 
     async def _version(self, request: Any, context: Any) -> Any:
         return dispatcher_pb2.GetVersionResponse(version=self.version)
@@ -774,8 +934,11 @@ class FakeEngine:
                 "ListenV2": self._served(self._listen, d.WorkerListenRequest),
                 "Heartbeat": self._unary(self._heartbeat, d.HeartbeatRequest),
                 "SendStepActionEvent": self._unary(self._step_event, d.StepActionEvent),
+                "SendBatchActionEvent": self._unary(self._batch_event, d.BatchActionEvent),
                 "Unsubscribe": self._unary(self._unsubscribe, d.WorkerUnsubscribeRequest),
                 "UpsertWorkerLabels": self._unary(self._labels, d.UpsertWorkerLabelsRequest),
+                "RefreshTimeout": self._unary(self._refresh_timeout, d.RefreshTimeoutRequest),
+                "ReleaseSlot": self._unary(self._release_slot, d.ReleaseSlotRequest),
                 "GetVersion": self._unary(self._version, d.GetVersionRequest),
                 "SubscribeToWorkflowRuns": self._both(self._subscribe_runs, d.SubscribeToWorkflowRunsRequest),
                 "SubscribeToWorkflowEvents": self._served(
@@ -810,6 +973,8 @@ class FakeEngine:
             given = dict(context.invocation_metadata()).get("authorization", "")
             if self.token is not None and given != f"bearer {self.token}":
                 await context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid auth token")
+            if method.__name__.lstrip("_") in self.missing:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method")
             return await method(request, context)
 
         return call

@@ -1,5 +1,7 @@
 """What a task sees of its run."""
 
+import asyncio
+import threading
 from concurrent.futures import Future
 
 import pytest
@@ -87,6 +89,39 @@ def test_output_of_a_skipped_task_is_an_error():
 def test_output_of_a_task_that_has_none_names_those_that_have():
     with pytest.raises(ValueError, match=r"'first' has no output .*finished tasks: other"):
         make_context(parents=b'{"other":{}}').task_output(first)
+
+
+@pytest.mark.parametrize(
+    ("output", "declared", "expected"),
+    [("{}", None, None), ("null", None, None), ("{}", dict, {}), ("null", dict, {}), ("[1]", list[int], [1])],
+)
+def test_outputs_without_content_fit_what_was_declared(output, declared, expected):
+    def step(input, ctx): ...  # noqa: A002 - the documented name
+
+    step.__annotations__ = {"return": declared}
+    task = Broadaxe(namespace="").workflow(name="f").task(name="first")(step)
+    assert make_context(parents=b'{"first":%s}' % output.encode()).task_output(task) == expected
+
+
+async def test_outputs_can_be_awaited_as_well():
+    assert await make_context(parents=b'{"first":{"n":1}}').aio_task_output(first) == {"n": 1}
+
+
+def test_a_wait_ends_with_its_result_or_with_the_cancel():
+    context = make_context()
+    done: Future[int] = Future()
+    done.set_result(3)
+    assert context.wait(done) == 3
+    waiting: Future[int] = Future()
+    thread = threading.Timer(0.01, context.interrupt)
+    thread.start()
+    with pytest.raises(asyncio.CancelledError, match="task 'second' waited"):
+        context.wait(waiting)
+    thread.join()
+    assert context.is_cancelled
+    with pytest.raises(asyncio.CancelledError):
+        context.wait(waiting)
+    assert context.wait(done) == 3
 
 
 def test_cancelling_sets_the_exit_flag():

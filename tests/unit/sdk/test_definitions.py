@@ -303,7 +303,19 @@ def test_foreign_parent_is_refused_so_that_no_cycle_can_be_written(client):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"retries": -1}, "retries is -1"),
+        ({"retries": -1}, "retries is -1, expected a whole number from 0 to 1,000,000"),
+        ({"retries": 10**9}, "retries is 1000000000"),
+        ({"retries": "3"}, "retries is '3'"),
+        ({"retries": True}, "retries is True"),
+        ({"execution_timeout": timedelta(seconds=-1)}, "execution_timeout is datetime.timedelta"),
+        ({"execution_timeout": "0s"}, "execution_timeout is '0s': expected 1 ms or more"),
+        ({"execution_timeout": timedelta(0)}, "expected 1 ms or more"),
+        ({"schedule_timeout": "-5s"}, "schedule_timeout is '-5s'"),
+        ({"schedule_timeout": "1000000h"}, "expected at most 36,500 days"),
+        ({"backoff_factor": 1001.0}, "backoff_factor is 1001.0"),
+        ({"backoff_max_seconds": 86_401}, "backoff_max_seconds is 86401"),
+        ({"slot_cost": 0}, "slot_cost is 0"),
+        ({"name": "two words"}, "'two words'"),
         ({"execution_timeout": "3d"}, "execution_timeout is '3d'"),
         ({"schedule_timeout": 5}, "schedule_timeout is 5"),
         ({"backoff_factor": 0.5}, "backoff_factor is 0.5"),
@@ -319,6 +331,96 @@ def test_settings_that_the_engine_would_refuse_are_refused_here(client, settings
     def job(input: EmptyModel, ctx: Context) -> None: ...
 
     assert told in refusal(lambda: client.task(**settings)(job))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ({"wait_for": [SleepCondition(timedelta(seconds=-1))]}, "wait_for: the duration of a SleepCondition"),
+        ({"wait_for": [SleepCondition("soon")]}, "is 'soon'"),
+        ({"wait_for": SleepCondition("1s")}, "wait_for is SleepCondition"),
+        ({"wait_for": ["1s"]}, "wait_for holds '1s', which is no condition"),
+        ({"skip_if": [UserEventCondition("")]}, "skip_if: a UserEventCondition needs an event_key"),
+        (
+            {"cancel_if": [UserEventCondition("go", expression=" ")]},
+            "the condition on event 'go' has the expression",
+        ),
+        ({"skip_if": ["start", "other"]}, "skip_if holds 'start'"),
+    ],
+)
+def test_conditions_that_could_never_hold_are_refused_naming_task_and_setting(client, place, told):
+    def job(input: EmptyModel, ctx: Context) -> None: ...
+
+    text = refusal(lambda: client.workflow(name="w").task(**place)(job))
+    assert text.startswith("task 'job' of workflow 'w'")
+    assert told in text
+
+
+def test_a_parent_condition_needs_a_declared_parent(client):
+    workflow = client.workflow(name="w")
+
+    @workflow.task()
+    def start(input: EmptyModel, ctx: Context) -> None: ...
+
+    @workflow.task()
+    def other(input: EmptyModel, ctx: Context) -> None: ...
+
+    def job(input: EmptyModel, ctx: Context) -> None: ...
+
+    condition = ParentCondition(start, expression="output.n > 1")
+    text = refusal(lambda: workflow.task(parents=[other], wait_for=[or_(condition)])(job))
+    assert "is on 'start', which is not a parent of this task (those are: 'other')" in text
+    assert "not a parent" in refusal(lambda: workflow.task(skip_if=[ParentCondition("start")])(job))  # type: ignore[arg-type]
+    empty = ParentCondition(start, expression="")
+    assert "parent 'start' has the expression ''" in refusal(
+        lambda: workflow.task(parents=[start], skip_if=[empty])(job)
+    )
+    assert [task.name for task in workflow.tasks] == ["start", "other"]
+
+
+def test_or_takes_conditions_only(client):
+    assert "at least one" in refusal(or_)
+    assert "or_() holds OrGroup" in refusal(lambda: or_(or_(SleepCondition("1s"))))  # type: ignore[arg-type]
+
+
+def test_a_parent_named_twice_is_refused(client):
+    workflow = client.workflow(name="w")
+
+    @workflow.task()
+    def start(input: EmptyModel, ctx: Context) -> None: ...
+
+    def job(input: EmptyModel, ctx: Context) -> None: ...
+
+    assert "'start' twice" in refusal(lambda: workflow.task(parents=[start, start])(job))
+
+
+@pytest.mark.parametrize("kind", ["on_failure_task", "on_success_task"])
+def test_there_is_one_last_task_of_a_kind_and_it_is_nobodys_parent(client, kind):
+    workflow = client.workflow(name="w")
+
+    @workflow.task()
+    def start(input: EmptyModel, ctx: Context) -> None: ...
+
+    @getattr(workflow, kind)()
+    def last(input: EmptyModel, ctx: Context) -> None: ...
+
+    def another(input: EmptyModel, ctx: Context) -> None: ...
+
+    assert f"two {kind[:-5]} tasks: declare one" in refusal(lambda: getattr(workflow, kind)()(another))
+    assert "cannot be a parent" in refusal(lambda: workflow.task(parents=[last])(another))
+
+
+def test_a_workflow_of_last_tasks_alone_cannot_be_registered(client):
+    workflow = client.workflow(name="w")
+
+    @workflow.on_failure_task()
+    def rescue(input: EmptyModel, ctx: Context) -> None: ...
+
+    assert "no tasks" in refusal(workflow.to_wire)
+
+
+def test_names_that_the_engine_would_refuse_are_refused_here(client):
+    assert "'my workflow'" in refusal(lambda: client.workflow(name="my workflow"))
 
 
 def test_unknown_setting_is_refused_by_name(client):
@@ -338,6 +440,7 @@ def test_workflow_without_tasks_cannot_be_registered(client):
         (timedelta(seconds=61), "61s"),
         (timedelta(milliseconds=250), "250ms"),
         ("1h30m", "1h30m"),
+        ("90", "90s"),
     ],
 )
 def test_durations_are_written_with_the_largest_unit_that_fits(client, given, written):

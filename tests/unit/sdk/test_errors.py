@@ -2,11 +2,12 @@
 
 import json
 import pickle
+from datetime import timedelta
 
 import pytest
 
 import broadaxe
-from broadaxe import BroadaxeError, FailedRunError, TaskRunError
+from broadaxe import BroadaxeError, FailedRunError, RetryAfterException, RunCancelledError, TaskRunError
 
 
 def raised() -> TaskRunError:
@@ -65,6 +66,26 @@ def test_a_failed_run_survives_pickling_and_splitting():
     match, rest = error.split(TaskRunError)
     assert isinstance(match, FailedRunError)
     assert rest is None
+
+
+def test_a_retry_after_says_when_and_survives_pickling():
+    error = pickle.loads(
+        pickle.dumps(RetryAfterException("busy", after=timedelta(seconds=2, microseconds=1)))
+    )
+    assert (str(error), error.after_ms) == ("busy", 2001)
+    assert RetryAfterException(after=timedelta(0)).after_ms == 0
+    with pytest.raises(ValueError, match="expected a timedelta of 0 or more"):
+        RetryAfterException("busy", after=timedelta(seconds=-1))
+
+
+def test_a_cancelled_run_tells_the_reason():
+    error = pickle.loads(pickle.dumps(RunCancelledError("run-1", "no worker")))
+    assert (str(error), error.run_id, error.reason) == (
+        "run run-1 was cancelled: no worker",
+        "run-1",
+        "no worker",
+    )
+    assert str(RunCancelledError("run-1")) == "run run-1 was cancelled"
 
 
 def test_every_public_error_is_in_the_tree():

@@ -279,6 +279,13 @@ def test_stub_runs_what_lives_elsewhere(client):
     assert stub.run(Number(n=21)) == Doubled(twice=42)
 
 
+def test_stubs_give_their_default_metadata_to_every_run(engine, client):
+    given = {"from": "stub"}
+    client.stubs.task(name="twice", default_additional_metadata=given).run_no_wait()
+    client.stubs.workflow(name="twice", default_additional_metadata=given).run_no_wait()
+    assert [json.loads(run.metadata) for run in engine.runs.values()] == [given, given]
+
+
 def test_details_and_status_by_id(client, task):
     ref = task.run_no_wait(Number(n=2))
     ref.result()

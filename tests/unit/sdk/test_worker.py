@@ -585,6 +585,7 @@ def test_stream_chunks_arrive_in_order_and_before_the_end(batched, connect):
 
 def test_what_the_engine_does_not_offer_is_told_to_the_task(batched, connect):
     client = connect(batched)
+    batched.missing.add("refresh_timeout")
 
     @client.task(name="refresh")
     async def refresh(input: EmptyModel, ctx: Context) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, assert_type
 from pydantic import BaseModel
 
 from broadaxe import (
+    BatchContext,
+    BatchMemberId,
     Broadaxe,
     BroadaxeError,
     Context,
@@ -15,6 +17,7 @@ from broadaxe import (
     EmptyModel,
     Standalone,
     Task,
+    TaskRunError,
     TaskRunRef,
     TriggerWorkflowOptions,
     Workflow,
@@ -68,6 +71,21 @@ assert_type(inferred.run_many([], return_exceptions=True), list[Text | BroadaxeE
 assert_type(inferred.get_result("id"), Text)
 assert_type(inferred.mock_run(Number(n=1)), Text)
 
+
+@broadaxe.batch_task(batch_max_size=10)
+async def batched(inputs: dict[BatchMemberId, Number], ctx: Context) -> dict[BatchMemberId, Text]:
+    return {member: Text("") for member in inputs}
+
+
+@broadaxe.batch_task(batch_max_size=10, broadcast_output=True)
+def broadcast(inputs: dict[BatchMemberId, Number], ctx: BatchContext) -> Text:
+    return Text("")
+
+
+assert_type(batched, Standalone[Number, Text])
+assert_type(broadcast, Standalone[Number, Text])
+assert_type(batched.run(Number(n=1)), Text)
+
 stub = broadaxe.stubs.task(name="s", input_validator=Number, output_validator=Text)
 assert_type(stub.run(Number(n=1)), Text)
 
@@ -91,11 +109,25 @@ async def second(input: Number, ctx: Context) -> int:
 def rescue(input: Number, ctx: Context) -> None: ...
 
 
+@workflow.batch_task(batch_max_size=2, parents=[first])
+def together(inputs: dict[BatchMemberId, Number], ctx: BatchContext) -> dict[BatchMemberId, int]:
+    return {}
+
+
+assert_type(together, Task[Number, int])
 assert_type(first, Task[Number, Text])
 assert_type(second, Task[Number, int])
 assert_type(rescue, Task[Number, None])
 assert_type(workflow.run(Number(n=1)), dict[str, Any])
 assert_type(workflow.run(Number(n=1), wait_for_result=False), WorkflowRunRef)
+
+
+@workflow.task(parents=[first, second], release_slot_while_waiting=True)
+async def third(input: Number, ctx: Context) -> None:
+    assert_type(ctx.task_output(first), Text)
+    assert_type(ctx.task_output(second), int)
+    assert_type(await ctx.aio_task_output(first), Text)
+    assert_type(ctx.get_task_run_error(first), TaskRunError | None)
 
 
 async def asynchronous() -> None:
@@ -114,6 +146,10 @@ inferred.create_bulk_run_item({"n": 1})  # error
 broadaxe.task(retrys=3)  # error
 broadaxe.workflow(input_validator=Number)  # error
 workflow.task(parents=["first"])  # error
+
+
+@broadaxe.batch_task(batch_max_size=2)  # error
+def not_by_member(inputs: Number, ctx: Context) -> None: ...
 
 
 @broadaxe.task  # error

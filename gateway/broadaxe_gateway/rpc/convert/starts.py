@@ -106,7 +106,8 @@ def _start_bytes(start: Assignment) -> int:
     size = len(start.input) + _utf8_bytes(start.metadata) + ORDER_OVERHEAD_BYTES
     if start.parents or start.triggers or start.errors:
         size += _utf8_bytes(start.triggers)
-        size += sum(len(parent.task_name) + len(parent.output) + 8 for parent in start.parents)
+        for parent in start.parents:
+            size += len(parent.task_name) + len(parent.output) + 8
         size += sum(len(name) + _utf8_bytes(text) + 8 for name, text in start.errors)
     return size
 
