@@ -1,4 +1,4 @@
-"""A client process: `flow_client.py SDK TOPIC`. Reads one JSON command a line, answers each by one line that opens with `@@ `.
+"""A client process: `flow_client.py SDK TOPICS`. Reads one JSON command a line, answers each by one line that opens with `@@ `.
 
 A command is `{"do": <name of a method of Commands>, ...its arguments}`. Where the two SDKs say a thing differently, it is said here.
 """

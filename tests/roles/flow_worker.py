@@ -1,4 +1,4 @@
-"""A worker process: `flow_worker.py SDK TOPIC SLOTS`. Serves the flows of `flows/<topic>.py` until SIGTERM."""
+"""A worker process: `flow_worker.py SDK TOPICS SLOTS`. Serves the flows of those topics (`graphs+children`, say) until SIGTERM."""
 
 import sys
 
@@ -6,9 +6,9 @@ from flows.base import declared
 
 
 def main() -> None:
-    sdk, topic, slots = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    flows = declared(sdk, topic)
-    worker = flows.client.worker(f"flows-{topic}", slots=slots, workflows=list(flows.by_name.values()))
+    sdk, topics, slots = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    flows = declared(sdk, topics)
+    worker = flows.client.worker("flows", slots=slots, workflows=list(flows.by_name.values()))
     worker.start()
 
 

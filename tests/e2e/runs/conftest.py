@@ -1,4 +1,4 @@
-"""One real server for all of `tests/e2e/runs`; for each module and SDK a worker and a client that know the flows of its `TOPIC`."""
+"""One real server for all of `tests/e2e/runs`; for each SDK a worker and a client that know the flows of `tests/roles/flows`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,35 +48,35 @@ def rest(server: Server) -> Iterator[Rest]:
     bare.close()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(OURS, id="broadaxe"),
-        pytest.param(NEWEST, id="hatchet"),
-        pytest.param(OLDER, id="hatchet1375", marks=pytest.mark.slow),
-    ],
-)
+SDKS = [
+    pytest.param(OURS, id="broadaxe"),
+    pytest.param(NEWEST, id="hatchet"),
+    pytest.param(OLDER, id="hatchet1375", marks=pytest.mark.slow),
+]
+TOPICS = "graphs+conditions+attempts+children+claims+batches+words+large"
+SLOTS = 4_000
+"""Enough for three levels of a thousand tasks of which two wait."""
+
+
+@pytest.fixture(scope="session", params=SDKS)
 def flows(
     request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FlowsUnderTest]:
-    """The flows of the module's `TOPIC`, served with its `SLOTS` (50), once under each SDK."""
+    """A worker and a client of all flows, under each SDK in turn: an official worker takes its time to start."""
     sdk: Sdk = request.param
-    topic = request.module.TOPIC
-    if not Path(sdk.python).exists():
-        pytest.fail(f"{sdk.python} is missing: make it with `python tests/compat/setup_1375.py`")
-    with serving(
-        sdk, topic, server, tmp_path_factory.mktemp(topic), getattr(request.module, "SLOTS", 50)
-    ) as one:
+    with serving(sdk, TOPICS, server, tmp_path_factory.mktemp("flows"), SLOTS) as one:
         yield one
 
 
 class serving:  # noqa: N801 - it is used as a function
-    """`with serving(sdk, topic, server, directory, slots) as flows`: a worker and a client in a namespace of their own."""
+    """`with serving(sdk, topics, server, directory, slots) as flows`: a worker and a client in a namespace of their own."""
 
-    def __init__(self, sdk: Sdk, topic: str, server: Server, directory: Path, slots: int) -> None:
+    def __init__(self, sdk: Sdk, topics: str, server: Server, directory: Path, slots: int) -> None:
+        if not Path(sdk.python).exists():
+            pytest.fail(f"{sdk.python} is missing: make it with `python tests/compat/setup_1375.py`")
         records = directory / "records"
         records.mkdir(exist_ok=True)
-        namespace = f"{topic}{sdk.label}"
+        namespace = f"{topics.split('+', maxsplit=1)[0]}{sdk.label}"
         env = {
             "ROLE_RECORDS": str(records),
             "HATCHET_CLIENT_NAMESPACE": namespace,
@@ -85,8 +85,8 @@ class serving:  # noqa: N801 - it is used as a function
         shared = {"directory": directory, "python": sdk.python, "env": env}
         environment = server.client_environment()
         self.sdk = sdk
-        self.worker = role(environment, "flow_worker", sdk.module, topic, str(slots), **shared)
-        self.client = role(environment, "flow_client", sdk.module, topic, **shared)
+        self.worker = role(environment, "flow_worker", sdk.module, topics, str(slots), **shared)
+        self.client = role(environment, "flow_client", sdk.module, topics, **shared)
         self.wire = Wire(server.grpc_address, server.token)
         self.rest = Rest(server.http_url, server.token)
         self.flows = FlowsUnderTest(
@@ -103,6 +103,7 @@ class serving:  # noqa: N801 - it is used as a function
         return self.flows
 
     def __exit__(self, *_: object) -> None:
-        with closing(self.worker, self.client):
-            self.wire.close()
-            self.rest.close()
+        self.flows.wire.close()
+        self.flows.rest.close()
+        for process in (self.client, self.worker):
+            process.kill9()  # how a worker stops in order is not the subject here, and takes an official one its time

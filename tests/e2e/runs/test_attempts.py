@@ -7,7 +7,6 @@ import pytest
 
 from tests.e2e.runs.harness import FlowsUnderTest
 
-TOPIC = "attempts"
 pytestmark = pytest.mark.timeout(120)
 
 

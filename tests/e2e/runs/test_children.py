@@ -4,8 +4,6 @@ import pytest
 
 from tests.e2e.runs.harness import FlowsUnderTest, Run
 
-TOPIC = "children"
-SLOTS = 4_000
 pytestmark = pytest.mark.timeout(180)
 
 

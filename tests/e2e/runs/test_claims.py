@@ -7,7 +7,6 @@ import pytest
 from tests.e2e.runs.harness import FlowsUnderTest
 from tests.processes import wait_until
 
-TOPIC = "claims"
 pytestmark = pytest.mark.timeout(120)
 
 

@@ -7,7 +7,6 @@ import pytest
 from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest, Run
 from tests.processes import wait_until
 
-TOPIC = "conditions"
 pytestmark = pytest.mark.timeout(120)
 
 SETTLED = 0.7

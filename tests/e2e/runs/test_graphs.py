@@ -6,7 +6,6 @@ import pytest
 
 from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest
 
-TOPIC = "graphs"
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -461,9 +460,9 @@ def test_official_client_reads_runs_tasks_workflows_and_workers(flows: FlowsUnde
 def test_official_client_pauses_a_worker(flows: FlowsUnderTest) -> None:
     if flows.is_ours:
         pytest.skip("our SDK does not pause workers")
-    assert flows.call(do="pause", name="flows-graphs", pause=True)["workers"] >= 1
+    assert flows.call(do="pause", name="flows", pause=True)["workers"] >= 1
     run = flows.start("lone")
     time.sleep(0.7)  # a task that should wait would start in this time
     assert run.ran("lone") == 0
-    flows.call(do="pause", name="flows-graphs", pause=False)
+    flows.call(do="pause", name="flows", pause=False)
     assert run.end().status == "COMPLETED"

@@ -7,7 +7,6 @@ import pytest
 from tests.e2e.runs.harness import FlowsUnderTest
 from tests.roles.flows.random_graph import NODES, expected
 
-TOPIC = "large"
 pytestmark = pytest.mark.timeout(180)
 
 

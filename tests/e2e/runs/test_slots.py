@@ -1,12 +1,22 @@
 """One slot: what holds it, what gives it back, and what an error says when those above hold it for ever."""
 
+from collections.abc import Iterator
+
 import pytest
 
+from tests.e2e.runs.conftest import SDKS, serving
 from tests.e2e.runs.harness import FlowsUnderTest, Run
+from tests.processes import Server
 
-TOPIC = "narrow"
-SLOTS = 1
 pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module", params=SDKS)
+def flows(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FlowsUnderTest]:
+    with serving(request.param, "narrow", server, tmp_path_factory.mktemp("narrow"), 1) as one:
+        yield one
 
 
 def test_waiting_parent_holds_its_slot_and_the_child_says_so(flows: FlowsUnderTest) -> None:

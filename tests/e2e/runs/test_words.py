@@ -8,7 +8,6 @@ import pytest
 from tests.e2e.runs.harness import FlowsUnderTest, Run
 from tests.processes import wait_until
 
-TOPIC = "words"
 LIMIT = 1_000
 """Log lines that the engine keeps of a task."""
 pytestmark = pytest.mark.timeout(120)

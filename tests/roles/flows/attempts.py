@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.base import Flows, Plan, act, is_open, note, opened
 
-TOO_MANY_SLOTS = 1_000
+TOO_MANY_SLOTS = 100_000
 """More than any worker of the tests has: such a task is never scheduled."""
 
 

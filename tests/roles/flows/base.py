@@ -166,10 +166,14 @@ def connect(sdk: str, **config: Any) -> tuple[Any, ModuleType]:
     return make(), module
 
 
-def declared(sdk: str, topic: str) -> Flows:
-    """The flows of `flows/<topic>.py` under an SDK."""
-    module = importlib.import_module(f"flows.{topic}")
-    client, package = connect(sdk, **getattr(module, "CONFIG", {}))
+def declared(sdk: str, topics: str) -> Flows:
+    """The flows of `flows/<topic>.py` under an SDK, for each of the topics joined by `+`."""
+    modules = [importlib.import_module(f"flows.{topic}") for topic in topics.split("+")]
+    config: dict[str, Any] = {}
+    for module in modules:
+        config.update(getattr(module, "CONFIG", {}))
+    client, package = connect(sdk, **config)
     flows = Flows(client, package)
-    module.declare(flows)
+    for module in modules:
+        module.declare(flows)
     return flows
