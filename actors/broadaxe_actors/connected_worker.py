@@ -12,8 +12,10 @@ import json
 from typing import Any, NamedTuple
 
 from broadaxe_actors.errors import Code
+from broadaxe_actors.held_batches import HeldBatches
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     CancelOrder,
     CancelTasks,
     CloseSession,
@@ -24,6 +26,7 @@ from broadaxe_actors.messages import (
     Refusal,
     Reply,
     SessionFull,
+    StartBatches,
     StartTasks,
     StopWorker,
     UpsertLabels,
@@ -64,6 +67,8 @@ class ConnectedWorker(Actor):
         self._sessions: dict[str, _Session] = {}
         self._full: set[str] = set()
         self._in_flight: dict[str, Assignment] = {}
+        self._batches = HeldBatches()
+        """Which of them are in batches."""
         self._started: set[str] = set()
         self._taken: dict[tuple[str, int], CancelOrder] = {}
         self._suspects: dict[HeldAttempt, int] = {}
@@ -129,7 +134,7 @@ class ConnectedWorker(Actor):
             if HeldAttempt(assignment.task_run_id, assignment.attempt) not in held
         )
         if lost:
-            gateway.deliver.send((StartTasks(message.session_id, lost),))
+            self._deliver(gateway, message.session_id, *self._batches.split(lost))
         if unknown:
             self._adopting += 1
             self._tracker.adopt.send(self._row.id, tuple(unknown))
@@ -140,11 +145,30 @@ class ConnectedWorker(Actor):
         self._update_open()
 
     def _send_again(self, assignments: tuple[Assignment, ...]) -> None:
-        """Attempts without a sign of life; a batched worker ignores those that it has."""
+        """Attempts without a sign of life; a batched worker ignores those that it has.
+
+        A batch of which any member has started has come to the worker as a whole.
+        """
         unstarted = tuple(item for item in assignments if item.task_run_id not in self._started)
         if unstarted and self._sessions:
             session_id, session = next(reversed(self._sessions.items()))
-            session.gateway.deliver.send((StartTasks(session_id, unstarted),))
+            single, batches = self._batches.split(unstarted)
+            unstarted_batches = tuple(
+                batch for batch in batches if self._started.isdisjoint(self._batches.members(batch.batch_id))
+            )
+            self._deliver(session.gateway, session_id, single, unstarted_batches)
+
+    @staticmethod
+    def _deliver(
+        gateway: "Handle[Any]",
+        session_id: str,
+        assignments: tuple[Assignment, ...],
+        batches: tuple[BatchStart, ...],
+    ) -> None:
+        if assignments:
+            gateway.deliver.send((StartTasks(session_id, assignments),))
+        if batches:
+            gateway.deliver.send((StartBatches(session_id, batches),))
 
     def close_session(self, message: CloseSession) -> None:
         """A stream of this worker ended; what runs goes on."""
@@ -277,6 +301,7 @@ class ConnectedWorker(Actor):
         """Let go of attempts; the tracker has the worker told to stop them, once that is committed."""
         for item in held:
             del self._in_flight[item.task_run_id]
+            self._batches.drop(item.task_run_id)
             self._started.discard(item.task_run_id)
 
     def _send_taken(self) -> None:
@@ -320,13 +345,23 @@ class ConnectedWorker(Actor):
 
     def start_tasks(self, assignments: tuple[Assignment, ...]) -> None:
         """Attempts for the worker: to its newest session that takes more."""
+        self._start(assignments, ())
+
+    def start_batches(self, batches: tuple[BatchStart, ...]) -> None:
+        """Attempts for the worker to run together."""
+        self._start((), batches)
+
+    def _start(self, assignments: tuple[Assignment, ...], batches: tuple[BatchStart, ...]) -> None:
+        new = [*assignments, *(member for batch in batches for member in batch.members)]
         if self._row.status != WorkerStatus.ACTIVE:
             # They crossed with the loss of the worker, or its goodbye.
-            held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in assignments)
+            held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in new)
             self._tracker.worker_lost.send(self._row.id, held, f"worker {self._row.name!r} had gone")
             return
-        for assignment in assignments:
+        for assignment in new:
             self._in_flight[assignment.task_run_id] = assignment
+        for batch in batches:
+            self._batches.put(batch)
         session_id = next(
             (key for key in reversed(self._sessions) if key not in self._full),
             next(reversed(self._sessions), None),
@@ -334,7 +369,7 @@ class ConnectedWorker(Actor):
         if session_id is None:
             self._arm_undelivered()
             return
-        self._sessions[session_id].gateway.deliver.send((StartTasks(session_id, assignments),))
+        self._deliver(self._sessions[session_id].gateway, session_id, assignments, batches)
 
     def cancel(self, orders: tuple[CancelOrder, ...]) -> None:
         """Attempts to stop: told on every session, or when the worker comes back."""
@@ -349,6 +384,7 @@ class ConnectedWorker(Actor):
         """The worker holds these no more."""
         for task_run_id in task_run_ids:
             self._in_flight.pop(task_run_id, None)
+            self._batches.drop(task_run_id)
             self._started.discard(task_run_id)
         if not self._in_flight and self._row.status == WorkerStatus.STOPPED and not self._is_leaving:
             self._leave()
@@ -359,6 +395,15 @@ class ConnectedWorker(Actor):
 
     def holds(self, items: tuple[tuple[Assignment, bool], ...]) -> None:
         """Attempts that the worker holds, found at recovery or told by itself; True for those that have started."""
+        self._hold(items)
+
+    def holds_batches(self, items: tuple[tuple[BatchStart, bool], ...]) -> None:
+        """Likewise, of batches; True for those of which any member has started."""
+        for batch, _ in items:
+            self._batches.put(batch)
+        self._hold(tuple((member, is_started) for batch, is_started in items for member in batch.members))
+
+    def _hold(self, items: tuple[tuple[Assignment, bool], ...]) -> None:
         for assignment, is_started in items:
             self._in_flight[assignment.task_run_id] = assignment
             if is_started:
@@ -395,7 +440,7 @@ class ConnectedWorker(Actor):
         self._leave_queue()
         if self._in_flight and self._row.is_batched:
             held = tuple(HeldAttempt(item.task_run_id, item.attempt) for item in self._in_flight.values())
-            self._in_flight.clear()
+            self._take(held)
             self._tracker.worker_lost.send(
                 self._row.id, held, f"worker {self._row.name!r} stopped before it was done"
             )
@@ -415,7 +460,7 @@ class ConnectedWorker(Actor):
             name=row.name,
             actions=row.actions,
             slot_config=self._slots,
-            used_slots=(("default", len(self._in_flight)),),
+            used_slots=(("default", len(self._in_flight) - self._batches.spared_units),),
             labels=tuple(sorted(json.loads(row.labels).items())),
             runtime_info=row.runtime_info,
             is_paused=row.is_paused,

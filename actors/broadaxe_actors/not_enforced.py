@@ -17,7 +17,6 @@ FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
     "sticky": lambda w: w.sticky is not None,
     "worker_labels": lambda w: any(task.worker_labels for task in w.all_tasks),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
-    "batch": lambda w: any(task.batch is not None for task in w.all_tasks),
 }
 """Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+DEFAULT_BATCH_BYTES = 4_000_000
+"""What official workers take in one message, with room for names and ids (behaviour-core 6.15)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardSettings:
@@ -18,4 +21,6 @@ class ShardSettings:
     queue_window_high: int = 20_000
     queue_window_low: int = 10_000
     queue_page: int = 500
+    batch_bytes: int = DEFAULT_BATCH_BYTES
+    """Payloads that the start of one batch may carry; below the message limit."""
     is_log_ingestion_enabled: bool = True

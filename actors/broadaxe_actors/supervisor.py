@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from broadaxe_actors.batch_buffer import BatchBuffer
+from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.claims import Claims
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
 from broadaxe_actors.run_tracker import RunTracker
-from broadaxe_actors.runtime import Actor, Handle, Runtime
+from broadaxe_actors.runtime import Actor, Directory, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.tenant_queue import TenantQueue
@@ -154,10 +156,16 @@ class Supervisor(Actor):
         registry = spawn(
             WorkerRegistry, tenant_id, self._runtime, self._settings, queue, tracker, lane=tenant_id
         )
+        buffers: Directory[BatchKey] = Directory(
+            self._runtime,
+            lambda key: spawn(BatchBuffer, key, queue, tracker, self._settings.batch_bytes, lane=tenant_id),
+        )
         actors = TenantActors(tracker, queue, claims, router, registry)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
+        tracker.connect_buffers.send(buffers)
         queue.connect.send(tracker)
+        queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)
         router.connect.send(tracker)
         tracker.restore_seq.send(record.max_seq)

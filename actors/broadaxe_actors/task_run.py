@@ -5,6 +5,15 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from broadaxe_actors.batches import (
+    BATCH_SLOTS,
+    MEMBER_OVERHEAD_BYTES,
+    Batching,
+    BatchRules,
+    Member,
+    RunningBatch,
+    rules_of,
+)
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, duration_us
 from broadaxe_actors.gates import Plan, make_plan
 from broadaxe_actors.messages import Assignment, CancelOrder, StepRef
@@ -38,23 +47,29 @@ class Step(NamedTuple):
     execution_timeout: int
     plan: Plan
     """Its conditions."""
+    batch: BatchRules | None
+    """For a batch task: when its task runs start, and together with which others."""
 
 
 def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
     """Prepare a step of a version."""
     task = workflow.all_tasks[index]
     slots = tuple(sorted(task.slot_requests.items())) or (("durable" if task.is_durable else "default", 1),)
+    if task.batch is not None:
+        slots = BATCH_SLOTS
     cost = ",".join(f"{pool}={units}" for pool, units in slots)
+    queue_key = f"{task.action}|{cost}|"
     return Step(
         ref=ref,
         index=index,
         definition=task,
         workflow=workflow,
         slots=slots,
-        queue_key=f"{task.action}|{cost}|",
+        queue_key=queue_key,
         schedule_timeout=duration_us(task.schedule_timeout),
         execution_timeout=duration_us(task.execution_timeout),
         plan=make_plan(workflow, index),
+        batch=rules_of(task.batch, task.action, queue_key) if task.batch is not None else None,
     )
 
 
@@ -65,6 +80,7 @@ class TaskRun:
         "app_retries",
         "assigned_at",
         "attempt",
+        "batching",
         "child_index",
         "child_key",
         "created_at",
@@ -105,6 +121,8 @@ class TaskRun:
         """The run of several tasks that it belongs to; None for a workflow of one task."""
         self.is_in_line = False
         """The ledger counts it among those that wait in memory for a slot."""
+        self.batching = Batching() if step.batch is not None else None
+        """For a batch task."""
         self.log_lines = 0
         self.is_recovered = is_recovered
         self.is_doubtful = False
@@ -149,6 +167,7 @@ class TaskRun:
         task.step = step
         task.run = run
         task.is_in_line = task.is_recovered = task.is_doubtful = task.is_slot_released = False
+        task.batching = Batching() if step.batch is not None else None
         task.log_lines = task.seq = 0
         task.id = task_run_id
         task.run_id = run.id
@@ -178,6 +197,18 @@ class TaskRun:
         """Bytes of its payload in memory; what it shares with its run is counted there."""
         return len(self.input) + len(self.metadata) if self.run is None else 0
 
+    @property
+    def batch(self) -> RunningBatch | None:
+        """The batch by which a worker holds the attempt."""
+        return self.batching.batch if self.batching is not None else None
+
+    def member(self) -> Member:
+        """What the buffer of its group knows of it."""
+        size = len(self.input) + len(self.metadata) + MEMBER_OVERHEAD_BYTES
+        if self.run is not None:
+            size += self.run.output_bytes
+        return Member(self.id, self.attempt, self.queue_priority, self.seq, size)
+
     def update_record(self, tenant_id: str) -> TaskRunUpdate:
         """The record of a transition that does not end it."""
         expected, self.stored_attempt = self.stored_attempt, self.attempt
@@ -199,6 +230,7 @@ class TaskRun:
             self.worker_id,
             self.waits.to_json() if self.waits is not None else None,
             self.is_slot_released,
+            self.batch.id if self.batch is not None else None,
         )
 
     def row(self, tenant_id: str) -> TaskRunRow:

@@ -1,14 +1,16 @@
 """`TenantQueue`: the ready task runs of a tenant and the free slots of its workers. It proposes; `RunTracker` accepts or refuses.
 
 One per tenant. Nothing here is journalled: recovery derives it from task rows and workers. A task run that ended while it
-waited here is refused when it is proposed, and its slot comes back at once. May touch the runtime, `matching`, the messages.
+waited here is refused when it is proposed, and its slot comes back at once. A batch stands in line with a ticket instead of its members;
+the slot is granted to its buffer. May touch the runtime, `matching`, `batches`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from broadaxe_actors.matching import Matcher, Ready, Slots
-from broadaxe_actors.runtime import Actor, Handle
+from broadaxe_actors.batches import TICKET, BatchKey
+from broadaxe_actors.matching import Matcher, Proposal, Ready, Slots
+from broadaxe_actors.runtime import Actor, Directory, Handle
 
 MATCH_SLICE = 64
 """Proposals made in one turn; more wait for the next, so that no turn is long."""
@@ -21,12 +23,21 @@ class TenantQueue(Actor):
         super().__init__()
         self._matcher = Matcher()
         self._tracker: Handle[Any] | None = None
+        self._buffers: Directory[BatchKey] | None = None
+        self._tickets: dict[str, BatchKey] = {}
+        """By batch that waits for its slot: which buffer asked for it."""
+        self._tickets_in_line = 0
+        """Those withdrawn included."""
         self._is_matching = False
         self.invocations = 0
 
     def connect(self, tracker: "Handle[Any]") -> None:
         """Whom to propose to."""
         self._tracker = tracker
+
+    def connect_buffers(self, buffers: "Directory[BatchKey]") -> None:
+        """Whom to grant slots for batches."""
+        self._buffers = buffers
 
     # ------------------------------------------------------------ task runs
 
@@ -42,6 +53,30 @@ class TenantQueue(Actor):
         for worker_id, task_run_id, attempt in freed:
             self._matcher.release(worker_id, task_run_id, attempt)
         self._match_soon()
+
+    # ------------------------------------------------------------ batches
+
+    def ask(self, key: BatchKey, tickets: Sequence[Ready]) -> None:
+        """A buffer asks for a slot a ticket; each is answered with `granted`."""
+        for ticket in tickets:
+            self._tickets[ticket.task_run_id] = key
+            self._matcher.push(ticket)
+        self._tickets_in_line += len(tickets)
+        self._match_soon()
+
+    def withdraw(self, batch_ids: Sequence[str]) -> None:
+        """Batches that need no slot after all; what is granted already crosses with this, and comes back."""
+        for batch_id in batch_ids:
+            self._tickets.pop(batch_id, None)
+
+    def _grant(self, ticket: Proposal) -> None:
+        self._tickets_in_line -= 1
+        key = self._tickets.pop(ticket.task_run_id, None)
+        if key is None:
+            self._matcher.release(ticket.worker_id, ticket.task_run_id, TICKET)
+            return
+        assert self._buffers is not None
+        self._buffers.send(key, "granted", ticket.task_run_id, ticket.worker_id)
 
     # ------------------------------------------------------------ workers
 
@@ -72,12 +107,18 @@ class TenantQueue(Actor):
         """Propose what fits now."""
         self._is_matching = False
         self.invocations += 1
-        proposals = self._matcher.match(MATCH_SLICE)
+        proposals = found = self._matcher.match(MATCH_SLICE)
+        if self._tickets_in_line:
+            proposals = [item for item in found if item.attempt != TICKET]
+            for item in found:
+                if item.attempt == TICKET:
+                    self._grant(item)
         if proposals:
             assert self._tracker is not None
             self._tracker.propose.send(tuple(proposals))
-            if len(proposals) == MATCH_SLICE:
-                self._match_soon()
+        if found:
+            # Unless all was matched, or a slot that was not needed came back.
+            self._match_soon()
 
     def stats(self) -> tuple[int, int, int]:
         """Units in all and in use, and how often a match was tried."""

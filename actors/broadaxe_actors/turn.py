@@ -2,23 +2,44 @@
 
 from typing import Any
 
+from broadaxe_actors.batches import BatchKey, BatchRules, Member, RunningBatch
 from broadaxe_actors.matching import Ready
-from broadaxe_actors.messages import Assignment, CancelOrder
+from broadaxe_actors.messages import Assignment, BatchStart, CancelOrder
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.wait_index import Wait
+
+
+class GroupNews:
+    """What groups of batch tasks are told."""
+
+    __slots__ = ("adopted", "joined", "left", "over", "running")
+
+    def __init__(self) -> None:
+        self.joined: dict[BatchKey, tuple[BatchRules, list[Member]]] = {}
+        """Task runs that wait for a batch from now on."""
+        self.left: dict[BatchKey, list[tuple[str, int]]] = {}
+        """Task runs (id, attempt) that do so no more, and are in none either."""
+        self.running: dict[BatchKey, list[str]] = {}
+        """Batches that turn out to run."""
+        self.over: dict[BatchKey, list[str]] = {}
+        """Batches that have no member any more."""
+        self.adopted: dict[tuple[str, BatchKey], RunningBatch] = {}
+        """By worker as well: what it turns out to hold by batches that nobody knows."""
 
 
 class Turn:
     """See the module."""
 
     __slots__ = (
+        "batches",
         "cancels",
         "deliveries_after",
         "done",
         "ended",
         "ended_parents",
         "freed",
+        "groups",
         "held",
         "queued",
         "ready",
@@ -47,6 +68,10 @@ class Turn:
         """By worker: attempts that gave a sign of life."""
         self.done: dict[str, list[str]] = {}
         """By worker: task runs that it holds no more."""
+        self.batches: dict[str, list[BatchStart]] = {}
+        """By worker: batches that it is told to start."""
+        self.groups: GroupNews | None = None
+        """What groups of batch tasks are told, if anything."""
         self.cancels: dict[str, list[CancelOrder]] = {}
         self.deliveries_after: dict[Handle[Any], list[Any]] = {}
         """By gateway: messages that leave after the commit."""
@@ -54,6 +79,12 @@ class Turn:
         """Runs that ended."""
         self.ended_parents: list[str] = []
         """Task runs that ended and had spawned children."""
+
+    def of_groups(self) -> "GroupNews":
+        """To say something to groups of batch tasks."""
+        if self.groups is None:
+            self.groups = GroupNews()
+        return self.groups
 
     def hold(self, task: TaskRun) -> None:
         self.held.append(task)

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 from broadaxe_actors.runtime.clock import SystemClock, SystemRng
-from broadaxe_actors.settings import ShardSettings
+from broadaxe_actors.settings import DEFAULT_BATCH_BYTES, ShardSettings
 from broadaxe_actors.shard import Shard
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_gateway.addresses import audience, join, local_address
@@ -131,6 +131,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         settings=ShardSettings(
             max_internal_retries=config.max_internal_retries,
             is_log_ingestion_enabled=config.is_log_ingestion_enabled,
+            batch_bytes=min(DEFAULT_BATCH_BYTES, limits.max_message_bytes * 19 // 20),
         ),
         on_fatal=on_fatal,
     )

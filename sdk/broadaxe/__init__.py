@@ -32,6 +32,7 @@ from broadaxe._errors import (
     InvalidOutputError,
     NonRetryableException,
     NotAuthenticatedError,
+    NotFoundError,
     PayloadTooLargeError,
     RequestRefusedError,
     RetryAfterException,
@@ -58,19 +59,40 @@ from broadaxe._options import (
     WorkflowRunTriggerConfig,
 )
 from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
-from broadaxe._run_client import RunDetails, RunsClient, RunStatus, TaskRunDetails
+from broadaxe._resource_clients import LogsClient, WorkersClient, WorkflowsClient
+from broadaxe._run_client import BulkCancelReplayOpts, RunFilter, RunsClient
+from broadaxe._run_details import RunDetails, RunStatus, TaskRunDetails
 from broadaxe._services import WorkerContext
 from broadaxe._standalone import Standalone
 from broadaxe._task import Task
 from broadaxe._types import EmptyModel
 from broadaxe._worker import Worker
 from broadaxe._workflow import Workflow
+from broadaxe.models import (
+    UpdateWorkerRequest,
+    V1LogLine,
+    V1LogLineLevel,
+    V1LogLineList,
+    V1TaskEvent,
+    V1TaskEventType,
+    V1TaskStatus,
+    V1TaskSummary,
+    V1TaskSummaryList,
+    V1WorkflowRun,
+    V1WorkflowRunDetails,
+    V1WorkflowType,
+    WorkerList,
+    WorkerStatus,
+    WorkflowList,
+    WorkflowVersion,
+)
 
 __all__ = [
     "BatchContext",
     "BatchMemberId",
     "Broadaxe",
     "BroadaxeError",
+    "BulkCancelReplayOpts",
     "BulkPushEventWithMetadata",
     "BulkTriggerIdempotencyCollisionError",
     "ClientClosedError",
@@ -93,8 +115,10 @@ __all__ = [
     "IdempotencyCollisionError",
     "InvalidInputError",
     "InvalidOutputError",
+    "LogsClient",
     "NonRetryableException",
     "NotAuthenticatedError",
+    "NotFoundError",
     "OrGroup",
     "ParentCondition",
     "PayloadTooLargeError",
@@ -106,6 +130,7 @@ __all__ = [
     "RetryAfterException",
     "RunCancelledError",
     "RunDetails",
+    "RunFilter",
     "RunNotFoundError",
     "RunStatus",
     "RunStream",
@@ -122,12 +147,30 @@ __all__ = [
     "TaskRunError",
     "TaskRunRef",
     "TriggerWorkflowOptions",
+    "UpdateWorkerRequest",
     "UserEventCondition",
+    "V1LogLine",
+    "V1LogLineLevel",
+    "V1LogLineList",
+    "V1TaskEvent",
+    "V1TaskEventType",
+    "V1TaskStatus",
+    "V1TaskSummary",
+    "V1TaskSummaryList",
+    "V1WorkflowRun",
+    "V1WorkflowRunDetails",
+    "V1WorkflowType",
     "Worker",
     "WorkerContext",
     "WorkerLabelComparator",
+    "WorkerList",
+    "WorkerStatus",
+    "WorkersClient",
     "Workflow",
+    "WorkflowList",
     "WorkflowRunRef",
     "WorkflowRunTriggerConfig",
+    "WorkflowVersion",
+    "WorkflowsClient",
     "or_",
 ]

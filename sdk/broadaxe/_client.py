@@ -22,7 +22,7 @@ from broadaxe._config import (
     with_arguments,
 )
 from broadaxe._context import Context
-from broadaxe._definition import BaseWorkflow, WorkflowSettings
+from broadaxe._definition import BaseWorkflow, WorkflowSettings, with_namespace
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
 from broadaxe._options import (
@@ -33,6 +33,8 @@ from broadaxe._options import (
     StickyStrategy,
     TaskDefaults,
 )
+from broadaxe._resource_clients import LogsClient, WorkersClient, WorkflowsClient
+from broadaxe._rest import RestClient
 from broadaxe._run_client import RunsClient
 from broadaxe._runs import Runs
 from broadaxe._standalone import (
@@ -99,6 +101,10 @@ class Broadaxe:
         """What stands before the names of workflows, workers and events: lower case, ending in `_`, or empty."""
         return load_namespace(self._config)
 
+    def namespaced(self, name: str) -> str:
+        """A name with the namespace before it, unless it has it."""
+        return with_namespace(name, self.namespace)
+
     @property
     def max_send_bytes(self) -> int:
         """The largest message that may be sent; known without a token."""
@@ -163,8 +169,28 @@ class Broadaxe:
 
     @cached_property
     def runs(self) -> RunsClient:
-        """Reads runs by id, and follows their streams."""
+        """Reads, cancels and replays runs, and follows their streams."""
         return RunsClient(self)
+
+    @cached_property
+    def logs(self) -> LogsClient:
+        """Reads the logs of tasks."""
+        return LogsClient(self)
+
+    @cached_property
+    def workers(self) -> WorkersClient:
+        """Reads and pauses workers."""
+        return WorkersClient(self)
+
+    @cached_property
+    def workflows(self) -> WorkflowsClient:
+        """Reads registered workflows: the declarations. Their runs are read by `runs`."""
+        return WorkflowsClient(self)
+
+    @cached_property
+    def rest(self) -> RestClient:
+        """The REST calls below the typed surface."""
+        return RestClient(self.settings)
 
     @cached_property
     def stubs(self) -> StubsClient:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Unpack, cast
 
@@ -22,15 +23,21 @@ from broadaxe._options import (
     WorkflowRunTriggerConfig,
     concurrency_to_wire,
 )
+from broadaxe._rest import in_thread
 from broadaxe._runs import BulkRunOptions, merged_options, metadata_text
 from broadaxe._task import Task, TaskPlace, TaskSettings, check_name
 from broadaxe._types import EmptyModel, TInput
 from broadaxe._validation import Shape, dump
+from broadaxe.models import V1TaskStatus, V1TaskSummary
 from broadaxe.wire.stream_pb2 import RunFinished
 from broadaxe.wire.v1 import workflows_pb2 as wire
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
+
+
+LOOKED_AT_ONCE = 100
+"""Workflows asked for at a time when one is looked for by its name."""
 
 
 @dataclass(kw_only=True)
@@ -109,7 +116,7 @@ class BaseWorkflow(Generic[TInput]):
 
     def namespaced(self, name: str) -> str:
         """A name with the client's namespace before it, unless it has it."""
-        return with_namespace(name, self._client.namespace)
+        return self._client.namespaced(name)
 
     def _add(
         self,
@@ -247,6 +254,51 @@ class BaseWorkflow(Generic[TInput]):
             self._metadata,
             self.settings.default_additional_metadata,
         )
+
+    # ---- as the server has it
+
+    @cached_property
+    def id(self) -> str:
+        """The id of this workflow on the server. Asks it once; raises ValueError when it is not registered."""
+        offset = 0
+        while rows := self._client.workflows.list(self.name, limit=LOOKED_AT_ONCE, offset=offset).rows:
+            for row in rows:
+                if row.name == self.name:
+                    return row.metadata.id
+            offset += len(rows)
+        raise ValueError(f"the server has no workflow {self.name!r}: start a worker that serves it first")
+
+    def list_runs(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        offset: int | None = None,
+        statuses: Sequence[V1TaskStatus] | None = None,
+        additional_metadata: Mapping[str, str] | None = None,
+        worker_id: str | None = None,
+        parent_task_external_id: str | None = None,
+        only_tasks: bool = False,
+        triggering_event_external_id: str | None = None,
+    ) -> list[V1TaskSummary]:
+        """Runs of this workflow, newest first. See `RunsClient.list`."""
+        return self._client.runs.list(
+            since,
+            only_tasks,
+            offset,
+            limit,
+            statuses,
+            until,
+            additional_metadata,
+            [self.id],
+            worker_id,
+            parent_task_external_id,
+            triggering_event_external_id,
+        ).rows
+
+    aio_list_runs = in_thread(list_runs)
+
+    # ---- results
 
     def decode(self, finished: RunFinished) -> Any:
         """What a run returned. Raises `FailedRunError`, `RunCancelledError` or `InvalidOutputError`."""

@@ -8,7 +8,8 @@
     |-- PayloadTooLargeError     a message would exceed the size limit
     |-- RequestRefusedError      the server understood and said no; `.code` and `.message` say why
     |   |-- NotAuthenticatedError
-    |   |-- RunNotFoundError
+    |   |-- NotFoundError        the tenant has nothing with that id
+    |   |   `-- RunNotFoundError
     |   |-- IdempotencyCollisionError             another run holds the idempotency key
     |   `-- BulkTriggerIdempotencyCollisionError  the same for some runs of a bulk trigger; the others exist
     |-- ServerUnavailableError   the server cannot be reached; safe to try again
@@ -79,7 +80,11 @@ class NotAuthenticatedError(RequestRefusedError):
     """The API token is not valid for this server: wrong, expired, revoked, or of another server."""
 
 
-class RunNotFoundError(RequestRefusedError):
+class NotFoundError(RequestRefusedError):
+    """The tenant has no run, task, worker or workflow with that id."""
+
+
+class RunNotFoundError(NotFoundError):
     """The tenant has no run with that id."""
 
 

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic
 
+from broadaxe._runs import outputs_by_name
 from broadaxe._types import R, TInput
 from broadaxe.wire import dispatcher_pb2
 from broadaxe.wire.stream_pb2 import RunFinished
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
-    from broadaxe._definition import BaseWorkflow
     from broadaxe._standalone import Standalone
 
 
@@ -77,22 +77,16 @@ class _RunRef:
 class WorkflowRunRef(_RunRef):
     """A run of a workflow."""
 
-    def __init__(self, client: "Broadaxe", run_id: str, workflow: "BaseWorkflow[Any]") -> None:
-        super().__init__(client, run_id)
-        self._workflow = workflow
-
     def result(self) -> dict[str, Any]:
         """Wait for the run's end, and return the outputs of its tasks by name.
 
         Raises `FailedRunError` or `RunCancelledError`.
         """
-        result: dict[str, Any] = self._workflow.decode(self._finished())
-        return result
+        return outputs_by_name(self._finished())
 
     async def aio_result(self) -> dict[str, Any]:
         """As `result`."""
-        result: dict[str, Any] = self._workflow.decode(await self._aio_finished())
-        return result
+        return outputs_by_name(await self._aio_finished())
 
 
 class TaskRunRef(_RunRef, Generic[TInput, R]):

@@ -18,6 +18,7 @@ from broadaxe._errors import (
     FailedRunError,
     IdempotencyCollisionError,
     InvalidInputError,
+    InvalidOutputError,
     RequestRefusedError,
     RunCancelledError,
     TaskRunError,
@@ -25,7 +26,7 @@ from broadaxe._errors import (
 from broadaxe._ids import new_run_ids
 from broadaxe._options import DesiredLabels, TriggerWorkflowOptions, WorkflowRunTriggerConfig, labels_to_wire
 from broadaxe._transport.base import MAX_RUNS_PER_TRIGGER, Gather, TriggerTicket, encode_runs
-from broadaxe._validation import EMPTY_OBJECT, dump
+from broadaxe._validation import EMPTY_OBJECT, Shape, dump
 from broadaxe.wire.stream_pb2 import (
     FINAL_STATE_CANCELLED,
     FINAL_STATE_FAILED,
@@ -373,6 +374,19 @@ def completed_results(finished: RunFinished) -> Sequence[TaskResult]:
         )
         raise RunCancelledError(finished.run_id, next(reasons, ""))
     return finished.results
+
+
+def outputs_by_name(finished: RunFinished) -> dict[str, Any]:
+    """What the tasks of a run returned, by their names: `{"skipped": True}` of a skipped one, None of one that returned nothing.
+
+    Raises `FailedRunError`, `RunCancelledError`, or `InvalidOutputError`.
+    """
+    return {
+        result.task_name: Shape(Any, f"the output of task {result.task_name!r}").parse(
+            result.output, InvalidOutputError
+        )
+        for result in completed_results(finished)
+    }
 
 
 def metadata_text(metadata: Mapping[str, Any], where: str) -> bytes:

@@ -7,13 +7,13 @@ says that it never will.
 import asyncio
 import json
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
 
+from broadaxe._errors import BroadaxeError
+from broadaxe._rest import RestClient
 from broadaxe._worker_link import (
     CANCELLED,
     COMPLETED,
@@ -34,6 +34,7 @@ logger = logging.getLogger("broadaxe.worker")
 
 CALLS_AT_ONCE = 32
 CALL_TIMEOUT_S = 30.0
+PAUSE_TIMEOUT_S = 5.0
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 5.0
 REFUSALS = frozenset(
@@ -52,17 +53,14 @@ EVENT_TYPES = {
 class UnaryWorker(WorkerLink):
     """A worker's link over the `Dispatcher` service.
 
-    server_url, token: for the REST call that pauses a worker; there is no gRPC call for it.
+    rest: for the call that pauses a worker; there is no gRPC call for it.
     """
 
-    def __init__(
-        self, channel: grpc.aio.Channel, metadata: Any, *, server_url: str, token: str, **link: Any
-    ) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metadata: Any, *, rest: RestClient, **link: Any) -> None:
         super().__init__(**link)
         self._channel = channel
         self._metadata = metadata
-        self._server_url = server_url
-        self._token = token
+        self._rest = rest
         self._calls: set[asyncio.Task[None]] = set()
         self._free_calls = asyncio.Semaphore(CALLS_AT_ONCE)
         self._sender: asyncio.Task[None] | None = None
@@ -72,15 +70,12 @@ class UnaryWorker(WorkerLink):
         """Pause by REST. A server without it gives us work until we unsubscribe, which we then finish."""
         if not self.worker_id:
             return
-        request = urllib.request.Request(  # noqa: S310 - the server's own address, from the user's settings
-            f"{self._server_url.rstrip('/')}/api/v1/workers/{self.worker_id}",
-            data=b'{"isPaused":true}',
-            method="PATCH",
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
-        )
+        path = f"/api/v1/workers/{self.worker_id}"
         try:
-            await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=5).close())  # noqa: S310
-        except (OSError, ValueError) as error:
+            await asyncio.to_thread(
+                self._rest.call, "PATCH", path, body={"isPaused": True}, attempts=1, timeout_s=PAUSE_TIMEOUT_S
+            )
+        except BroadaxeError as error:
             logger.warning("worker %s could not be paused before it stops: %s", self.registration.name, error)
 
     async def upsert_labels(self, labels: Mapping[str, str | int]) -> None:

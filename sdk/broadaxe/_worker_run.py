@@ -12,6 +12,7 @@ from broadaxe._config import Settings
 from broadaxe._errors import RequestRefusedError
 from broadaxe._heartbeat_process import HeartbeatProcess
 from broadaxe._logging import OutputSender, TaskLogHandler, show_logs
+from broadaxe._rest import RestClient
 from broadaxe._runner import Runner
 from broadaxe._transport.base import Transport
 from broadaxe._unary_worker import UnaryWorker
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("broadaxe.worker")
 
+CONFIRM_SECONDS = 5.0
+"""How long the end of a task that put chunks waits until the engine has them."""
 SETTLE_NOTICE_S = 5.0
 """After how long a stopping worker says that it still waits for the engine."""
 
@@ -192,9 +195,7 @@ class WorkerRun:
             "the server has no batched stream: worker %s uses one call a report", self._registration.name
         )
         self._transport.use_unary()
-        self.link = await self._make_link(
-            UnaryWorker, server_url=self._settings.server_url, token=self._settings.token
-        )
+        self.link = await self._make_link(UnaryWorker, rest=RestClient(self._settings))
         self.runner.use(self.link)
         await self.link.run()
 
@@ -240,19 +241,16 @@ class WorkerRun:
         return self._transport.submit(self._deliver_output())
 
     async def _deliver_output(self) -> None:
-        """Chunks travel on another stream than reports. The first chunk opens it, and the end of a task could overtake it there:
-        a call and its answer in between show that the server has got so far.
+        """Chunks travel on another stream than reports, where the end of a task could overtake them: the engine says when it has
+        them. One that does not know the question is not waited for longer than a moment.
         """
         await asyncio.wait([asyncio.wrap_future(self._output.drained())])  # its errors are told by the sender
-        version = self._transport.channel.unary_unary(
-            "/Dispatcher/GetVersion",
-            request_serializer=dispatcher_pb2.GetVersionRequest.SerializeToString,
-            response_deserializer=None,
-        )
         try:
-            await version(dispatcher_pb2.GetVersionRequest(), metadata=self._transport.metadata, timeout=5.0)
-        except grpc.aio.AioRpcError as error:
-            logger.info("the end of a streaming task may overtake its last chunks: %s", error.details())
+            await asyncio.wait_for(self._transport.confirm_lines(), CONFIRM_SECONDS)
+        except TimeoutError:
+            logger.info(
+                "the end of a streaming task may overtake its last chunks: the engine did not confirm them"
+            )
 
     def cancel(self, task_run_id: str, attempt: int) -> "Future[None]":
         return self.link.cancel((task_run_id, attempt))

@@ -14,13 +14,12 @@ from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._conditions import Condition, OrGroup
 from broadaxe._context import Context
 from broadaxe._definition import BaseWorkflow
-from broadaxe._errors import BroadaxeError, InvalidOutputError
+from broadaxe._errors import BroadaxeError
 from broadaxe._options import BatchTaskConfig, TriggerWorkflowOptions, WorkflowRunTriggerConfig
 from broadaxe._refs import WorkflowRunRef
-from broadaxe._runs import RunOptions, completed_results
+from broadaxe._runs import RunOptions, outputs_by_name
 from broadaxe._task import Task, TaskPlace, TaskSettings
 from broadaxe._types import P, R, TInput
-from broadaxe._validation import Shape
 from broadaxe.wire.stream_pb2 import RunFinished
 
 
@@ -361,11 +360,7 @@ class Workflow(BaseWorkflow[TInput]):
         return self._ref(run_id)
 
     def _ref(self, run_id: str) -> WorkflowRunRef:
-        return WorkflowRunRef(self._client, run_id, self)
+        return WorkflowRunRef(self._client, run_id)
 
     def decode(self, finished: RunFinished) -> dict[str, Any]:
-        any_shape = Shape(Any, f"the output of {self.base_name!r}")
-        return {
-            result.task_name: any_shape.parse(result.output, InvalidOutputError)
-            for result in completed_results(finished)
-        }
+        return outputs_by_name(finished)

@@ -187,6 +187,7 @@ def _updated(row: TaskRunRow, update: TaskRunUpdate) -> TaskRunRow:
         finished_at=None,
         output=None,
         error=None,
+        batch_id=update.batch_id,
     )
 
 
@@ -207,6 +208,7 @@ def _settled(row: TaskRunRow, settle: TaskRunSettle) -> TaskRunRow:
         finished_at=settle.finished_at,
         output=settle.output,
         error=settle.error,
+        batch_id=None,
     )
 
 

@@ -127,6 +127,8 @@ class TaskRunRow(NamedTuple):
     """When a task run of a run that goes on ended."""
     output: bytes | None = None
     error: bytes | None = None
+    batch_id: str | None = None
+    """The batch by which a worker holds the attempt; None for an attempt of its own."""
 
 
 class TaskRunUpdate(NamedTuple):
@@ -150,6 +152,7 @@ class TaskRunUpdate(NamedTuple):
     worker_id: str | None
     waits: str | None = None
     is_slot_released: bool = False
+    batch_id: str | None = None
 
 
 class TaskRunFinish(NamedTuple):

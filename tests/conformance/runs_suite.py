@@ -46,6 +46,7 @@ BAD_MEMBERS: tuple[dict[str, Any], ...] = (
     {"waits": "a\x00b"},
     {"idempotency_key": "\ud800"},
     {"is_slot_released": None},
+    {"batch_id": "b"},
 )
 BAD_RUNS: tuple[dict[str, Any], ...] = (
     {"state": TaskRunState.QUEUED},
@@ -84,7 +85,8 @@ async def test_rows_of_a_run_are_read_back_as_written(writer: Writer, count: int
         released = make_member(run, state=TaskRunState.RUNNING, is_slot_released=True)
         ended = make_member(run, state=TaskRunState.COMPLETED, finished_at=now_us(), output=b"\x00")
         failed = make_member(run, state=TaskRunState.FAILED, finished_at=now_us(), error=b"\x00")
-        rows += [run, waiting, released, ended, failed]
+        batched = make_member(run, state=TaskRunState.ASSIGNED, batch_id=new_id())
+        rows += [run, waiting, released, ended, failed, batched]
     await writer.commit(created=rows)
     assert await live_rows(writer, *(row.id for row in rows)) == sorted(rows)
 
@@ -122,6 +124,18 @@ async def test_an_update_sets_waits_and_the_released_slot(writer: Writer) -> Non
     await writer.commit(updated=[running._replace(is_slot_released=False)])
     (found,) = await live_rows(writer, row.id)
     assert (found.waits, found.is_slot_released) == (None, False)
+
+
+async def test_an_update_says_which_batch_a_task_run_is_in(writer: Writer) -> None:
+    run = make_run()
+    alone, member = make_task_run(), make_member(run)
+    await writer.commit(created=[run, alone, member])
+    batch_id = new_id()
+    held = [make_update(row, batch_id=batch_id) for row in (alone, member)]
+    await writer.commit(updated=held)
+    assert {row.batch_id for row in await live_rows(writer, alone.id, member.id)} == {batch_id}
+    await writer.commit(updated=[held[0]._replace(batch_id=None)], settled=[make_settle(member)])
+    assert {row.batch_id for row in await live_rows(writer, alone.id, member.id)} == {None}
 
 
 async def test_a_waiting_run_row_comes_back_from_postgres_by_an_update(writer: Writer) -> None:

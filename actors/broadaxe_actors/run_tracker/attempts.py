@@ -3,6 +3,7 @@
 from typing import Any
 
 from broadaxe_actors import retry
+from broadaxe_actors.batches import RunningBatch
 from broadaxe_actors.matching import Proposal
 from broadaxe_actors.messages import (
     HeldAttempt,
@@ -12,8 +13,8 @@ from broadaxe_actors.messages import (
     RunEventKind,
     TaskReport,
 )
+from broadaxe_actors.run_tracker.batching import Batches
 from broadaxe_actors.run_tracker.lines import Page
-from broadaxe_actors.run_tracker.progress import Progress
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none
 from broadaxe_actors.task_run import TaskRun
@@ -31,7 +32,10 @@ MAX_ANCESTORS = 10
 """Ancestors that an error text names."""
 
 
-class Attempts(Progress):
+CUT_OFF = "its worker was cut off while it ran, and never reported"
+
+
+class Attempts(Batches):
     """Assignment, reports, failures, losses, time-outs."""
 
     def propose(self, proposals: tuple[Proposal, ...]) -> None:
@@ -50,14 +54,7 @@ class Attempts(Progress):
             if proposal.worker_id not in self._workers:
                 self._line_up(task, turn)
                 continue
-            task.state = after(task.state, Transition.ASSIGN)
-            self._leave_line(task)
-            task.worker_id = proposal.worker_id
-            task.assigned_at = now
-            task.started_at = None
-            task.execution_deadline = now + task.step.execution_timeout
-            self._set_deadline(task, task.execution_deadline)
-            self._count_running(task, 1)
+            self._assign(task, proposal.worker_id, now)
             self._save_soon(task)
             turn.starts.setdefault(proposal.worker_id, []).append(task.assignment())
             self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
@@ -129,14 +126,10 @@ class Attempts(Progress):
         if task.state != S.QUEUED or task.attempt != item.attempt or worker_id not in self._workers:
             turn.cancel(worker_id, task.cancel_order(item.attempt))
             return
-        task.state = after(task.state, Transition.ASSIGN)
-        self._leave_line(task)
-        now = self.clock.now()
-        task.worker_id = worker_id
-        task.assigned_at = now
-        task.execution_deadline = now + task.step.execution_timeout
-        self._set_deadline(task, task.execution_deadline)
-        self._count_running(task, 1)
+        self._leave_buffer(task, turn)
+        self._assign(task, worker_id, self.clock.now())
+        if task.batching is not None:
+            self._join_unknown_batch(task, worker_id, turn)
         self._save_soon(task)
         turn.hold(task)
 
@@ -183,7 +176,7 @@ class Attempts(Progress):
                 continue
             known.append(True)
             self._at = task.id
-            if item.attempt is None or item.attempt == task.attempt:
+            if _is_meant(task, item):
                 self._take_report(task, item, message.worker_id, turn)
         self._close(turn)
         self._reply(gateway, message.request_id, ReportsTaken(tuple(known)))
@@ -312,15 +305,20 @@ class Attempts(Progress):
         self._armed = None
         turn = Turn()
         now = self.clock.now()
+        timed_out: set[str] = set()
         for task_run_id in self._deadlines.pop_due(now):
-            task = self._live[task_run_id]
+            task = self._live.get(task_run_id)
+            if task is None or task_run_id in timed_out:
+                continue  # its batch has ended it just now
             self._at = task.id
             if task.state == S.QUEUED:
                 self._time_out_waiting(task, turn)
+            elif task.batch is not None:
+                timed_out.update(self._time_out_batch(task.batch, now, turn))
             elif task.state in HELD_STATES:
                 turn.cancel(task.worker_id or "", task.cancel_order(task.attempt))
                 if task.is_doubtful:
-                    self._reassign(task, turn, "its worker was cut off while it ran, and never reported")
+                    self._reassign(task, turn, CUT_OFF)
                 else:
                     text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
                     self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
@@ -333,6 +331,23 @@ class Attempts(Progress):
             self._spilled_due = None
             self.fetch(self._load_expired, now, then=self.me.expired_loaded)
         self._close(turn)
+
+    def _time_out_batch(self, batch: RunningBatch, now: int, turn: Turn) -> list[str]:
+        """A member has run out of time, and with it the whole batch (behaviour-core 6.6). Returns who was in it."""
+        tasks = list(batch.members.values())
+        for task in tasks:
+            self._at = task.id
+            assert task.execution_deadline is not None
+            turn.cancel(batch.worker_id, task.cancel_order(task.attempt))
+            if task.is_doubtful:
+                self._reassign(task, turn, CUT_OFF)
+                continue
+            if task.execution_deadline <= now:
+                text = f"Task failed due to batch timeout of {task.step.definition.execution_timeout}"
+            else:
+                text = "Task failed because another member of its batch ran into the batch timeout"
+            self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
+        return [task.id for task in tasks]
 
     def expired_loaded(self, _context: object, page: Page | None, error: BaseException | None) -> None:
         """Task runs that waited in Postgres for longer than they may."""
@@ -355,8 +370,15 @@ class Attempts(Progress):
         self._close(turn)
 
     def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:
-        pools = ", ".join(f"{units} of pool {pool!r}" for pool, units in task.step.slots)
-        text = f"no worker had a free slot ({pools}) for task {task.step.ref.task_name!r} within {task.step.definition.schedule_timeout}"
+        name, within = task.step.ref.task_name, task.step.definition.schedule_timeout
+        if task.batching is not None and task.batching.is_buffered:
+            text = (
+                f"task {name!r} was not started in a batch within {within}: its batch was not due, no worker had a free slot, "
+                "or as many batches of its group ran as may"
+            )
+        else:
+            pools = ", ".join(f"{units} of pool {pool!r}" for pool, units in task.step.slots)
+            text = f"no worker had a free slot ({pools}) for task {name!r} within {within}"
         text += self._held_by_ancestors(task)
         self._event(task, TaskEventKind.SCHEDULING_TIMED_OUT, text.encode())
         self._telemetry.count("scheduling_timed_out", self._tenant_id)
@@ -386,3 +408,12 @@ class Attempts(Progress):
             f"; its ancestors hold slots of that pool while they wait for it: {', '.join(holders)}. "
             "Give the workers more slots, or have the parents release theirs while they wait"
         )
+
+
+def _is_meant(task: TaskRun, item: TaskReport) -> bool:
+    """Whether a report is about the attempt that a task run is at; one that names its batch means the attempt that was put into it."""
+    if item.attempt is not None:
+        return item.attempt == task.attempt
+    if not item.batch_id or item.kind == ReportKind.CANCELLED:
+        return True
+    return task.batch is not None and task.batch.id == item.batch_id

@@ -334,7 +334,10 @@ class Control(Progress):
         if not task.is_slot_released:
             assert task.worker_id is not None
             task.is_slot_released = True
-            turn.freed.append((task.worker_id, task.id, task.attempt))
+            if task.batch is not None:
+                self._give_up_batch_slot(task, task.batch, turn)
+            else:
+                turn.freed.append((task.worker_id, task.id, task.attempt))
             self._save(task)
             self._note(task, TaskEventKind.SLOT_RELEASED, b"")
         self._reply(gateway, message.request_id, None)

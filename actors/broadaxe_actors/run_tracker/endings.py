@@ -3,6 +3,7 @@
 The end of one task of a run of several is noted in `_to_progress`; `progress` draws the consequences when the handler closes.
 """
 
+from broadaxe_actors.batches import TICKET, RunningBatch
 from broadaxe_actors.messages import RunEventKind, RunFinished, TaskResult
 from broadaxe_actors.run import Ended, Run, make_ended
 from broadaxe_actors.run_tracker.lines import Lines
@@ -43,13 +44,31 @@ class Endings(Lines):
         """Free what an attempt holds: its slot on a worker, its place in line, or its waits."""
         if task.state in HELD_STATES:
             assert task.worker_id is not None
-            turn.freed.append((task.worker_id, task.id, task.attempt))
+            if task.batch is not None:
+                self._leave_batch(task, task.batch, turn)
+            else:
+                turn.freed.append((task.worker_id, task.id, task.attempt))
             turn.done.setdefault(task.worker_id, []).append(task.id)
             self._count_running(task, -1)
         elif task.state == S.QUEUED:
             self._leave_line(task)
+            self._leave_buffer(task, turn)
         elif task.state == S.WAITING and task.waits is not None and task.step.plan.has_event_waits:
             turn.waits_over.append(task.id)
+
+    def _leave_batch(self, task: TaskRun, batch: RunningBatch, turn: Turn) -> None:
+        """An attempt is in its batch no more; the last one ends the batch."""
+        self._give_up_batch_slot(task, batch, turn)
+        batch.leave(task)
+        if not batch.members:
+            del self._batches.running[batch.id]
+            self._batches.uncounted.discard(batch.id)
+            if batch.key is not None:
+                turn.of_groups().over.setdefault(batch.key, []).append(batch.id)
+
+    def _give_up_batch_slot(self, task: TaskRun, batch: RunningBatch, turn: Turn) -> None:
+        if batch.gives_up_slot(task.id):
+            turn.freed.append((batch.worker_id, batch.id, TICKET))
 
     def _finish(
         self,

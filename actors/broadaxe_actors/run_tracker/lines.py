@@ -9,6 +9,7 @@ from typing import NamedTuple
 from broadaxe_actors.matching import Ready
 from broadaxe_actors.run import Run, Spilled, ended_of
 from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.states import Transition, after
 from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.errors import Unavailable
@@ -37,6 +38,9 @@ class Lines(TrackerState):
 
     def _line_up(self, task: TaskRun, turn: Turn) -> None:
         self._set_deadline(task, task.schedule_deadline)
+        if task.batching is not None:
+            self._batches.to_group.append((task.id, task.attempt))
+            return
         step = task.step
         turn.ready.append(
             Ready(
@@ -63,6 +67,25 @@ class Lines(TrackerState):
             task.is_in_line = False
             self._ledger.leave(line)
             self._page_in(line)
+
+    def _leave_buffer(self, task: TaskRun, turn: Turn) -> None:
+        """A task run waits for no batch any more, if it did."""
+        batching = task.batching
+        if batching is not None and batching.is_buffered:
+            assert batching.key is not None
+            batching.is_buffered = False
+            turn.of_groups().left.setdefault(batching.key, []).append((task.id, task.attempt))
+
+    def _assign(self, task: TaskRun, worker_id: str, now: int) -> None:
+        """A waiting task run goes to a worker. The caller frees or takes slots, records it and tells the worker."""
+        task.state = after(task.state, Transition.ASSIGN)
+        self._leave_line(task)
+        task.worker_id = worker_id
+        task.assigned_at = now
+        task.started_at = None
+        task.execution_deadline = now + task.step.execution_timeout
+        self._set_deadline(task, task.execution_deadline)
+        self._count_running(task, 1)
 
     def _queue_up(self, task: TaskRun, turn: Turn) -> None:
         """To the end of its line, once that is committed. `task.state` is QUEUED already; the caller records it."""

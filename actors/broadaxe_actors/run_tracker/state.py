@@ -5,8 +5,10 @@ A handler collects what it has to say in a `Turn`, so that a batch of reports ma
 
 import json
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
+from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchBook, BatchKey, RunningBatch
 from broadaxe_actors.catalog import Catalog, Version
 from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.creation import Creation
@@ -15,6 +17,7 @@ from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     Refusal,
     Reply,
     RunEvent,
@@ -22,7 +25,7 @@ from broadaxe_actors.messages import (
     RunEvents,
 )
 from broadaxe_actors.run import Run
-from broadaxe_actors.runtime import Actor, Handle
+from broadaxe_actors.runtime import Actor, Directory, Handle
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.spill import SpillLedger
 from broadaxe_actors.task_run import TaskRun
@@ -63,6 +66,7 @@ class TrackerState(Actor):
         self._claims: Handle[Any]
         self._router: Handle[Any]
         self._supervisor: Handle[Any] | None = None
+        self._buffers: Directory[BatchKey]
         self._workers: dict[str, Handle[Any]] = {}
         self._catalog = Catalog()
         self._live: dict[str, TaskRun] = {}
@@ -75,6 +79,7 @@ class TrackerState(Actor):
         """Run, step that ended, child that has yet to hear of it (`progress.AFTERWARDS` for what comes after the children)."""
         self._is_restoring = False
         """Until all that the record knows is in memory nothing follows from the end of a task run."""
+        self._batches = BatchBook()
         self._deadlines = Deadlines()
         self._armed: int | None = None
         self._ledger = SpillLedger(settings.queue_window_high, settings.queue_window_low, settings.queue_page)
@@ -285,11 +290,11 @@ class TrackerState(Actor):
     # ------------------------------------------------------------ the end of a handler
 
     def _progress(self, turn: Turn) -> None:
-        """Draw the consequences of task runs that have ended: `progress.Progress` does."""
+        """Draw the consequences of task runs that have ended: `progress.Progress` does; and have task runs join groups: `batching`."""
 
     def _close(self, turn: Turn) -> None:
         """Let out what a handler has collected."""
-        if self._to_progress:
+        if self._to_progress or self._batches.has_work:
             self._progress(turn)
         if turn.ready:
             self._queue.enqueue.send(tuple(turn.ready))
@@ -304,7 +309,7 @@ class TrackerState(Actor):
             self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
         if turn.ended_parents:
             self._claims.forget.send(tuple(turn.ended_parents))
-        if turn.waits or turn.waits_over:
+        if turn.waits or turn.waits_over or turn.groups:
             self._tell_waits(turn)
         self._arm()
         self._at = None
@@ -316,19 +321,37 @@ class TrackerState(Actor):
             self._router.drop_waits.send(tuple(turn.waits_over))
 
     def _tell_held(self, held: list[TaskRun]) -> None:
-        self._queue.hold.send(
-            tuple(
-                (task.worker_id, task.id, task.attempt, task.step.slots)
-                for task in held
-                if not task.is_slot_released
-            )
-        )
+        batches = {task.batch.id: task.batch for task in held if task.batch is not None}
+        slots = [
+            (task.worker_id, task.id, task.attempt, task.step.slots)
+            for task in held
+            if task.batch is None and not task.is_slot_released
+        ]
+        slots += [
+            (batch.worker_id, batch.id, TICKET, BATCH_SLOTS) for batch in batches.values() if batch.holding
+        ]
+        self._queue.hold.send(tuple(slots))
+        if self._is_restoring:
+            # As wholes, once all members are known: what is sent again must not be parts.
+            self._batches.restored.update(batches)
+        else:
+            self._tell_held_batches(batches.values())
         by_worker: dict[str, list[tuple[Assignment, bool]]] = {}
         for task in held:
+            if task.batch is not None:
+                continue
             assert task.worker_id is not None
             by_worker.setdefault(task.worker_id, []).append((task.assignment(), task.state == S.RUNNING))
         for worker_id, assignments in by_worker.items():
             self._to_worker(worker_id, "holds", tuple(assignments))
+
+    def _tell_held_batches(self, batches: Iterable[RunningBatch]) -> None:
+        by_worker: dict[str, list[tuple[BatchStart, bool]]] = {}
+        for batch in batches:
+            is_started = batch.is_adopted or any(task.state == S.RUNNING for task in batch.members.values())
+            by_worker.setdefault(batch.worker_id, []).append((batch.start(), is_started))
+        for worker_id, starts in by_worker.items():
+            self._to_worker(worker_id, "holds_batches", tuple(starts))
 
     def _tell_workers(self, turn: Turn) -> None:
         if turn.held:
@@ -337,6 +360,7 @@ class TrackerState(Actor):
             ("started", turn.started),
             ("done", turn.done),
             ("start_tasks", turn.starts),
+            ("start_batches", turn.batches),
         ):
             for worker_id, items in by_worker.items():
                 self._to_worker(worker_id, method, tuple(items))

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.errors import EngineBug, Refused
 from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import (
@@ -28,8 +29,9 @@ from broadaxe_actors.run_tracker.control import Control
 from broadaxe_actors.run_tracker.following import Following
 from broadaxe_actors.run_tracker.lines import line_of
 from broadaxe_actors.run_tracker.reading import Reading
-from broadaxe_actors.runtime import Handle
+from broadaxe_actors.runtime import Directory, Handle
 from broadaxe_actors.states import HELD_STATES
+from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.records import (
     RUN_STEP,
@@ -63,6 +65,10 @@ class RunTracker(Attempts, Control, Following, Reading):
         """The neighbours of this tenant."""
         self._queue, self._claims, self._router = queue, claims, router
         self._supervisor = supervisor
+
+    def connect_buffers(self, buffers: "Directory[BatchKey]") -> None:
+        """Where task runs of batch tasks wait, by group."""
+        self._buffers = buffers
 
     def worker_joined(self, worker_id: str, worker: "Handle[Any]") -> None:
         """Where to send what concerns a worker."""
@@ -102,6 +108,8 @@ class RunTracker(Attempts, Control, Following, Reading):
     def restored(self) -> None:
         """All task runs have been restored: begin to page in those that wait in Postgres, and let the runs go on."""
         self._is_restoring = False
+        held, self._batches.restored = self._batches.restored, {}
+        self._tell_held_batches([batch for batch in held.values() if batch.members])
         for line in self._ledger.lines():
             self._page_in(line)
         self.go_on(tuple(self._runs))
@@ -141,6 +149,18 @@ class RunTracker(Attempts, Control, Following, Reading):
             return
         task = self._put_live(row)
         self._seq = max(self._seq, task.seq)
+        if task.batching is not None:
+            task.batching.noted_attempt = task.attempt
+        if task.state in HELD_STATES:
+            if row.batch_id is not None:
+                self._rejoin_batch(task, row.batch_id)
+            elif task.batching is not None:
+                self._join_unknown_batch(task, task.worker_id or "", turn)
+            self._restore_held(task, turn)
+        else:
+            self._restore_waiting(task, turn)
+
+    def _restore_waiting(self, task: TaskRun, turn: Turn) -> None:
         if task.state == S.QUEUED:
             line = line_of(task)
             if self._ledger.waits_in_postgres(line):
@@ -149,8 +169,6 @@ class RunTracker(Attempts, Control, Following, Reading):
             else:
                 self._enter_line(task)
                 self._line_up(task, turn)
-        elif task.state in HELD_STATES:
-            self._restore_held(task, turn)
         elif task.state == S.BACKING_OFF:
             self._set_deadline(task, task.schedule_deadline)
         elif task.state == S.WAITING and task.run is None:

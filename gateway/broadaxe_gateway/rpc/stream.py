@@ -394,6 +394,9 @@ class ClientStream:
                 await asyncio.sleep(0)
         if up.unwatch_run_ids:
             self._unwatch(batched.watched_ids(up.unwatch_run_ids))
+        self._on_lines(up)
+
+    def _on_lines(self, up: "wire.ClientUp") -> None:
         if up.logs:
             lines, refusals = batched.stream_logs(up)
             if lines:
@@ -402,6 +405,9 @@ class ClientStream:
                 logger.warning("a log line was dropped: %s", refusal.message)
         if up.chunks:
             self._hub.tell(PutStream(0, self._tenant_id, batched.stream_chunks(up)))
+        if up.mark:
+            # What is told to the engine is told in order: a report of the task that comes later does not overtake these chunks.
+            self._put(batched.Mark(up.mark), 0)
 
     async def _on_trigger(self, trigger: "wire.TriggerRuns", size: int) -> None:
         new_id = self._hub.new_id

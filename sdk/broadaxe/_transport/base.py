@@ -139,6 +139,14 @@ class Transport(Protocol):
 
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse: ...
 
+    async def cancel_tasks(self, request: workflows_pb2.CancelTasksRequest) -> list[str]:
+        """Cancel runs and task runs. Returns the ids that the engine has acted on, after the commit."""
+        ...
+
+    async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
+        """Run ended runs and task runs again. Returns the ids that the engine has acted on, after the commit."""
+        ...
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]: ...
 
     async def put_logs(self, lines: Sequence[stream_pb2.LogLine]) -> None:
@@ -147,6 +155,10 @@ class Transport(Protocol):
 
     async def put_stream(self, chunks: Sequence[stream_pb2.StreamChunk]) -> None:
         """Returns when the chunks have left, in order; they are never stored."""
+        ...
+
+    async def confirm_lines(self) -> None:
+        """Returns when the engine has got every line and chunk that left before, or will not get it."""
         ...
 
     def subscribe_events(self, run_id: str) -> AsyncIterator[dispatcher_pb2.WorkflowEvent]:

@@ -189,6 +189,12 @@ class MemoryTransport:
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse:
         self._unsupported(f"details of run {run_id}")
 
+    async def cancel_tasks(self, request: workflows_pb2.CancelTasksRequest) -> list[str]:
+        self._unsupported("cancelling runs")
+
+    async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
+        self._unsupported("replaying runs")
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         self._unsupported(f"pushing {len(events)} events")
 
@@ -197,6 +203,9 @@ class MemoryTransport:
 
     async def put_stream(self, chunks: Sequence[stream_pb2.StreamChunk]) -> None:
         self.chunks.extend(chunks)
+
+    async def confirm_lines(self) -> None:
+        pass  # they are there
 
     def subscribe_events(self, run_id: str) -> AsyncIterator[dispatcher_pb2.WorkflowEvent]:
         self._unsupported(f"the stream of run {run_id}")

@@ -85,6 +85,9 @@ class StreamTransport:
         None once it is known."""
         self._writing = 0
         """How many of `_lines` are in the message being written."""
+        self._last_mark = 0
+        self._marks: deque[tuple[int, Future[None]]] = deque()
+        """Marks that the server has not answered, in order."""
 
     # ---- any thread
 
@@ -145,6 +148,12 @@ class StreamTransport:
     async def get_run_details(self, run_id: str) -> workflows_pb2.GetRunDetailsResponse:
         return await self.unary.get_run_details(run_id)
 
+    async def cancel_tasks(self, request: workflows_pb2.CancelTasksRequest) -> list[str]:
+        return await self.unary.cancel_tasks(request)
+
+    async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
+        return await self.unary.replay_tasks(request)
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         return await self.unary.push_events(events)
 
@@ -178,6 +187,22 @@ class StreamTransport:
             await self.unary.put_stream(chunks)
         else:
             await self._send_lines([b"\x2a" + _sized(chunk) for chunk in chunks])
+
+    async def confirm_lines(self) -> None:
+        if self._runs is not None:
+            return  # each was answered by itself
+        reached: Future[None] = Future()
+        self._last_mark += 1
+        self._marks.append((self._last_mark, reached))
+        self._lines.append((b"\x30" + varint(self._last_mark), None))
+        self._wake()
+        await asyncio.wrap_future(reached)
+
+    def _reach(self, mark: int) -> None:
+        while self._marks and self._marks[0][0] <= mark:
+            _, reached = self._marks.popleft()
+            if not reached.done():
+                reached.set_result(None)
 
     async def _send_lines(self, encoded: list[bytes]) -> None:
         if not encoded:
@@ -246,6 +271,9 @@ class StreamTransport:
     # ---- Peer
 
     def open_call(self) -> Any:
+        # What was on the stream before this one may be lost with it: nobody will say more of it.
+        written = self._last_mark - sum(raw[0] == 0x30 for raw, _ in self._lines)
+        self._reach(written)
         self._unsent = deque(self._tickets)
         self._window = 0
         self._writing = 0
@@ -263,7 +291,7 @@ class StreamTransport:
         return method(metadata=self._metadata)
 
     def has_work(self) -> bool:
-        return bool(self._tickets or self._waiting or self._lines)
+        return bool(self._tickets or self._waiting or self._lines or self._marks)
 
     def next_message(self) -> bytes | None:
         parts: list[bytes] = []
@@ -321,6 +349,7 @@ class StreamTransport:
 
     def received(self, message: stream_pb2.ClientDown) -> None:
         self._unconfirmed = None
+        self._reach(message.mark)
         for reply in message.replies:
             self._on_reply(reply)
         deliver = self._waiting.deliver
@@ -429,6 +458,7 @@ class StreamTransport:
             if sent is not None and not sent.done():
                 sent.set_exception(error)
         self._lines.clear()
+        self._reach(self._last_mark)
 
     # ---- the unary contract
 
@@ -447,6 +477,7 @@ class StreamTransport:
                 self._waiting.remove(ticket.chunk.run_ids, ticket.gather)
             self._runs.trigger(ticket)
         self._runs.resume()
+        self._reach(self._last_mark)
         lines = (*(self._unconfirmed or ()), *self._lines)
         self._lines.clear()
         if lines:

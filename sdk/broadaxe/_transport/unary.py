@@ -85,6 +85,18 @@ class UnaryCalls:
         )
         return response
 
+    async def cancel_tasks(self, request: v1_pb2.CancelTasksRequest) -> list[str]:
+        answer = await self.call(
+            "/v1.AdminService/CancelTasks", request, v1_pb2.CancelTasksResponse, "cancel runs"
+        )
+        return list(answer.cancelled_tasks)
+
+    async def replay_tasks(self, request: v1_pb2.ReplayTasksRequest) -> list[str]:
+        answer = await self.call(
+            "/v1.AdminService/ReplayTasks", request, v1_pb2.ReplayTasksResponse, "replay runs"
+        )
+        return list(answer.replayed_tasks)
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         if len(events) == 1:
             return [

@@ -557,6 +557,9 @@ class ClientUp(_message.Message):
     UNWATCH_RUN_IDS_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    mark: _builtins.int
+    """Counted up by the client; answered by `mark` once everything up to it, in this stream, is with the engine. 0 asks for no answer."""
     @_builtins.property
     def triggers(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerRuns]: ...
     @_builtins.property
@@ -575,10 +578,11 @@ class ClientUp(_message.Message):
         unwatch_run_ids: _abc.Iterable[_builtins.str] | None = ...,
         logs: _abc.Iterable[Global___LogLine] | None = ...,
         chunks: _abc.Iterable[Global___StreamChunk] | None = ...,
+        mark: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "logs", b"logs", "triggers", b"triggers", "unwatch_run_ids", b"unwatch_run_ids", "watch_run_ids", b"watch_run_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "logs", b"logs", "mark", b"mark", "triggers", b"triggers", "unwatch_run_ids", b"unwatch_run_ids", "watch_run_ids", b"watch_run_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -766,6 +770,9 @@ class ClientDown(_message.Message):
 
     REPLIES_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    mark: _builtins.int
+    """The highest mark that was reached; 0 for none."""
     @_builtins.property
     def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___TriggerReply]: ...
     @_builtins.property
@@ -775,10 +782,11 @@ class ClientDown(_message.Message):
         *,
         replies: _abc.Iterable[Global___TriggerReply] | None = ...,
         finished: _abc.Iterable[Global___RunFinished] | None = ...,
+        mark: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "replies", b"replies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "mark", b"mark", "replies", b"replies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,4 +67,5 @@ ALTER TABLE task_run
     DROP COLUMN is_slot_released,
     DROP COLUMN finished_at,
     DROP COLUMN output,
-    DROP COLUMN error;
+    DROP COLUMN error,
+    DROP COLUMN batch_id;

@@ -11,6 +11,7 @@ ALTER TABLE task_run
     ADD COLUMN finished_at timestamptz,
     ADD COLUMN output bytea,
     ADD COLUMN error bytea,
+    ADD COLUMN batch_id uuid,
     DROP CONSTRAINT task_run_state_check,
     ADD CONSTRAINT task_run_state_check CHECK (state BETWEEN 0 AND 9),
     -- Only a task run of several ends without leaving, and says when. What it left is as in task_run_history.
@@ -91,13 +92,13 @@ CREATE TYPE new_task_run AS (
     execution_deadline timestamptz, assigned_at timestamptz, started_at timestamptz, worker_id uuid, parent_task_run_id uuid,
     child_index integer, child_key text, triggering_event_id uuid, triggering_event_key text, desired_worker_id uuid,
     desired_labels text, metadata jsonb, input bytea, idempotency_key text, waits text, is_slot_released boolean,
-    finished_at timestamptz, output bytea, error bytea
+    finished_at timestamptz, output bytea, error bytea, batch_id uuid
 );
 CREATE TYPE changed_task_run AS (
     id uuid, tenant_id uuid, expected_attempt integer, state smallint, attempt integer, app_retries integer,
     internal_retries integer, queue_priority smallint, seq bigint, queued_at timestamptz, schedule_deadline timestamptz,
     execution_deadline timestamptz, assigned_at timestamptz, started_at timestamptz, worker_id uuid, waits text,
-    is_slot_released boolean
+    is_slot_released boolean, batch_id uuid
 );
 CREATE TYPE ended_run AS (run_id uuid, tenant_id uuid, state smallint, finished_at timestamptz, task_count integer);
 CREATE TYPE revived_run AS (run_id uuid, tenant_id uuid, row_count integer);
@@ -178,7 +179,7 @@ BEGIN
             child_index, child_key, triggering_event_id, triggering_event_key, desired_worker_id, desired_labels, state,
             queue_priority, seq, queued_at, attempt, app_retries, internal_retries, schedule_deadline, execution_deadline,
             assigned_at, started_at, worker_id, spill_queue, metadata, input, idempotency_key, waits, is_slot_released,
-            finished_at, output, error
+            finished_at, output, error, batch_id
         )
         SELECT
             c.id, c.tenant_id, c.run_id, c.workflow_id, c.workflow_version_id, c.created_at, c.priority, c.step_index,
@@ -186,7 +187,7 @@ BEGIN
             c.desired_worker_id, c.desired_labels, c.state, c.queue_priority, c.seq, c.queued_at, c.attempt, c.app_retries,
             c.internal_retries, c.schedule_deadline, c.execution_deadline, c.assigned_at, c.started_at, c.worker_id,
             c.spill_queue, c.metadata, c.input, c.idempotency_key, c.waits, c.is_slot_released, c.finished_at, c.output,
-            c.error
+            c.error, c.batch_id
         FROM unnest(p_created) AS c;
     END IF;
 
@@ -198,7 +199,7 @@ BEGIN
             schedule_deadline = u.schedule_deadline, execution_deadline = u.execution_deadline,
             assigned_at = u.assigned_at, started_at = u.started_at, worker_id = u.worker_id,
             spill_queue = NULL, waits = u.waits, is_slot_released = u.is_slot_released,
-            finished_at = NULL, output = NULL, error = NULL
+            finished_at = NULL, output = NULL, error = NULL, batch_id = u.batch_id
         FROM unnest(p_updated) AS u
         WHERE t.id = u.id AND t.tenant_id = u.tenant_id AND t.attempt = u.expected_attempt
             AND (t.state < 6 OR u.attempt > t.attempt);
@@ -250,7 +251,7 @@ BEGIN
             state = s.state, attempt = s.attempt, app_retries = s.app_retries, internal_retries = s.internal_retries,
             queued_at = s.queued_at, schedule_deadline = NULL, execution_deadline = NULL, assigned_at = s.assigned_at,
             started_at = s.started_at, worker_id = s.worker_id, spill_queue = NULL, is_slot_released = false,
-            finished_at = s.finished_at, output = s.output, error = s.error
+            finished_at = s.finished_at, output = s.output, error = s.error, batch_id = NULL
         FROM unnest(p_settled) AS s
         WHERE t.id = s.id AND t.tenant_id = s.tenant_id AND t.attempt = s.expected_attempt
             AND (t.state < 6 OR s.attempt > t.attempt) AND t.run_id IS DISTINCT FROM s.id;

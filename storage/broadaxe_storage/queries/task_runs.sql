@@ -12,7 +12,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
 FROM task_run AS t
 WHERE id > $2 AND ($1::uuid IS NULL OR tenant_id = $1)
     AND (
@@ -37,7 +37,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
 FROM task_run
 WHERE tenant_id = $1 AND spill_queue = $2 AND queue_priority = $3 AND seq > $4
 ORDER BY seq
@@ -49,7 +49,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
 FROM task_run
 WHERE tenant_id = $1 AND spill_deadline <= $2
 ORDER BY spill_deadline
@@ -61,7 +61,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
 FROM task_run
 WHERE id = ANY ($2::uuid[]) AND tenant_id = $1
 UNION ALL
@@ -69,7 +69,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
 FROM task_run
 WHERE run_id = ANY ($2::uuid[]) AND id <> run_id AND tenant_id IS NOT DISTINCT FROM $1 AND id <> ALL ($2::uuid[]);
 

@@ -6,6 +6,7 @@ from broadaxe_actors.connected_worker import ConnectedWorker
 from broadaxe_actors.errors import Code
 from broadaxe_actors.messages import (
     Assignment,
+    BatchStart,
     CancelOrder,
     CancelTasks,
     CloseSession,
@@ -16,6 +17,7 @@ from broadaxe_actors.messages import (
     Refusal,
     Reply,
     SessionFull,
+    StartBatches,
     StartTasks,
     StepRef,
     StopWorker,
@@ -32,6 +34,10 @@ SECOND = 1_000_000
 
 def assignment(task="task", attempt=0):
     return Assignment(STEP, task, task, attempt, 1, b"", "{}", 0, None, None, None, None, None)
+
+
+def batch(*tasks, batch_id="batch"):
+    return BatchStart(batch_id, "key", "because", 0, tuple(assignment(task) for task in tasks))
 
 
 def order(task="task", attempt=0):
@@ -303,3 +309,83 @@ def test_a_paused_worker_is_closed_and_a_change_is_recorded_before_it_is_answere
         "upsert_labels", bench.gateway, UpsertLabels(5, bench.row.tenant_id, bench.row.id, (("zone", 2),))
     )
     assert said.records[0].labels == '{"size":"big","zone":2}'
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_a_batch_goes_to_the_newest_stream_as_a_whole_and_uses_one_slot():
+    bench = Bench()
+    bench.open("s1")
+    bench.open("s2")
+    assert bench.call("start_batches", (batch("a", "b"),)).sends == [
+        bench.delivered(StartBatches("s2", (batch("a", "b"),)))
+    ]
+    bench.call("start_tasks", (assignment("c"),))
+    message = PauseWorker(9, bench.row.tenant_id, bench.row.id, None)
+
+    def used():
+        ((reply,),) = [sent.args[0] for sent in bench.call("pause", bench.gateway, message).effects]
+        return reply.value.used_slots
+
+    assert used() == (("default", 2),)
+    bench.call("done", ("a",))
+    assert used() == (("default", 2),)
+    bench.call("done", ("b",))
+    assert used() == (("default", 1),)
+
+
+def test_a_batch_for_a_worker_that_is_gone_comes_back_by_its_members():
+    bench = Bench()
+    bench.open()
+    bench.pass_time(31)
+    said = bench.call("start_batches", (batch("a", "b"),))
+    assert bench.lost(said.sends) == [(HeldAttempt("a", 0), HeldAttempt("b", 0))]
+
+
+def test_a_batched_worker_is_sent_again_as_a_batch_what_it_does_not_have_of_one():
+    bench = Bench()
+    bench.open(in_flight=())
+    bench.call("start_tasks", (assignment("alone"),))
+    bench.call("start_batches", (batch("a", "b"), batch("c", "d", "e", batch_id="other")))
+    bench.call("done", ("e",))
+    bench.close()
+    said = bench.open("s2", in_flight=(HeldAttempt("a", 0), HeldAttempt("b", 0)))
+    assert bench.delivered(StartTasks("s2", (assignment("alone"),))) in said.sends
+    assert bench.delivered(StartBatches("s2", (batch("c", "d", batch_id="other"),))) in said.sends
+    assert len([sent for sent in said.sends if sent.method == "deliver"]) == 2
+
+
+def test_a_stream_that_outlived_a_rebuild_gets_batches_again_of_which_nothing_has_started():
+    bench = Bench()
+    bench.call("mark_recovered")
+    bench.call("holds_batches", ((batch("a", "b"), False), (batch("c", "d", batch_id="started"), True)))
+    said = bench.open(request_id=0)
+    assert [sent.args[0] for sent in said.sends if sent.method == "deliver"] == [
+        (StartBatches("s1", (batch("a", "b"),)),)
+    ]
+    bench.call("started", ("a",))
+    assert [sent for sent in bench.open("s2", request_id=0).sends if sent.method == "deliver"] == []
+
+
+def test_members_that_a_unary_worker_does_not_confirm_are_taken_back():
+    bench = Bench(is_batched=False)
+    bench.open()
+    bench.call("start_batches", (batch("a", "b"),))
+    bench.close()
+    bench.open("s2")
+    bench.call("started", ("b",))
+    sends = []
+    for _ in range(3):
+        bench.beat()
+        sends += bench.pass_time(4)
+    assert bench.lost(sends) == [(HeldAttempt("a", 0),)]
+
+
+def test_a_goodbye_takes_batches_back_too():
+    bench = Bench()
+    bench.open()
+    bench.call("start_batches", (batch("a", "b"),))
+    said = bench.call("stop_worker", bench.gateway, StopWorker(0, bench.row.tenant_id, bench.row.id))
+    assert bench.lost(said.sends) == [(HeldAttempt("a", 0), HeldAttempt("b", 0))]
+    assert bench.probe.actor._batches.spared_units == 0

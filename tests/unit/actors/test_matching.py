@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from broadaxe_actors.batches import TICKET, BatchKey
 from broadaxe_actors.matching import Matcher, Proposal, Ready
+from broadaxe_actors.runtime import Directory
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_actors.tenant_queue import MATCH_SLICE, TenantQueue
 
@@ -226,3 +228,62 @@ def test_a_long_match_is_cut_into_slices():
     said = queue.call("match")
     assert len(said.sends[0].args[0]) == MATCH_SLICE
     assert said.sends[1].method == "match"
+
+
+# ---------------------------------------------------------------- tickets of batches
+
+
+class TicketBench:
+    """A queue with one worker of one slot, and buffers that only listen."""
+
+    def __init__(self):
+        self.queue = Probe(TenantQueue)
+        self.buffer = peer("buffer")
+        self.tracker = peer("tracker")
+        self.key = BatchKey("step", "group")
+        self.queue.call("connect", self.tracker)
+        self.queue.call("connect_buffers", Directory(self.queue.runtime, lambda _: self.buffer))
+        self.queue.call("put_worker", "w", frozenset({"a:a"}), (("default", 1),))
+        self.queue.call("set_open", "w", True)
+
+    def ask(self, *batch_ids):
+        tickets = tuple(ready(batch_id, attempt=TICKET) for batch_id in batch_ids)
+        return self.queue.call("ask", self.key, tickets)
+
+    def release(self, task, attempt):
+        return self.queue.call("release", [("w", task, attempt)])
+
+    def match(self):
+        return self.queue.call("match").sends
+
+
+def test_a_ticket_stands_in_line_and_its_slot_is_granted_to_the_buffer():
+    bench = TicketBench()
+    bench.queue.call("enqueue", [ready("t1")])
+    assert bench.ask("b1").is_silent
+    assert bench.match() == [Sent(bench.tracker, "propose", ((Proposal("t1", 0, "w", ONE),),))]
+    bench.queue.call("enqueue", [ready("t2")])
+    bench.release("t1", 0)
+    assert bench.match() == [Sent(bench.buffer, "granted", ("b1", "w"))]
+    assert bench.queue.call("slots_of", "w").result == ({"default": 1}, {"default": 0})
+    bench.release("b1", TICKET)
+    assert bench.match() == [Sent(bench.tracker, "propose", ((Proposal("t2", 0, "w", ONE),),))]
+
+
+def test_the_slot_of_a_ticket_that_was_withdrawn_goes_to_the_next():
+    bench = TicketBench()
+    bench.ask("b1", "b2")
+    bench.queue.call("withdraw", ("b1", "unknown"))
+    (again,) = bench.match()
+    assert again.method == "match"
+    assert bench.match() == [Sent(bench.buffer, "granted", ("b2", "w"))]
+
+
+def test_a_batch_that_a_worker_holds_already_has_one_slot():
+    bench = TicketBench()
+    held = ("w", "b1", TICKET, ONE)
+    bench.queue.call("hold", (held, held))
+    assert bench.queue.call("slots_of", "w").result[1] == {"default": 0}
+    bench.release("b1", TICKET)
+    bench.release("b1", TICKET)
+    assert bench.queue.call("slots_of", "w").result[1] == {"default": 1}

@@ -110,6 +110,8 @@ class FakeEngine:
         self.task_run_errors: dict[str, str] = {}
         self.refreshed: list[tuple[str, str]] = []
         self.released: list[str] = []
+        self.bulk_requests: list[Any] = []
+        """Every CancelTasks and ReplayTasks."""
         self.hold_replies = False
         """True: triggers are taken but not answered, as if the engine died before answering."""
         self.refuse: Callable[[Any], tuple[int, str] | None] = lambda trigger: None
@@ -600,6 +602,8 @@ class FakeEngine:
                 for chunk in up.chunks:
                     self.chunks.append(chunk)
                     self._stream_event(chunk.task_run_id, chunk.message, chunk.index)
+                if up.mark:
+                    outbox.put_nowait(stream_pb2.ClientDown(mark=up.mark))
                 self._notify()
             outbox.put_nowait(None)
 
@@ -716,6 +720,17 @@ class FakeEngine:
             else:
                 detail.error = result.error.decode()
         return response
+
+    async def _cancel_tasks(self, request: Any, context: Any) -> Any:
+        self.bulk_requests.append(request)
+        for run_id in request.external_ids:
+            if run_id in self.runs:
+                self._cancel(run_id)
+        return v1_workflows_pb2.CancelTasksResponse(cancelled_tasks=request.external_ids)
+
+    async def _replay_tasks(self, request: Any, context: Any) -> Any:
+        self.bulk_requests.append(request)
+        return v1_workflows_pb2.ReplayTasksResponse(replayed_tasks=request.external_ids)
 
     async def _trigger_one(self, request: Any, context: Any) -> Any:
         run_id = str(uuid.uuid4())
@@ -957,6 +972,8 @@ class FakeEngine:
             },
             "v1.AdminService": {
                 "PutWorkflow": self._unary(self._put_workflow, v1.CreateWorkflowVersionRequest),
+                "CancelTasks": self._unary(self._cancel_tasks, v1.CancelTasksRequest),
+                "ReplayTasks": self._unary(self._replay_tasks, v1.ReplayTasksRequest),
                 "GetRunDetails": self._unary(self._run_details, v1.GetRunDetailsRequest),
             },
         }

@@ -275,6 +275,15 @@ def _try_in_child(job, write):
     os._exit(0)
 
 
+def test_lines_are_confirmed_once_the_engine_has_them():
+    with FakeEngine(batched=True) as engine, make_client(engine) as client:
+        for number in range(3):
+            chunk = stream_pb2.StreamChunk(task_run_id="t", message=b"c", index=number)
+            client.transport.submit(client.transport.put_stream([chunk])).result(10)
+            client.transport.submit(client.transport.confirm_lines()).result(10)
+            assert len(engine.chunks) == number + 1
+
+
 def test_encoded_chunks_are_the_message_of_the_proto():
     runs = [
         stream_pb2.NewRun(run_id=run_id, workflow_name="w", input=b"x" * size)

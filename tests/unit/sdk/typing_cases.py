@@ -3,6 +3,7 @@
 # ruff: noqa: A002 - `input` is the documented name of a task's first parameter
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, assert_type
 
 from pydantic import BaseModel
@@ -20,6 +21,12 @@ from broadaxe import (
     TaskRunError,
     TaskRunRef,
     TriggerWorkflowOptions,
+    TTLBasedIdempotencyConfig,
+    V1LogLineList,
+    V1TaskStatus,
+    V1TaskSummary,
+    V1TaskSummaryList,
+    V1WorkflowRunDetails,
     Workflow,
     WorkflowRunRef,
 )
@@ -130,7 +137,24 @@ async def third(input: Number, ctx: Context) -> None:
     assert_type(ctx.get_task_run_error(first), TaskRunError | None)
 
 
+assert_type(broadaxe.runs.list(), V1TaskSummaryList)
+assert_type(broadaxe.runs.list().rows[0].status, V1TaskStatus)
+assert_type(broadaxe.runs.list_with_pagination(), list[V1TaskSummary])
+assert_type(broadaxe.runs.get("id"), V1WorkflowRunDetails)
+assert_type(workflow.list_runs(), list[V1TaskSummary])
+assert_type(
+    broadaxe.workflow(
+        name="i",
+        idempotency=TTLBasedIdempotencyConfig(key_expression="input.id", ttl=timedelta(minutes=1)),
+    ),
+    Workflow[EmptyModel],
+)
+
+
 async def asynchronous() -> None:
+    assert_type(await broadaxe.runs.aio_list(limit=3), V1TaskSummaryList)
+    assert_type(await broadaxe.logs.aio_list("id"), V1LogLineList)
+    await broadaxe.runs.aio_list(limmit=3)  # error
     assert_type(await inferred.aio_run(Number(n=1)), Text)
     assert_type(await validated.aio_run(Number(n=1)), Text)
     assert_type(await inferred.aio_run(Number(n=1), wait_for_result=False), TaskRunRef[Number, Text])

@@ -5,7 +5,7 @@ The hot path: each message is built once for everything that is ready, and what 
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from broadaxe.wire import stream_pb2 as wire
 from broadaxe_actors.errors import Code, Refused
@@ -326,6 +326,12 @@ def trigger_reply(request: int, run_ids: Sequence[str]) -> wire.TriggerReply:
     return wire.TriggerReply(request=request, run_ids=run_ids)
 
 
+class Mark(NamedTuple):
+    """Everything that a client sent before is with the engine."""
+
+    number: int
+
+
 def finished_bytes(finished: RunFinished) -> int:
     """About how many bytes a result takes in a message."""
     size = 128
@@ -335,13 +341,17 @@ def finished_bytes(finished: RunFinished) -> int:
 
 
 def client_down(
-    items: "deque[wire.TriggerReply | RunFinished]", max_bytes: int
+    items: "deque[wire.TriggerReply | RunFinished | Mark]", max_bytes: int
 ) -> tuple[wire.ClientDown, int]:
     """Take items off the left up to the target size. Returns the message and the bytes taken (as `finished_bytes`)."""
     down = wire.ClientDown()
     taken = weight = 0
     while items and weight < TARGET_BYTES and len(down.finished) < MAX_ITEMS:
         item = items[0]
+        if isinstance(item, Mark):
+            items.popleft()
+            down.mark = item.number
+            continue
         if isinstance(item, wire.TriggerReply):
             size = 0
             bulk = item.ByteSize() if len(item.run_ids) > 1 or item.HasField("refusal") else 64
@@ -367,5 +377,6 @@ def _add_finished(down: wire.ClientDown, finished: RunFinished, max_bytes: int) 
             task_name=result.task_name,
             state=_FINAL_STATES[result.state],
             output=output,
-            error=error,
+            # Why a task run was cancelled is short, and the engine's own words; other clients must not see it (behaviour-core 3.1).
+            error=result.error if result.state == TaskRunState.CANCELLED else error,
         )
