@@ -157,7 +157,7 @@ class Commands:
         ids: list[str] | None = None,
         since: float | None = None,
         statuses: list[str] | None = None,
-        flow: str | None = None,
+        workflow_ids: list[str] | None = None,
         metadata: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         """`bulk_cancel` or `bulk_replay`, by ids or by a filter. `since` is in seconds ago."""
@@ -165,7 +165,6 @@ class Commands:
         if ids is None:
             assert since is not None
             status = getattr(self._sdk, "V1TaskStatus", None) or self._sdk.RunStatus
-            workflow_ids = [await self._workflow_id(flow)] if flow else None
             options = {
                 "filters": self._sdk.RunFilter(
                     since=datetime.now().astimezone() - timedelta(seconds=since),
@@ -182,9 +181,6 @@ class Commands:
         name = self._flow(flow).name
         found = await self._client.workflows.aio_list(workflow_name=name)
         return next(row.metadata.id for row in found.rows if row.name == name)
-
-    async def workflow_id(self, *, flow: str) -> dict[str, Any]:
-        return {"workflow_id": await self._workflow_id(flow)}
 
     # ---- events, logs, streams
 

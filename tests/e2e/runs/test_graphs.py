@@ -397,7 +397,8 @@ def test_bulk_cancel_and_bulk_replay_by_filter(flows: FlowsUnderTest) -> None:
     for run in (*mine, other_metadata):
         run.note("lone")
     other_flow.note("lone-retried")
-    selection = {"since": 600, "flow": "lone", "metadata": {"set": key}}
+    workflow_id = mine[0].note("lone")["workflow"]
+    selection = {"since": 600, "workflow_ids": [workflow_id], "metadata": {"set": key}}
     flows.call(do="bulk", action="cancel", statuses=["COMPLETED", "FAILED"], **selection)
     assert not any(run.is_done() for run in mine)  # none of them has such a status
     flows.call(do="bulk", action="cancel", statuses=["QUEUED", "RUNNING"], **selection)

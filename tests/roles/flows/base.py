@@ -53,6 +53,7 @@ def note(plan: Plan, ctx: Any, task: str, what: str, **more: Any) -> None:
         "task": task,
         "what": what,
         "run": run,
+        "workflow": ctx.workflow_id,
         "task_run": task_run,
         "retry_count": ctx.retry_count,
         "attempt_number": ctx.attempt_number,
