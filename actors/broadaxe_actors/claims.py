@@ -9,7 +9,7 @@ An idempotency key belongs to the tenant, whatever the workflow, from the creati
 May touch the runtime and the store's port.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, NamedTuple
 
 from broadaxe_actors.runtime import Actor, Handle
@@ -47,6 +47,8 @@ class _Claim:
 
 KEYS_KEPT = 50_000
 """Committed claims in memory; the others are read when they are asked for."""
+RELEASES_KEPT = 10_000
+"""Claims that ended lately: a read that was under way, or comes before the commit, still finds them."""
 PURGE_EVERY_US = 60_000_000
 PURGE_LIMIT = 5_000
 
@@ -70,6 +72,10 @@ class Claims(Actor):
         """By parent whose history is being read: jobs that wait for it."""
         self._keys: OrderedDict[str, _Claim | None] = OrderedDict()
         """By idempotency key: who has it; None for one that Postgres does not know."""
+        self._reading: Counter[str] = Counter()
+        """Keys that are being read: what is claimed meanwhile must not be forgotten before the answer, which does not know of it."""
+        self._released: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """Keys and the runs that do not have them any more."""
         self._purged_at = self.clock.monotonic()
 
     def connect(self, tracker: "Handle[Any]") -> None:
@@ -140,12 +146,14 @@ class Claims(Actor):
 
     def claim_keys(self, job: int, requests: tuple[KeyRequest, ...]) -> None:
         """Claim idempotency keys; answered with `RunTracker.keys_claimed(job, run ids)`, the owner's id for each request."""
-        unknown = [request.key for request in requests if request.key not in self._keys]
-        if unknown:
+        if any(request.key not in self._keys for request in requests):
+            # All of them, as those in memory may be forgotten meanwhile.
+            keys = [request.key for request in requests]
+            self._reading.update(keys)
             self.fetch(
                 self._store.fetch_idempotency_keys,
                 self._tenant_id,
-                unknown,
+                keys,
                 self.clock.now(),
                 then=self.me.keys_loaded,
                 context=(job, requests),
@@ -172,6 +180,7 @@ class Claims(Actor):
     ) -> None:
         """Keys that memory did not hold have been read."""
         job, requests = context
+        self._reading -= Counter(request.key for request in requests)
         if error is not None:
             assert self._tracker is not None
             self._tracker.claim_failed.send(job, str(error))
@@ -182,22 +191,24 @@ class Claims(Actor):
             # Another claim may have come while this was read; it knows better.
             if request.key not in self._keys:
                 row = found.get(request.key)
+                if row is not None and (row.key, row.run_id) in self._released:
+                    row = None
                 self._keys[request.key] = (
                     None if row is None else _Claim(row.run_id, row.expires_at, is_committed=True)
                 )
         self.claim_keys(job, requests)
         self._purge()
 
-    def keys_committed(self, keys: tuple[str, ...]) -> None:
-        """The claims of these keys are durable: they may be forgotten when room is needed."""
-        for key in keys:
+    def keys_committed(self, claims: tuple[tuple[str, str], ...]) -> None:
+        """These claims (key, run id) are durable: they may be forgotten when room is needed."""
+        for key, run_id in claims:
             claim = self._keys.get(key)
-            if claim is not None:
+            if claim is not None and claim.run_id == run_id:
                 claim.is_committed = True
         while len(self._keys) > KEYS_KEPT:
             oldest = next(iter(self._keys))
             claim = self._keys[oldest]
-            if claim is not None and not claim.is_committed:
+            if oldest in self._reading or (claim is not None and not claim.is_committed):
                 break
             del self._keys[oldest]
 
@@ -210,6 +221,9 @@ class Claims(Actor):
 
     def release_key(self, key: str, run_id: str) -> None:
         """The run that holds this key has ended, and its claim with it. Sent in the turn that records so."""
+        self._released[key, run_id] = None
+        while len(self._released) > RELEASES_KEPT:
+            self._released.popitem(last=False)
         claim = self._keys.get(key)
         if claim is not None and claim.run_id == run_id:
             self._keys[key] = None

@@ -235,10 +235,10 @@ class Gate:
         queue, skip, cancel = self._held
         if skip and skip == plan.all_groups[Action.SKIP]:
             return Verdict.SKIP
-        if self._has_failed_parent or (cancel and cancel == plan.all_groups[Action.CANCEL]):
-            return Verdict.CANCEL
         if self._skipped and plan.skips_with_parents and self._skipped == len(plan.parents):
             return Verdict.SKIP
+        if self._has_failed_parent or (cancel and cancel == plan.all_groups[Action.CANCEL]):
+            return Verdict.CANCEL
         if queue == plan.all_groups[Action.QUEUE]:
             return Verdict.WAIT if plan.waits else Verdict.QUEUE
         if self._open:

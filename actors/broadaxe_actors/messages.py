@@ -437,6 +437,9 @@ class CancelOrder(NamedTuple):
     attempt: int
     metadata: str
     priority: int
+    batch_id: str = ""
+    """The batch by which the worker got the attempt; empty for one that came alone."""
+    batch_key: str = ""
 
 
 class StartTasks(NamedTuple):

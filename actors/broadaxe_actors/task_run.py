@@ -339,4 +339,8 @@ class TaskRun:
 
     def cancel_order(self, attempt: int) -> CancelOrder:
         """What its worker is told to stop."""
-        return CancelOrder(self.step.ref, self.run_id, self.id, attempt, self.metadata, self.priority)
+        order = CancelOrder(self.step.ref, self.run_id, self.id, attempt, self.metadata, self.priority)
+        batch = self.batch
+        if batch is None:
+            return order
+        return order._replace(batch_id=batch.id, batch_key=batch.key.group if batch.key else "")

@@ -7,6 +7,7 @@ A context is made for one attempt and parses nothing until it is asked. What it 
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextvars import ContextVar
@@ -337,7 +338,8 @@ class Context:
                 attempt=self._assignment.attempt,
                 message=_encodable(text[:LOG_LINE_LIMIT]),
                 level=level,
-                created_at_us=created_at_us,
+                # Now, and not when it arrives: lines of `log` and of the logging package are shown in the order of their times.
+                created_at_us=created_at_us or time.time_ns() // 1000,
             )
         )
 

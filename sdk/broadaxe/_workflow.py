@@ -306,38 +306,78 @@ class Workflow(BaseWorkflow[TInput]):
 
     @overload
     def run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[False] = False
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: Literal[False] = False,
+        wait_for_result: Literal[True] = True,
     ) -> list[dict[str, Any]]: ...
     @overload
     def run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[True]
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: Literal[True],
+        wait_for_result: Literal[True] = True,
     ) -> list[dict[str, Any] | BroadaxeError]: ...
+    @overload
     def run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: bool = False
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: bool = False,
+        *,
+        wait_for_result: Literal[False],
+    ) -> list[WorkflowRunRef]: ...
+    def run_many(
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: bool = False,
+        wait_for_result: bool = True,
     ) -> list[Any]:
         """Start many runs together, wait until all have ended, and return their results in order.
+
+        With `wait_for_result=False` it does what `run_many_no_wait` does.
 
         Up to 1,000 runs are created together or not at all; more are sent in parts. The first failed or cancelled run
         raises, after all have ended; with `return_exceptions` its error stands in the list instead. Runs whose idempotency keys
         others hold are not created: a `BulkTriggerIdempotencyCollisionError` tells which and is raised at once, while the others
         run; with `return_exceptions` an `IdempotencyCollisionError` stands in the place of each.
         """
+        if not wait_for_result:
+            return self.run_many_no_wait(workflows)
         return self._decode_all(
             self._client.started.run_many(workflows, return_exceptions), return_exceptions
         )
 
     @overload
     async def aio_run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[False] = False
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: Literal[False] = False,
+        wait_for_result: Literal[True] = True,
     ) -> list[dict[str, Any]]: ...
     @overload
     async def aio_run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: Literal[True]
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: Literal[True],
+        wait_for_result: Literal[True] = True,
     ) -> list[dict[str, Any] | BroadaxeError]: ...
+    @overload
     async def aio_run_many(
-        self, workflows: Sequence[WorkflowRunTriggerConfig], return_exceptions: bool = False
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: bool = False,
+        *,
+        wait_for_result: Literal[False],
+    ) -> list[WorkflowRunRef]: ...
+    async def aio_run_many(
+        self,
+        workflows: Sequence[WorkflowRunTriggerConfig],
+        return_exceptions: bool = False,
+        wait_for_result: bool = True,
     ) -> list[Any]:
         """As `run_many`."""
+        if not wait_for_result:
+            return await self.aio_run_many_no_wait(workflows)
         return self._decode_all(
             await self._client.started.aio_run_many(workflows, return_exceptions), return_exceptions
         )

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from broadaxe_actors.catalog import Version
 from broadaxe_actors.claims import ClaimRequest, spawn_key
 from broadaxe_actors.creation.job import INTERNAL_PREFIX, EventStart, Job, Parent
-from broadaxe_actors.creation.keys import KeyClaims
+from broadaxe_actors.creation.keys import KeyClaims, collided
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     EventsPushed,
+    IdempotencyCollisions,
     NewRun,
     PushEvents,
     Refusal,
@@ -190,6 +191,7 @@ class Creation(KeyClaims):
                 self._create(job, index, now)
             elif job.is_repeat:
                 job.borrowed.append(run_id)
+                job.keys.pop(index, None)  # it has its key since it was made
             else:
                 self._refuse_existing(number, run_id)
                 return
@@ -215,7 +217,7 @@ class Creation(KeyClaims):
                 IdempotencyKeyRow(tracker._tenant_id, request.key, request.run_id, request.expires_at)
             )
         if job.keys:
-            keys = tuple(request.key for request in job.keys.values())
+            keys = tuple((request.key, request.run_id) for request in job.keys.values())
             tracker.send_after_commit(tracker._claims.keys_committed, keys)
         if job.rows:
             tracker._telemetry.count("created_tasks", tracker._tenant_id, len(job.rows))
@@ -231,24 +233,30 @@ class Creation(KeyClaims):
                 tracker.me.borrowed_settled,
                 job.gateway,
                 job.request_id,
-                tuple(job.run_ids),
+                self._collisions(job) if job.collisions else tuple(job.run_ids),
                 tuple(job.borrowed),
             )
         elif job.collisions and job.reply is None:
-            self._refuse(job, self._collided(job))
+            self._refuse(job, collided(self._collisions(job)))
         else:
             self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
 
     def answer_borrowed(
-        self, gateway: "Handle[Any]", request_id: int, run_ids: tuple[str, ...], borrowed: tuple[str, ...]
+        self,
+        gateway: "Handle[Any]",
+        request_id: int,
+        answer: tuple[str, ...] | IdempotencyCollisions,
+        borrowed: tuple[str, ...],
     ) -> None:
         """Answer a trigger that counts on runs of an earlier one, now that those are committed, or refused."""
         lost = next((run_id for run_id in borrowed if run_id in self._refused_ids), None)
-        if lost is None:
-            self._t._reply(gateway, request_id, run_ids)
-        else:
+        if lost is not None:
             text = f"workflow run {lost} could not be created: the trigger that came first was refused"
             self._t._refuse(gateway, request_id, Refused(Code.UNAVAILABLE, text))
+        elif isinstance(answer, IdempotencyCollisions):
+            self._t._refuse(gateway, request_id, collided(answer))
+        else:
+            self._t._reply(gateway, request_id, answer)
 
     def _refuse_existing(self, number: int, run_id: str) -> None:
         job = self._drop(number)
@@ -317,10 +325,10 @@ class Creation(KeyClaims):
         """Postgres refused the rows of a trigger (a run id that exists, say): take them back and tell the caller."""
         tracker = self._t
         unclaimed: list[tuple[str, str, str]] = []
-        self._refused_ids.update(dict.fromkeys(row.id for row in records))
+        rows = [record for record in records if isinstance(record, TaskRunRow)]
+        self._refused_ids.update(dict.fromkeys(row.id for row in rows))
         for run_id in list(self._refused_ids)[:-REFUSED_KEPT]:
             del self._refused_ids[run_id]
-        rows = [record for record in records if isinstance(record, TaskRunRow)]
         keys = tuple(
             (record.key, record.run_id) for record in records if isinstance(record, IdempotencyKeyRow)
         )
@@ -343,7 +351,7 @@ class Creation(KeyClaims):
                 bound.send(*args)  # the events are refused: waits need not look for them any more
                 continue
             messages = args[0] if args else ()
-            if isinstance(messages, tuple) and messages and isinstance(messages[0], Reply):
+            if isinstance(messages, tuple) and messages and isinstance(messages[0], Reply | Refusal):
                 bound.send((Refusal(messages[0].request_id, code, error),))
 
 

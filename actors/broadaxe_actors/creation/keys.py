@@ -24,6 +24,8 @@ class KeyClaims(Births):
         for index, version in enumerate(job.versions):
             if version.idempotency is None or index in job.taken or job.run_ids[index] in job.existing:
                 continue
+            if self._is_made(job.run_ids[index]):
+                continue  # it claimed its key when it was made
             values = self._key_values(job, index)
             if version.idempotency.is_cheap(values):
                 try:
@@ -69,6 +71,10 @@ class KeyClaims(Births):
         expires_at = self._t.clock.now() + settings["ttl_ms"] * 1000
         job.keys[index] = KeyRequest(str(key), job.run_ids[index], expires_at)
 
+    def _is_made(self, run_id: str) -> bool:
+        """Whether memory knows that a run exists."""
+        return self._t._is_live(run_id) or self._t._recent.get(run_id) is not None
+
     def _is_refused_for(self, number: int, index: int, error: cel.EvaluationFailed) -> bool:
         """A run without a key is not created. A trigger is refused for it; an event, which may start others too, is not."""
         job = self._jobs[number]
@@ -98,28 +104,36 @@ class KeyClaims(Births):
                 del job.keys[index]
         self._t.create_slice(number)
 
-    def _collided(self, job: Job) -> Refused:
+    def _collisions(self, job: Job) -> IdempotencyCollisions:
         lost = {item.colliding_run_id for item in job.collisions}
         created = tuple(run_id for run_id in job.run_ids if run_id not in lost)
-        return Refused(
-            Code.ALREADY_EXISTS,
-            "idempotency key collision",  # clients compare this text literally (behaviour-core 4.6)
-            IdempotencyCollisions(created, tuple(job.collisions)),
-        )
+        return IdempotencyCollisions(created, tuple(job.collisions))
 
     def _forget(self, job: Job) -> None:
-        """Take back what earlier stages of a refused trigger put in memory; nothing was recorded."""
+        """Take back what earlier stages of a refused trigger put in memory; nothing was recorded.
+
+        What an earlier trigger of the same run ids has claimed is that run's, and stays.
+        """
         tracker = self._t
         unclaimed = tuple(
             (request.parent_task_run_id, request.key, request.run_id)
             for index, request in job.claims
-            if index not in job.taken
+            if index not in job.taken and not self._is_made(request.run_id)
         )
         if unclaimed:
             tracker._claims.unclaim.send(unclaimed)
-        if job.keys:
-            tracker._claims.unclaim_keys.send(
-                tuple((request.key, request.run_id) for request in job.keys.values())
-            )
+        keys = tuple(
+            (request.key, request.run_id)
+            for request in job.keys.values()
+            if not self._is_made(request.run_id)
+        )
+        if keys:
+            tracker._claims.unclaim_keys.send(keys)
         for row in job.rows:
             self._take_back(row)
+
+
+def collided(detail: IdempotencyCollisions) -> Refused:
+    """The refusal of a trigger of which some runs were left out for their idempotency keys."""
+    # Clients compare this text literally (behaviour-core 4.6).
+    return Refused(Code.ALREADY_EXISTS, "idempotency key collision", detail)

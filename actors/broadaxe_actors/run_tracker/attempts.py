@@ -46,8 +46,12 @@ class Attempts(Batches):
         for proposal in proposals:
             task = self._live.get(proposal.task_run_id)
             if task is None or task.state != S.QUEUED or task.attempt != proposal.attempt:
-                # Unless this very worker told meanwhile that it has the attempt: then it keeps the slot.
-                if task is None or (task.worker_id, task.attempt) != (proposal.worker_id, proposal.attempt):
+                # Unless this very worker told meanwhile that it has the attempt: then it keeps the slot, if it has not given it back.
+                if (
+                    task is None
+                    or (task.worker_id, task.attempt) != (proposal.worker_id, proposal.attempt)
+                    or task.is_slot_released
+                ):
                     turn.freed.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 continue
             self._at = task.id

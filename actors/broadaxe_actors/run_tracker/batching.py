@@ -222,6 +222,7 @@ class Batches(Progress):
         turn.batches.setdefault(draw.worker_id, []).append(batch.start())
         self._telemetry.count("assigned_tasks", self._tenant_id, len(tasks))
         self._telemetry.count("queued_to_assigned", self._tenant_id, len(tasks))
+        self._telemetry.count("queue_invocations", self._tenant_id)
         self._close(turn)
 
     # ------------------------------------------------------------ batches that are found with a worker

@@ -177,11 +177,13 @@ class Control(Progress):
     def _cancel_run(self, run: Run, turn: Turn) -> None:
         """End every task of a run. The on-failure task is left to `progress`, unless it is under way."""
         for index, entry in enumerate(run.entries):
+            if index == run.version.on_failure_index and not self._is_decided(run, index):
+                continue
             if type(entry) is TaskRun:
                 self._cancel(entry, turn)
             elif type(entry) is Spilled:
                 self._cancel_spilled(run, index, entry)
-            elif entry is None and index != run.version.on_failure_index:
+            elif entry is None:
                 self._bear_ended(run, index, S.CANCELLED, None, turn)
 
     def _cancel_spilled(self, run: Run, index: int, entry: Spilled) -> None:

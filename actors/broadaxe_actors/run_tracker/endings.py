@@ -5,7 +5,7 @@ The end of one task of a run of several is noted in `_to_progress`; `progress` d
 
 from broadaxe_actors.batches import TICKET, RunningBatch
 from broadaxe_actors.messages import RunEventKind, RunFinished, TaskResult
-from broadaxe_actors.run import Ended, Run, make_ended
+from broadaxe_actors.run import SKIPPED_OUTPUT, Ended, Run, make_ended
 from broadaxe_actors.run_tracker.lines import Lines
 from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none, run_state
 from broadaxe_actors.task_run import TaskRun
@@ -103,7 +103,8 @@ class Endings(Lines):
         self._telemetry.observe_duration(
             self._tenant_id, task.step.workflow.name, state.name, (now - task.created_at) / 1000
         )
-        result = TaskResult(task.id, task.step.ref.task_name, state, output, error)
+        shown = SKIPPED_OUTPUT if state == S.SKIPPED else output
+        result = TaskResult(task.id, task.step.ref.task_name, state, shown, error)
         self._tell_finished(RunFinished(self._tenant_id, task.run_id, state, (result,)), task.metadata, turn)
 
     def _tell_finished(self, finished: RunFinished, metadata: str, turn: Turn) -> None:

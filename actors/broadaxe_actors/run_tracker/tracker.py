@@ -16,6 +16,7 @@ from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.errors import EngineBug, Refused
 from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import (
+    IdempotencyCollisions,
     PushEvents,
     PutWorkflow,
     RunEventKind,
@@ -108,11 +109,11 @@ class RunTracker(Attempts, Control, Following, Reading):
     def restored(self) -> None:
         """All task runs have been restored: begin to page in those that wait in Postgres, and let the runs go on."""
         self._is_restoring = False
-        held, self._batches.restored = self._batches.restored, {}
-        self._tell_held_batches([batch for batch in held.values() if batch.members])
         for line in self._ledger.lines():
             self._page_in(line)
         self.go_on(tuple(self._runs))
+        held, self._batches.restored = self._batches.restored, {}
+        self._tell_held_batches([batch for batch in held.values() if batch.members])
 
     def go_on(self, run_ids: tuple[str, ...]) -> None:
         """Judge again what the tasks of runs from the record wait for, a slice at a time."""
@@ -206,10 +207,14 @@ class RunTracker(Attempts, Control, Following, Reading):
         self._creation.begin(gateway, message, is_settled=True)
 
     def borrowed_settled(
-        self, gateway: "Handle[Any]", request_id: int, run_ids: tuple[str, ...], borrowed: tuple[str, ...]
+        self,
+        gateway: "Handle[Any]",
+        request_id: int,
+        answer: tuple[str, ...] | IdempotencyCollisions,
+        borrowed: tuple[str, ...],
     ) -> None:
         """The runs of an earlier trigger that this one counts on are committed, or were refused."""
-        self._creation.answer_borrowed(gateway, request_id, run_ids, borrowed)
+        self._creation.answer_borrowed(gateway, request_id, answer, borrowed)
 
     def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
         """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`.

@@ -178,12 +178,14 @@ class StreamTransport:
 
     async def put_logs(self, lines: Sequence[stream_pb2.LogLine]) -> None:
         if self._runs is not None:
+            await self._runs.lines_sent()
             await self.unary.put_logs(lines)
         else:
             await self._send_lines([b"\x22" + _sized(line) for line in lines])
 
     async def put_stream(self, chunks: Sequence[stream_pb2.StreamChunk]) -> None:
         if self._runs is not None:
+            await self._runs.lines_sent()
             await self.unary.put_stream(chunks)
         else:
             await self._send_lines([b"\x2a" + _sized(chunk) for chunk in chunks])

@@ -199,6 +199,7 @@ class UnaryRuns:
         self._to_watch: deque[str] = deque()
         self._duplex: Duplex | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._lines_task: asyncio.Task[None] | None = None
 
     def trigger(self, ticket: TriggerTicket) -> None:
         self._start(self._trigger(ticket))
@@ -255,7 +256,12 @@ class UnaryRuns:
 
     def send_lines(self, lines: Iterable[tuple[bytes, "Future[None] | None"]]) -> None:
         """Send log lines and chunks that were encoded for the batched stream."""
-        self._start(self._send_lines(list(lines)))
+        self._lines_task = self._start(self._send_lines(list(lines)))
+
+    async def lines_sent(self) -> None:
+        """Those of `send_lines` have left: what is sent from now on comes after them."""
+        if self._lines_task is not None:
+            await asyncio.wait({self._lines_task})
 
     async def _send_lines(self, lines: list[tuple[bytes, "Future[None] | None"]]) -> None:
         for raw, sent in lines:
@@ -277,10 +283,11 @@ class UnaryRuns:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _start(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _subscribe(self, run_ids: Iterable[str]) -> None:
         self._to_watch.extend(run_ids)

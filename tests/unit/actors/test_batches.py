@@ -1,16 +1,20 @@
 """The tracker with batch tasks: who waits in which group, what becomes of a batch and its members, what a restart finds."""
 
+from dataclasses import replace
+
 import pytest
 
-from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchKey, Draw, Member
+from broadaxe_actors.batches import BATCH_SLOTS, MEMBER_OVERHEAD_BYTES, TICKET, BatchKey, Draw, Member
 from broadaxe_actors.cel import EvaluationFailed
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
+from broadaxe_actors.matching import Proposal
 from broadaxe_actors.messages import (
     CancelRuns,
     HeldAttempt,
     NewRun,
     PutWorkflow,
     ReleaseSlot,
+    ReplayRuns,
     ReportKind,
     ReportTasks,
     TaskReport,
@@ -18,12 +22,14 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.run_tracker.batching import SLICE
+from broadaxe_actors.run_tracker.lines import Page
 from broadaxe_actors.runtime import Directory
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_storage.memory import MemoryStore
 from broadaxe_storage.records import (
+    FinishedTaskRun,
     TaskEventKind,
     TaskEventRow,
     TaskRunFinish,
@@ -234,6 +240,39 @@ async def test_keys_evaluated_apart_come_one_by_one_with_their_errors():
     (one, two) = await fetch.function([given, work])
     assert one == (given, "y")
     assert isinstance(two[1], EvaluationFailed)
+
+
+def test_task_runs_that_waited_in_postgres_join_their_group_when_they_are_paged_in():
+    bench = Bench(ShardSettings(queue_window_high=1, queue_window_low=0, queue_page=10))
+    rows = rows_of(bench, "a", "a")
+    assert [row.spill_queue for row in rows] == [None, "w:t|default=1|"]
+    bench.join()
+    (fetch,) = bench.start([rows[0].id]).fetches
+    said = bench.call(fetch.then, fetch.context, Page([rows[1]], []), None)
+    ((to, (_, (member,))),) = sent(said, "add")
+    assert (to, member.task_run_id) == (bench.buffer("a"), rows[1].id)
+    assert events(said) == [(rows[1].id, TaskEventKind.WAITING_FOR_BATCH)]
+
+
+def test_a_batch_task_within_a_run_joins_by_the_input_of_the_run_and_starts_with_its_parents_outputs():
+    bench = Bench()
+    bench.join()
+    first, second = (TaskDefinition(name, f"d:{name}") for name in ("first", "second"))
+    second = replace(second, parents=("first",), batch=BATCH)
+    definition = WorkflowDefinition("d", (first, second))
+    bench.call("put_workflow", bench.gateway, PutWorkflow(2, TENANT, definition))
+    run = NewRun("d", b'{"g":"x"}', run_id=new_id())
+    (said,) = bench.commit(bench.call("trigger", bench.gateway, TriggerRuns(3, TENANT, (run,))))
+    ((_, ((ready,),)),) = sent(said, "enqueue")
+    bench.call("propose", (Proposal(ready.task_run_id, 0, "worker", ready.slots),))
+    said = bench.report(TaskReport(ready.task_run_id, 0, ReportKind.COMPLETED, b'{"n":1}'))
+    (said,) = [each for each in bench.commit(said) if sent(each, "add")]
+    ((_, (_, (member,))),) = sent(said, "add")
+    assert member.size == len(b'{"g":"x"}') + len("{}") + len(b'{"n":1}') + MEMBER_OVERHEAD_BYTES
+    ((_, ((start,),)),) = sent(bench.start([member.task_run_id], group="x"), "start_batches")
+    (item,) = start.members
+    assert (item.run_id, item.input) == (run.run_id, b'{"g":"x"}')
+    assert [(parent.task_name, parent.output) for parent in item.parents] == [("first", b'{"n":1}')]
 
 
 # ---------------------------------------------------------------- start
@@ -494,7 +533,7 @@ def test_a_restart_finds_batches_with_their_workers_and_counts_each_once():
     assert [args for each in said for _, args in sent(each, "holds_batches")] == []
     said = bench.call("restored")
     ((to, (((start, is_started),),)),) = sent(said, "holds_batches")
-    assert (to, start.batch_id, is_started) == (bench.worker, batch_id, True)
+    assert (to, start.batch_id, start.key, is_started) == (bench.worker, batch_id, "a", True)
     assert [item.task_run_id for item in start.members] == held
     assert sent(said, "holds") == []
     assert Sent(bench.buffer("a"), "running", ((batch_id,),)) in said.sends
@@ -570,3 +609,61 @@ def test_what_a_worker_holds_of_batches_that_were_not_recorded_is_one_batch_a_gr
     said = bench.complete(ids[1])
     assert sent(said, "release") == [(bench.queue, ((slots[0][:3],),))]
     assert [to for to, _ in sent(said, "ended")] == [bench.buffer("a")]
+
+
+def test_members_that_gave_their_slot_back_hold_none_after_a_restart():
+    bench = Bench()
+    (row,) = rows_of(bench, "a")
+    bench = bench.restart()
+    bench.join()
+    held = row._replace(
+        state=S.RUNNING,
+        worker_id="worker",
+        assigned_at=1,
+        execution_deadline=10**18,
+        batch_id=new_id(),
+        is_slot_released=True,
+    )
+    said = bench.call("restore_task_runs", (held,))
+    assert sent(said, "hold") == [(bench.queue, ((),))]
+    bench.call("restored")
+    said = bench.complete(row.id)
+    assert sent(said, "release") == []
+    assert sent(said, "ended") == [(bench.buffer("a"), ((held.batch_id,),))]
+
+
+# ---------------------------------------------------------------- a new life
+
+
+def test_a_batch_that_starts_takes_no_later_attempt_than_it_was_made_of():
+    bench = Bench(retries=1)
+    bench.join()
+    (run_id,) = bench.run_ids("a")
+    # After a crash the worker has the attempt still, and fails it.
+    bench.report(TaskReport(run_id, 0, ReportKind.FAILED, b"boom"))
+    said = bench.start([run_id])
+    assert sent(said, "start_batches") == []
+    assert bench.probe.actor._live[run_id].attempt == 1
+
+
+def test_a_replayed_member_joins_the_group_that_its_expression_gives_now():
+    bench = Bench()
+    bench.join()
+    (row,) = rows_of(bench, "a")
+    bench.start([row.id])
+    said = bench.complete(row.id)
+    bench.commit(said)
+    (finish,) = of_kind(said.records, TaskRunFinish)
+    bench.requests += 1
+    (said,) = bench.commit(
+        bench.call("replay_runs", bench.gateway, ReplayRuns(bench.requests, TENANT, (row.id,)))
+    )
+    (fetch,) = said.fetches
+    shared = {name: getattr(row, name) for name in FinishedTaskRun._fields if name in row._fields}
+    ended = FinishedTaskRun(
+        **shared | {name: getattr(finish, name) for name in finish._fields if name in FinishedTaskRun._fields}
+    )
+    said = bench.call(fetch.then, fetch.context, [ended], None)
+    (said,) = [each for each in bench.commit(said) if sent(each, "add")]
+    ((to, (_, (member,))),) = sent(said, "add")
+    assert (to, member.task_run_id, member.attempt, member.priority) == (bench.buffer("a"), row.id, 1, 4)

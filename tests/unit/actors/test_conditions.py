@@ -118,6 +118,8 @@ def test_skip_fires_while_other_parents_still_run():
 def test_skip_goes_before_cancel_and_cancel_before_queue():
     gate = make_gate(["a"], on("a", "SKIP", "output.x"), on("a", "CANCEL", "output.y"))
     assert end(gate, 0) is Verdict.SKIP
+    gate = make_gate(["a"], on("a", "CANCEL"))
+    assert end(gate, 0, is_skipped=True) is Verdict.SKIP
     gate = make_gate(["a"], on("a", "SKIP", "output.x"), on("a", "CANCEL", ""))
     assert end(gate, 0, truth=False) is Verdict.CANCEL
 

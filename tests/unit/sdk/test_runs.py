@@ -113,7 +113,9 @@ def test_run_many_of_nothing_is_nothing(task):
 
 
 def test_run_many_no_wait_gives_references_in_order(engine, task):
-    refs = task.run_many_no_wait([task.create_bulk_run_item(Number(n=n)) for n in (5, 6)])
+    items = [task.create_bulk_run_item(Number(n=n)) for n in (5, 6)]
+    refs = task.run_many_no_wait(items)
+    assert [ref.result().twice for ref in task.run_many(items, wait_for_result=False)] == [10, 12]
     assert [ref.result().twice for ref in refs] == [10, 12]
     assert [json.loads(engine.runs[ref.workflow_run_id].input)["n"] for ref in refs] == [5, 6]
 

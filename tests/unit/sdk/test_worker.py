@@ -552,6 +552,24 @@ def test_log_lines_and_logging_records_of_a_task_go_to_its_logs(engine, connect)
     assert lines == [("plain", "INFO"), ('{"a": 1}', "INFO"), ("record 1", "WARN")]
 
 
+def test_lines_of_both_ways_have_the_times_of_their_order(engine, connect):
+    client = connect(engine)
+    log = logging.getLogger("users.own")
+
+    @client.task(name="talk")
+    def talk(input: EmptyModel, ctx: Context) -> None:
+        for number in range(100):
+            ctx.log(f"{2 * number}")
+            log.warning("%d", 2 * number + 1)
+
+    with running(client.worker("w", workflows=[talk])):
+        outcome(engine, engine.trigger("talk"))
+    engine.wait_until(lambda: len(engine.logs) == 200, "the logs")
+    assert [line.message for line in engine.logs] == [str(number) for number in range(200)]
+    times = [getattr(line, "created_at_us", 0) or line.created_at.ToMicroseconds() for line in engine.logs]
+    assert times == sorted(times)
+
+
 def test_a_logger_given_to_the_client_is_the_only_one_whose_records_go_to_the_logs(batched, connect):
     client = connect(batched, logger=logging.getLogger("users.chosen"))
 

@@ -75,6 +75,7 @@ assert_type(inferred.run_no_wait(Number(n=1)), TaskRunRef[Number, Text])
 assert_type(inferred.run_no_wait(Number(n=1)).result(), Text)
 assert_type(inferred.run_many([inferred.create_bulk_run_item(Number(n=1))]), list[Text])
 assert_type(inferred.run_many([], return_exceptions=True), list[Text | BroadaxeError])
+assert_type(inferred.run_many([], wait_for_result=False), list[TaskRunRef[Number, Text]])
 assert_type(inferred.get_result("id"), Text)
 assert_type(inferred.mock_run(Number(n=1)), Text)
 

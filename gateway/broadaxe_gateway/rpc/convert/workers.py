@@ -264,6 +264,8 @@ def start_action(tenant_id: str, start: Assignment) -> wire.AssignedAction:
 def cancel_action(tenant_id: str, order: CancelOrder) -> wire.AssignedAction:
     step = order.step
     return wire.AssignedAction(
+        batchId=order.batch_id or None,
+        batchKey=order.batch_key if order.batch_id else None,
         tenant_id=tenant_id,
         workflow_run_id=order.run_id,
         job_id=step.step_id,
