@@ -2,6 +2,7 @@
 
 import random
 
+import grpc
 import pytest
 
 from tests.compat.random_graphs import Graph, Player, compare
@@ -10,6 +11,14 @@ from tests.faults.conftest import Field
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(300)
+
+
+def answers(wire: Wire, run_id: str) -> bool:
+    try:
+        wire.details(run_id)
+    except grpc.RpcError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
@@ -30,10 +39,9 @@ def test_random_graphs_outlive_kills(ground: Field, kills: int) -> None:
             )  # type: ignore[misc]
             ground.server.kill9()
             ground.server.restart()
-        fresh = Wire(ground.server.grpc_address, ground.server.token)  # the other one waits before it connects again
+        wait_until(lambda: answers(wire, graphs[0].run_id), what="the channel to connect again", timeout=60)
         for graph in graphs:
-            compare(fresh, graph, timeout=120)
-        fresh.close()
+            compare(wire, graph, timeout=120)
         assert player.wrong == []
         expected = sum(graph.attempts(node) > 0 for graph in graphs for node in graph.nodes)
         cleaned = sum(graph.ends.get("oops", ("", None))[1] == {"cleaned": True} for graph in graphs)
