@@ -54,13 +54,13 @@ def metadata_item(text: str) -> tuple[str, str] | None:
     return (check_text(key, "metadata key"), check_text(value, "metadata value")) if key and colon else None
 
 
-def metadata(items: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def metadata(items: Iterable[str], field: str = "additional_metadata") -> tuple[tuple[str, str], ...]:
     """Keys and values of `key:value` texts."""
     found = []
     for text in items:
         item = metadata_item(text)
         if item is None:
-            raise refuse(f"additional_metadata {shown(text)} is not valid: expected key:value")
+            raise refuse(f"{field} {shown(text)} is not valid: expected key:value")
         found.append(item)
     return tuple(found)
 

@@ -164,6 +164,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         http_port,
         create_app(
             hub=hub,
+            reads=store.history,
+            fetch_version=store.fetch_version,
             tokens=tokens,
             telemetry=telemetry,
             gateway_figures=services.counters,

@@ -1,55 +1,188 @@
-"""Reads of the past, keyset-paginated, over a pool of their own: a read replica is a setting, and may lag behind.
+"""What people list and look up: runs and task runs, live and ended alike, what happened to them, their log lines, workflows, workers.
 
-May touch asyncpg through `pool`. Whoever must read what was just committed asks the store itself.
+May touch asyncpg through `pool`. Facts to know:
+
+- Listings go through a pool of their own, to the read replica if there is one, which may lag behind; what is looked up by id comes from
+  the database that was written to, so it is there once its trigger has been answered.
+- Listings are planned for each call: most of what may be asked for is not, and the right index follows from what is. Look-ups are planned
+  once a session. Behind pgbouncer every statement is planned anew in any case.
+- They read along an index in the wanted order and stop when the page is full, so a page costs what it holds plus what is before it. What is
+  filtered out on the way is read too: a filter that meets one run in ten thousand, over a long time, is slow unless an index serves
+  it. One does for parents, events, idempotency keys, and ended runs that failed or were cancelled.
 """
 
 from collections.abc import Sequence
 
 from broadaxe_storage.pool import Pool
-from broadaxe_storage.records import FinishedTaskRun, LogRow, TaskEventRow
+from broadaxe_storage.records import FINAL_STATES, LogRow, TaskEventRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
 
-_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
-_END_OF_TIME = 253_402_300_799_000_000
+LISTING_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
+"""Of the sessions that listings use."""
+LOOK_UP_SETTINGS = {"plan_cache_mode": "force_generic_plan"}
+"""Of the sessions that look up by id: with a partition a day, planning takes ten times as long as reading."""
+COUNT_CAP = 10_000
+_LAST_TIME = 253_402_300_799_000_000
+_CLOCK_SLACK_US = 86_400_000_000
+"""A run ends after its creation, by a clock that may have been set back meanwhile."""
 
 
 class History:
-    """History reads of one installation. Every method raises `Unavailable` without Postgres."""
+    """Reads for people, each of one tenant. Every method raises `Unavailable` without Postgres."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, listings: Pool, look_ups: Pool) -> None:
+        """`look_ups` belongs to someone else, who opens and closes it."""
+        self._listings = listings
+        self._look_ups = look_ups
 
     async def open(self) -> None:
         """Connect what is always kept. Raises `CannotConnect`."""
-        await self._pool.open()
+        await self._listings.open()
 
     async def close(self) -> None:
         """May be called twice."""
-        await self._pool.close()
+        await self._listings.close()
 
-    async def list_finished(
-        self,
-        tenant_id: str,
-        *,
-        limit: int,
-        before: tuple[int, str] | None = None,
-        since: int = 0,
-        states: Sequence[int] | None = None,
-    ) -> list[FinishedTaskRun]:
-        """Ended task runs created at `since` or later, newest first; `before` is (created_at, id) of the last row seen."""
-        created_at, row_id = before or (_END_OF_TIME, _LAST_ID)
-        rows = await self._pool.fetch("list_finished", tenant_id, created_at, row_id, since, states, limit)
-        return [FinishedTaskRun._make(row) for row in rows]
+    # ---------------------------------------------------------------- listings of runs
 
-    async def fetch_timeline(self, tenant_id: str, task_run_id: str) -> list[TaskEventRow]:
-        """What happened to a task run, live or ended, oldest first; empty for an unknown one."""
-        return [
-            TaskEventRow._make(row)
-            for row in await self._pool.fetch("fetch_timeline", tenant_id, task_run_id)
-        ]
+    async def list_runs(
+        self, tenant_id: str, query: RunQuery, *, limit: int, offset: int = 0, has_payloads: bool = False
+    ) -> list[RunSummary]:
+        """A page of runs or task runs, newest first. Without payloads, input and output are empty.
 
-    async def fetch_log_lines(
-        self, tenant_id: str, task_run_id: str, *, after: int, limit: int
-    ) -> list[tuple[int, LogRow]]:
-        """Lines of a task run past number `after` (0 for the first), each with its number, in the order they were stored."""
-        rows = await self._pool.fetch("fetch_log_lines", tenant_id, task_run_id, after, limit)
-        return [(row[0], LogRow._make(tuple(row)[1:])) for row in rows]
+        A task run of a run of several tasks shows what its run has: metadata, parent, event, key, and input among the payloads.
+        """
+        if query.only_tasks:
+            rows = await self._listings.fetch(
+                "list_task_runs", tenant_id, *_arguments(query), query.worker_id, has_payloads, limit, offset
+            )
+        else:
+            rows = await self._listings.fetch(
+                "list_runs", tenant_id, *_arguments(query), has_payloads, limit, offset
+            )
+        return [RunSummary._make(row) for row in rows]
+
+    async def count_runs(self, tenant_id: str, query: RunQuery, *, cap: int = COUNT_CAP) -> int:
+        """How many runs or task runs a listing has in all, but at most `cap`."""
+        count: int
+        if query.only_tasks:
+            count = await self._listings.fetchval(
+                "count_task_runs", tenant_id, *_arguments(query), query.worker_id, cap
+            )
+        else:
+            count = await self._listings.fetchval("count_runs", tenant_id, *_arguments(query), cap)
+        return count
+
+    async def list_run_ids(self, tenant_id: str, query: RunQuery) -> list[str]:
+        """Ids of all runs that a query means, in any order."""
+        rows = await self._listings.fetch("list_run_ids", tenant_id, *_arguments(query))
+        return [row[0] for row in rows]
+
+    async def list_tasks_of(
+        self, tenant_id: str, run_ids: Sequence[str], *, has_payloads: bool = False
+    ) -> list[RunSummary]:
+        """Task runs of these runs of several tasks, in any order."""
+        rows = await self._listings.fetch("list_tasks_of", tenant_id, run_ids, has_payloads)
+        return [RunSummary._make(row) for row in rows]
+
+    # ---------------------------------------------------------------- by id
+
+    async def fetch_rows(self, tenant_id: str, ids: Sequence[str]) -> list[RunSummary]:
+        """Rows whose own id or run id is one of these, with payloads, in any order. Unknown ids are left out."""
+        rows = await self._look_ups.fetch("fetch_rows", tenant_id, ids)
+        return [RunSummary._make(row) for row in rows]
+
+    async def fetch_run_rows(self, tenant_id: str, run_id: str) -> list[RunSummary]:
+        """A run's row and those of its task runs, in any order; empty for what is no run."""
+        rows = await self.fetch_rows(tenant_id, [run_id])
+        return rows if any(row.id == row.run_id for row in rows) else []
+
+    async def fetch_task(self, tenant_id: str, task_run_id: str) -> RunSummary | None:
+        """One task run; None for what is none."""
+        rows = await self.fetch_rows(tenant_id, [task_run_id])
+        return next((row for row in rows if row.id == task_run_id and not row.is_run_of_several), None)
+
+    async def list_children(
+        self, tenant_id: str, parent_task_run_ids: Sequence[str], limit: int
+    ) -> list[RunSummary]:
+        """Runs that these task runs spawned, oldest first, without payloads."""
+        rows = await self._look_ups.fetch("list_children", tenant_id, parent_task_run_ids, limit)
+        return [RunSummary._make(row) for row in rows]
+
+    async def count_children(self, tenant_id: str, parent_task_run_id: str) -> int:
+        """How many runs a task run has spawned."""
+        count: int = await self._look_ups.fetchval("count_children", tenant_id, parent_task_run_id)
+        return count
+
+    async def fetch_timeline(self, tenant_id: str, task_run_ids: Sequence[str]) -> list[TaskEventRow]:
+        """What happened to task runs, live or ended, oldest first; nothing for unknown ones."""
+        rows = await self._look_ups.fetch("fetch_timeline", tenant_id, task_run_ids)
+        return [TaskEventRow._make(row) for row in rows]
+
+    # ---------------------------------------------------------------- log lines
+
+    async def list_logs(self, tenant_id: str, query: LogQuery) -> list[LogRow]:
+        """Log lines by the time that they carry, those of one time as they were stored."""
+        steps = query.steps
+        rows = await self._listings.fetch(
+            "list_logs",
+            tenant_id,
+            query.task_run_ids or None,
+            query.since,
+            query.until,
+            query.search or None,
+            query.levels or None,
+            query.attempt,
+            query.workflow_ids or None,
+            None if steps is None else [version_id for version_id, _ in steps],
+            None if steps is None else [step_index for _, step_index in steps],
+            query.is_descending,
+            query.limit,
+        )
+        return [LogRow._make(row) for row in rows]
+
+    # ---------------------------------------------------------------- workflows and workers
+
+    async def list_workflows(
+        self, tenant_id: str, name: str = "", *, limit: int, offset: int = 0
+    ) -> list[WorkflowVersionRow]:
+        """A page of the workflows whose name has `name` in it, in any case of letters, by name; each as its newest version."""
+        rows = await self._listings.fetch("list_workflows", tenant_id, name or None, limit, offset)
+        return [WorkflowVersionRow._make(row) for row in rows]
+
+    async def count_workflows(self, tenant_id: str, name: str = "") -> int:
+        """How many workflows such a listing has in all."""
+        count: int = await self._listings.fetchval("count_workflows", tenant_id, name or None)
+        return count
+
+    async def fetch_workflow(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
+        """The newest version of a workflow. `ShardStore.fetch_version` has the others."""
+        rows = await self._look_ups.fetch("fetch_workflow", tenant_id, workflow_id)
+        return WorkflowVersionRow._make(rows[0]) if rows else None
+
+    async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
+        """Workers that are active, or have changed at `since` or later; the newest first."""
+        rows = await self._listings.fetch("list_workers", tenant_id, since)
+        return [WorkerRow._make(row)._replace(actions=tuple(row["actions"])) for row in rows]
+
+    async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None:
+        rows = await self._look_ups.fetch("fetch_worker", tenant_id, worker_id)
+        return WorkerRow._make(rows[0])._replace(actions=tuple(rows[0]["actions"])) if rows else None
+
+
+def _arguments(query: RunQuery) -> tuple[object, ...]:
+    """$2 to $13 of the listings: None where the query does not narrow."""
+    return (
+        query.since,
+        _LAST_TIME if query.until is None else query.until,
+        query.since - _CLOCK_SLACK_US,
+        query.states or None,
+        query.workflow_ids or None,
+        [key for key, _ in query.metadata] or None,
+        [value for _, value in query.metadata] or None,
+        len(query.metadata) if query.needs_all_metadata else 1,
+        query.parent_task_run_id,
+        query.triggering_event_id,
+        query.idempotency_keys or None,
+        not query.states or not FINAL_STATES.issuperset(query.states),
+    )

@@ -220,7 +220,7 @@ class MemoryStore(MemoryDirectory):
         assigned = {
             row.run_id
             for row in self.disk.live.values()
-            if row.id != row.run_id and row.assigned_at is not None
+            if row.id != row.run_id and (row.assigned_at is not None or row.attempt)
         }
         shown = [
             row._replace(state=TaskRunState.RUNNING if row.id in assigned else TaskRunState.QUEUED)

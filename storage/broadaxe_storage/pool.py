@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -54,8 +54,15 @@ def _decode_time(value: tuple[int]) -> int:
     return value[0] + _POSTGRES_EPOCH_US
 
 
-async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: bool = False) -> Connection:
-    """Open a connection that encodes our types. `name` is what Postgres shows for it.
+async def connect(
+    url: str,
+    config: DatabaseConfig,
+    *,
+    name: str,
+    keepalive: bool = False,
+    session_settings: Mapping[str, str] | None = None,
+) -> Connection:
+    """Open a connection that encodes our types. `name` is what Postgres shows for it; `session_settings` count past pgbouncer only.
 
     Raises `CannotConnect`, and `DatabaseTooOld` for a server below `OLDEST_POSTGRES`, before it is asked anything.
 
@@ -64,7 +71,7 @@ async def connect(url: str, config: DatabaseConfig, *, name: str, keepalive: boo
     is_pgbouncer = config.is_pgbouncer and url == config.url
     settings = {"application_name": name}
     if not is_pgbouncer:
-        settings |= {"jit": "off", "timezone": "UTC"}
+        settings |= {"jit": "off", "timezone": "UTC"} | dict(session_settings or {})
     if keepalive and not is_pgbouncer:
         settings |= {
             "tcp_keepalives_idle": "10",
@@ -138,8 +145,18 @@ class Pool:
     less than `DatabaseConfig` says.
     """
 
-    def __init__(self, url: str, config: DatabaseConfig, *, name: str, least: int, most: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        config: DatabaseConfig,
+        *,
+        name: str,
+        least: int,
+        most: int,
+        session_settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._url = url
+        self._session_settings = session_settings
         self._config = config
         self._name = name
         self._least = least
@@ -207,7 +224,9 @@ class Pool:
         return await self._connect()
 
     async def _connect(self) -> Connection:
-        connection = await connect(self._url, self._config, name=self._name)
+        connection = await connect(
+            self._url, self._config, name=self._name, session_settings=self._session_settings
+        )
         self._opened_at[connection] = time.monotonic()
         return connection
 

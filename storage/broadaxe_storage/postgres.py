@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from broadaxe_storage.config import DatabaseConfig
 from broadaxe_storage.directory import PostgresDirectory
-from broadaxe_storage.history import History
+from broadaxe_storage.history import LISTING_SETTINGS, LOOK_UP_SETTINGS, History
 from broadaxe_storage.journal import JournalWriter
 from broadaxe_storage.migrate import migrate
 from broadaxe_storage.ownership import Ownership
@@ -38,7 +38,14 @@ class PostgresStore(PostgresDirectory):
     def __init__(self, config: DatabaseConfig) -> None:
         """Connects nothing: use `open`."""
         super().__init__(
-            Pool(config.url, config, name="broadaxe", least=config.min_conns, most=config.max_conns)
+            Pool(
+                config.url,
+                config,
+                name="broadaxe",
+                least=config.min_conns,
+                most=config.max_conns,
+                session_settings=LOOK_UP_SETTINGS,
+            )
         )
         self.config = config
         self.ownership = Ownership(config)
@@ -49,7 +56,9 @@ class PostgresStore(PostgresDirectory):
                 name="broadaxe-history",
                 least=config.replica_min_conns,
                 most=config.replica_max_conns,
-            )
+                session_settings=LISTING_SETTINGS,
+            ),
+            self._pool,
         )
         self._journal = JournalWriter(config)
         self._partitions = Partitions(config)

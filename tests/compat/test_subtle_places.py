@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from broadaxe.wire import dispatcher_pb2 as dispatcher
+from broadaxe.wire import workflows_pb2 as workflows
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 from tests.compat.conftest import Workers
@@ -552,6 +553,34 @@ def test_23_workflow_names_are_case_sensitive(wire: Wire, bare_worker: BareWorke
     action = worker.next()
     assert action.task_run_external_id == run_id
     assert action.action_id == f"{name}:only".lower()
+
+
+# ---- 24 and 25: not in this issue, and saying so
+
+
+@pytest.mark.parametrize(
+    ("method", "request_message", "response"),
+    [
+        (
+            "/Dispatcher/RestoreEvictedTask",
+            dispatcher.RestoreEvictedTaskRequest(),
+            dispatcher.RestoreEvictedTaskResponse,
+        ),
+        ("/v1.AdminService/BranchDurableTask", v1.BranchDurableTaskRequest(), v1.BranchDurableTaskResponse),
+        (
+            "/WorkflowService/ScheduleWorkflow",
+            workflows.ScheduleWorkflowRequest(),
+            workflows.WorkflowVersion,
+        ),
+    ],
+    ids=["restore", "branch", "schedule"],
+)
+def test_methods_still_missing_say_which(
+    wire: Wire, method: str, request_message: object, response: object
+) -> None:
+    code, text = code_of(lambda: wire.unary(method, request_message, response))
+    assert code == grpc.StatusCode.UNIMPLEMENTED
+    assert method.rsplit("/", 1)[-1] in text
 
 
 # ---- around the list

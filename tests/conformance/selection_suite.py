@@ -29,12 +29,14 @@ async def test_runs_are_selected_by_what_they_are(writer: Writer) -> None:
         make_run(created_at=30),
         make_run(created_at=40, metadata='{"a": "x", "b": null}'),
     )
+    retried_run = make_run(created_at=60)
     members = [
+        make_member(retried_run, created_at=61, attempt=1),
         make_member(queued_run, created_at=5, metadata='{"a": "x"}'),
         make_member(running_run, created_at=45),
         make_member(running_run, state=TaskRunState.RUNNING, created_at=50),
     ]
-    rows = [single, running, queued_run, running_run]
+    rows = [single, running, queued_run, running_run, retried_run]
     await writer.commit(created=[*rows, *members, make_task_run(tenant_id=new_id(), created_at=10)])
     wanted = RunFilter(since=0)
     states = TaskRunState
@@ -44,12 +46,12 @@ async def test_runs_are_selected_by_what_they_are(writer: Writer) -> None:
         assert await writer.store.select_finished_runs(TENANT, wanted, limit) == []
         return [[row.id for row in rows].index(run_id) for run_id in found]
 
-    assert await select(wanted) == [0, 1, 2, 3]
+    assert await select(wanted) == [0, 1, 2, 3, 4]
     assert await select(wanted, 2) == [0, 1]
-    assert await select(wanted._replace(since=20)) == [1, 2, 3]
+    assert await select(wanted._replace(since=20)) == [1, 2, 3, 4]
     assert await select(wanted._replace(until=20)) == [0, 1]
     assert await select(wanted._replace(states=(states.QUEUED,))) == [0, 2]
-    assert await select(wanted._replace(states=(states.RUNNING, states.FAILED))) == [1, 3]
+    assert await select(wanted._replace(states=(states.RUNNING, states.FAILED))) == [1, 3, 4]
     assert await select(wanted._replace(states=(states.WAITING,))) == []
     assert await select(wanted._replace(workflow_ids=(workflow, new_id()))) == [1]
     assert await select(wanted._replace(workflow_ids=(new_id(),))) == []

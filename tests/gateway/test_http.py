@@ -13,8 +13,9 @@ from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.metrics import COUNTERS, create_metrics_app
-from broadaxe_gateway.http.rest.workers import worker_json
+from broadaxe_gateway.http.rest.present_workers import live_worker
 from broadaxe_gateway.tokens import Identity, Unauthenticated
+from tests.gateway.rest.fakes import FakeRecord
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 OTHER_TENANT = "22222222-2222-4222-8222-222222222222"
@@ -46,6 +47,9 @@ class FakeEngine:
     def __init__(self) -> None:
         self.asked = []
         self.worker = make_worker()
+
+    def new_id(self):
+        return str(uuid.uuid4())
 
     async def ask(self, message, tenant_id, *fields):
         self.asked.append((message, tenant_id, *fields))
@@ -94,8 +98,11 @@ def telemetry():
 
 @pytest.fixture
 async def client(engine, readiness, telemetry):
+    record = FakeRecord()
     app = create_app(
         hub=engine,
+        reads=record,
+        fetch_version=record.fetch_version,
         tokens=FakeTokens(),
         telemetry=source_of(telemetry),
         gateway_figures=lambda: {
@@ -150,11 +157,11 @@ async def test_patch_pauses_and_resumes(client, engine):
 
 def test_inactive_wins_over_paused():
     info = make_worker(is_paused=True, last_heartbeat_at=1_000_000)
-    assert worker_json(info, 6_000_000)["status"] == "PAUSED"
-    assert worker_json(info, 6_000_001)["status"] == "INACTIVE"
-    never = worker_json(info._replace(last_heartbeat_at=None), 0)
-    assert never["status"] == "INACTIVE"
-    assert "lastHeartbeatAt" not in never
+    assert live_worker(info, 6_000_000).status == "PAUSED"
+    assert live_worker(info, 6_000_001).status == "INACTIVE"
+    never = live_worker(info._replace(last_heartbeat_at=None), 0)
+    assert never.status == "INACTIVE"
+    assert never.last_heartbeat_at is None
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer bad", "Basic good", "good"])
@@ -200,10 +207,10 @@ async def test_too_large_body_is_413_announced_or_not(client, engine):
 
 
 async def test_unknown_path_is_named(client):
-    answer = await client.get(f"/api/v1/tenants/{TENANT}/worker")
+    answer = await client.get(f"/api/v1/tenants/{TENANT}/workers")
     assert answer.status_code == 404
     (error,) = answer.json()["errors"]
-    assert f"GET /api/v1/tenants/{TENANT}/worker" in error["description"]
+    assert f"GET /api/v1/tenants/{TENANT}/workers" in error["description"]
 
 
 async def test_wrong_method_says_which_are_allowed(client):

@@ -13,3 +13,10 @@ def postgres_15() -> Iterator[TestServer]:
         pytest.skip(f"PostgreSQL 15 is not installed in {DEBIAN_15}")
     with running_server(DEBIAN_15) as server:
         yield server
+
+
+@pytest.fixture(params=["18", "15"])
+def server(request: pytest.FixtureRequest) -> TestServer:
+    name = "postgres_server" if request.param == "18" else "postgres_15"
+    found: TestServer = request.getfixturevalue(name)
+    return found

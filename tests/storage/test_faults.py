@@ -18,18 +18,11 @@ from broadaxe_storage.errors import CannotConnect, CommitUnknown, Fenced, Unavai
 from broadaxe_storage.partitions import DAY_US
 from broadaxe_storage.pool import translate
 from broadaxe_storage.postgres import PostgresStore
-from broadaxe_storage.records import Batch, TaskEventKind, TaskRunState
+from broadaxe_storage.records import Batch
 from broadaxe_storage.store import shard_of
 from tests.factories import (
     TENANT,
-    WORKER,
     make_finish,
-    make_log,
-    make_member,
-    make_run,
-    make_run_finish,
-    make_settle,
-    make_task_event,
     make_task_run,
     make_update,
     now_us,
@@ -352,102 +345,6 @@ async def test_days_are_partitions_and_late_ones_take_their_rows_from_the_defaul
     places = await other.fetch("SELECT DISTINCT tableoid::regclass::text AS place FROM task_run_history")
     assert len(places) == 1
     assert len(await store.fetch_finished(TENANT, [row.id, late.id])) == 2
-
-
-async def test_the_timeline_joins_a_row_with_its_entries(store: PostgresStore) -> None:
-    epoch = await store.open_shards()
-    row = make_task_run(created_at=1_000, queued_at=1_000)
-    retrying = make_task_event(row.id, at=1_500, kind=TaskEventKind.RETRYING, message=b"boom")
-    await store.commit(
-        epoch, 1, SHARDS, Batch(created=(row,), task_events=(retrying,), logs=(make_log(row.id),))
-    )
-    await store.commit(
-        epoch,
-        2,
-        SHARDS,
-        Batch(
-            finished=(
-                make_finish(
-                    row,
-                    attempt=1,
-                    state=TaskRunState.FAILED,
-                    queued_at=2_000,
-                    assigned_at=3_000,
-                    started_at=4_000,
-                    finished_at=5_000,
-                    error=b"bad",
-                ),
-            )
-        ),
-    )
-    found = await store.history.fetch_timeline(TENANT, row.id)
-    assert [(e.kind, e.attempt, e.at, e.worker_id, e.message) for e in found] == [
-        (TaskEventKind.CREATED, 0, 1_000, None, b""),
-        (TaskEventKind.RETRYING, 0, 1_500, None, b"boom"),
-        (TaskEventKind.QUEUED, 1, 2_000, None, b""),
-        (TaskEventKind.ASSIGNED, 1, 3_000, WORKER, b""),
-        (TaskEventKind.STARTED, 1, 4_000, WORKER, b""),
-        (TaskEventKind.FAILED, 1, 5_000, WORKER, b"bad"),
-    ]
-    ((_, line),) = await store.history.fetch_log_lines(TENANT, row.id, after=0, limit=10)
-    assert line.message == b"hello"
-
-
-async def test_the_timeline_of_a_live_task_run_tells_only_what_has_come(store: PostgresStore) -> None:
-    epoch = await store.open_shards()
-    kinds = TaskEventKind
-    run = make_run()
-    later = {"created_at": 1_000, "queued_at": 9_000}
-    waiting = make_member(run, state=TaskRunState.WAITING, **later)
-    backing_off = make_task_run(state=TaskRunState.BACKING_OFF, attempt=1, assigned_at=2_000, **later)
-    skipped, done = make_member(run, created_at=1_000, queued_at=1_000), make_member(run, created_at=1_000)
-    rows = (run, waiting, backing_off, skipped, done)
-    settled = (
-        make_settle(
-            skipped,
-            state=TaskRunState.SKIPPED,
-            error=None,
-            assigned_at=None,
-            started_at=None,
-            finished_at=3_000,
-        ),
-        make_settle(done, queued_at=2_000, assigned_at=3_000, started_at=4_000, finished_at=5_000),
-    )
-    await store.commit(epoch, 1, SHARDS, Batch(created=rows, settled=settled))
-
-    async def timeline(task_run_id: str) -> list[tuple[int, int]]:
-        return [(e.kind, e.at) for e in await store.history.fetch_timeline(TENANT, task_run_id)]
-
-    whole = [
-        (kinds.CREATED, 1_000),
-        (kinds.QUEUED, 2_000),
-        (kinds.ASSIGNED, 3_000),
-        (kinds.STARTED, 4_000),
-        (kinds.FINISHED, 5_000),
-    ]
-    assert await timeline(run.id) == []
-    assert await timeline(waiting.id) == [(kinds.CREATED, 1_000)]
-    assert await timeline(backing_off.id) == [(kinds.CREATED, 1_000)]
-    assert await timeline(skipped.id) == [(kinds.CREATED, 1_000), (kinds.SKIPPED, 3_000)]
-    assert await timeline(done.id) == whole
-    end = make_settle(waiting, state=TaskRunState.CANCELLED)
-    await store.commit(epoch, 2, SHARDS, Batch(settled=(end,), ended=(make_run_finish(run, 3),)))
-    assert await timeline(run.id) == []
-    assert await timeline(done.id) == whole
-
-
-async def test_history_is_paged_newest_first(store: PostgresStore) -> None:
-    epoch = await store.open_shards()
-    rows = [make_task_run(created_at=1_000_000 + n // 3) for n in range(20)]
-    await store.commit(epoch, 1, SHARDS, Batch(created=tuple(rows)))
-    await store.commit(epoch, 2, SHARDS, Batch(finished=tuple(map(make_finish, rows))))
-    found: list[str] = []
-    before: tuple[int, str] | None = None
-    while page := await store.history.list_finished(TENANT, limit=6, before=before):
-        found += [row.id for row in page]
-        before = (page[-1].created_at, page[-1].id)
-    assert found == [row.id for row in sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)]
-    assert await store.history.list_finished(TENANT, limit=6, states=[TaskRunState.FAILED]) == []
 
 
 async def test_an_assignment_is_a_heap_only_update(

@@ -1,20 +1,25 @@
-"""`commit_batch` reads by the right index, whatever the tables looked like when its plans were made."""
+"""The right index serves: a commit, whatever the tables looked like when its plans were made; and each way to ask for a listing."""
 
 import asyncio
 import itertools
+import re
+from collections.abc import AsyncIterator
 
 import asyncpg
+import pytest
 
 from broadaxe_storage.config import DatabaseConfig
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.queries import load
 from broadaxe_storage.records import Batch, IdempotencyRelease, RunRevival
+from broadaxe_storage.records import TaskRunState as S
 from tests.conformance.store_suite import SHARDS
 from tests.factories import (
     TENANT,
     make_claim,
     make_event,
     make_finish,
+    make_log,
     make_member,
     make_run,
     make_run_finish,
@@ -23,6 +28,7 @@ from tests.factories import (
     make_update,
     new_id,
 )
+from tests.postgres import TestServer
 
 LIVES = 20
 CROWD = 4_000
@@ -121,3 +127,123 @@ async def test_events_are_read_by_their_keys(database_config: DatabaseConfig) ->
     finally:
         await other.close()
         await store.close()
+
+
+@pytest.fixture
+async def crowded(postgres_server: TestServer) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to a database with some thousand runs of every kind, live and ended, analysed."""
+    url = await postgres_server.create_database()
+    store = await PostgresStore.open(DatabaseConfig(url=url))
+    lives = Lives(store, await store.open_shards())
+    rows = [
+        make_task_run(
+            idempotency_key=f"key {n}" if n % 10 < 9 else None,
+            parent_task_run_id=new_id() if n % 2 else None,
+            triggering_event_id=new_id() if n % 3 else None,
+        )
+        for n in range(CROWD)
+    ]
+    runs = [make_run() for _ in range(CROWD // 4)]
+    members = [make_member(run) for run in runs]
+    await lives.commit(Batch(created=(*rows, *runs, *members), logs=tuple(make_log(row.id) for row in rows)))
+    states = (S.COMPLETED,) * 99 + (S.FAILED,)
+    ends = tuple(make_finish(row, state=states[n % 100]) for n, row in enumerate(rows[: CROWD // 2]))
+    half = len(runs) // 2
+    await lives.commit(
+        Batch(
+            finished=ends,
+            settled=tuple(map(make_settle, members)),
+            ended=tuple(make_run_finish(run, 1) for run in runs[:half]),
+        )
+    )
+    await store.close()
+    connection = await asyncpg.connect(url)
+    await connection.execute("ANALYZE task_run; ANALYZE task_run_history; ANALYZE log_line")
+    yield connection
+    await connection.close()
+    await postgres_server.drop_database(url)
+
+
+LISTED = "'{0}', now() - interval '1 day', 'infinity', now() - interval '2 days'"
+EVER = "NULL, NULL, NULL, NULL, 1"
+ORDERED = "task_run_list_runs tenant_id_created_at_id_idx"
+PARENT = "task_run_parent parent_task_run_id_idx"
+LISTINGS = (
+    # query, arguments, what its plan has, what it has not
+    ("list_runs", f"{LISTED}, {EVER}, NULL, NULL, NULL, true, false, 50, 0", ORDERED, "Sort"),
+    (
+        "list_runs",
+        f"{LISTED}, '{{{{6,7}}}}', NULL, NULL, NULL, 1, NULL, NULL, NULL, false, false, 50, 0",
+        "id_idx",
+        "task_run_list",
+    ),
+    (
+        "list_runs",
+        f"{LISTED}, '{{{{7,8}}}}', NULL, NULL, NULL, 1, NULL, NULL, NULL, false, false, 50, 0",
+        "id_idx2",
+        "task_run_list",
+    ),
+    ("list_runs", f"{LISTED}, {EVER}, '{{0}}', NULL, NULL, true, false, 50, 0", PARENT, ORDERED),
+    (
+        "list_runs",
+        f"{LISTED}, {EVER}, NULL, '{{0}}', NULL, true, false, 50, 0",
+        "task_run_event triggering_event_id_idx",
+        ORDERED,
+    ),
+    (
+        "list_runs",
+        f"{LISTED}, {EVER}, NULL, NULL, '{{{{k}}}}', true, false, 50, 0",
+        "task_run_pkey _id_idx",
+        ORDERED,
+    ),
+    ("count_runs", f"{LISTED}, {EVER}, '{{0}}', NULL, NULL, true, 50", PARENT, ORDERED),
+    (
+        "list_task_runs",
+        f"{LISTED}, {EVER}, NULL, NULL, NULL, true, NULL, false, 50, 0",
+        f"{ORDERED} task_run_list_tasks tenant_id_created_at_id_idx1",
+        "",
+    ),
+    (
+        "list_logs",
+        "'{0}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, true, 50",
+        "tenant_id_created_at_number_idx",
+        "Sort",
+    ),
+    (
+        "list_logs",
+        "'{0}', '{{{0}}}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, 50",
+        "task_run_id_number_idx",
+        "created_at_number_idx",
+    ),
+)
+
+
+async def test_a_listing_reads_by_what_it_is_asked_for(
+    crowded: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    await crowded.execute("SET plan_cache_mode = force_custom_plan")
+    for number, (name, arguments, used, unused) in enumerate(LISTINGS):
+        await crowded.execute(f"PREPARE asked_{number} AS {load()[name]}")
+        rows = await crowded.fetch(f"EXPLAIN EXECUTE asked_{number} ({arguments.format(TENANT)})")
+        plan = "\n".join(row[0] for row in rows).replace("Sort Key", "Order")
+        assert all(part in plan for part in used.split()), plan
+        assert not any(part in plan for part in unused.split()), plan
+        # Of tomorrow's partition, which is empty, anything will do.
+        assert set(re.findall(r"Seq Scan on \w+ .*?rows=(\d+)", plan)) <= {"1"}, plan
+
+
+async def test_idempotency_keys_are_found_by_their_index(
+    crowded: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    await crowded.execute("SELECT pg_stat_reset()")
+    assert (
+        await crowded.fetchval(
+            "SELECT count(*) FROM runs_with_keys($1, ARRAY['key 7', 'key 8', 'no'])", TENANT
+        )
+        == 2
+    )
+    await crowded.execute("SELECT pg_stat_force_next_flush()")
+    scans, read = await crowded.fetchrow(
+        "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables WHERE relname LIKE 'task_run%'"
+    )
+    assert (scans, read) == (0, 2)

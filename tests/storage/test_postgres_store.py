@@ -12,13 +12,6 @@ from tests.conformance.store_suite import *  # noqa: F403 - the suite
 from tests.postgres import TestServer
 
 
-@pytest.fixture(params=["18", "15"])
-def server(request: pytest.FixtureRequest) -> TestServer:
-    name = "postgres_server" if request.param == "18" else "postgres_15"
-    found: TestServer = request.getfixturevalue(name)
-    return found
-
-
 @pytest.fixture
 async def open_store(server: TestServer) -> AsyncIterator[OpenStore]:  # noqa: F405
     url = await server.create_database()

@@ -58,7 +58,11 @@ async def test_paging_uses_its_indexes(database_url: str) -> None:
             ("fetch_idempotency_keys", "'{0}', '{{k}}', now()", "idempotency_key_pkey"),
             ("purge_idempotency_keys", "now(), 10", "idempotency_key_expires"),
             ("fetch_children", "'{0}', '{0}'", "task_run_parent"),
-            ("list_finished", "'{0}', now(), '{0}', '-infinity', NULL, 10", "tenant_id_created_at_id_idx"),
+            ("list_tasks_of", "'{0}', '{{{0}}}', false", "task_run_of_run run_id_idx"),
+            ("fetch_rows", "'{0}', '{{{0}}}'", "task_run_pkey task_run_of_run _id_idx run_id_idx"),
+            ("list_children", "'{0}', '{{{0}}}', 10", "task_run_parent parent_task_run_id_idx"),
+            ("count_children", "'{0}', '{0}'", "task_run_parent parent_task_run_id_idx"),
+            ("fetch_timeline", "'{0}', '{{{0}}}'", "task_run_pkey _id_idx task_run_id_idx"),
         ):
             await connection.execute(f"PREPARE {name} AS {load()[name]}")
             values = arguments.format("00000000-0000-7000-8000-000000000000")

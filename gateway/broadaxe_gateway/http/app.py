@@ -7,13 +7,20 @@ from broadaxe_gateway.http.errors import add_error_handlers
 from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
-from broadaxe_gateway.http.rest import meta, workers
+from broadaxe_gateway.http.rest import logs, meta, runs, tasks, workers, workflows
+from broadaxe_gateway.http.rest.dependencies import EngineLink
+from broadaxe_gateway.http.rest.reads import Reads
+from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
 from broadaxe_gateway.tokens import TokenService
+
+OPENAPI_PATH = "/api/v1/openapi.json"
 
 
 def create_app(
     *,
-    hub: workers.EngineLink,
+    hub: EngineLink,
+    reads: Reads,
+    fetch_version: FetchVersion,
     tokens: TokenService,
     telemetry: TelemetrySource,
     gateway_figures: GatewaySource,
@@ -22,15 +29,21 @@ def create_app(
     version: str,
 ) -> FastAPI:
     """The application of the HTTP port. Layers, outermost first: errors to answers, body size, then per route the token."""
-    app = FastAPI(title="Broadaxe", openapi_url=None)
+    app = FastAPI(title="Broadaxe", version=version, openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
     app.state.hub = hub
+    app.state.reads = reads
+    app.state.versions = Versions(fetch_version)
+    app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.version = version
     add_error_handlers(app)
     # As large as a gRPC message may be: both carry the same payloads.
     app.add_middleware(BodyLimit, max_bytes=config.grpc.max_message_bytes)
-    app.include_router(health_router(readiness))
-    app.include_router(metrics_router(telemetry, gateway_figures, config.prometheus.path))
+    app.include_router(health_router(readiness), include_in_schema=False)
+    app.include_router(
+        metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
+    )
     app.include_router(meta.router)
-    app.include_router(workers.router)
+    for resource in (runs, tasks, logs, workflows, workers):
+        app.include_router(resource.router)
     return app

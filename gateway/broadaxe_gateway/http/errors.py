@@ -5,7 +5,9 @@ what nobody expected is `{"message": ...}`.
 """
 
 import logging
+from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from broadaxe_actors.errors import Code, Refused
+from broadaxe_storage.errors import Unavailable
 
 logger = logging.getLogger("broadaxe.http")
 
@@ -47,6 +50,13 @@ def message(status: HTTPStatus, text: str) -> JSONResponse:
     return JSONResponse({"message": text}, status)
 
 
+def problems_text(problems: Iterable[Any]) -> str:
+    """What a schema found wrong, each with its place."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in problems
+    )
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Answer every error of `app` in its shape."""
 
@@ -54,17 +64,20 @@ def add_error_handlers(app: FastAPI) -> None:
     async def refused(_: Request, error: Refused) -> JSONResponse:
         return refusal(STATUS_OF_CODE[error.code], error.message)
 
+    @app.exception_handler(Unavailable)
+    async def unavailable(_: Request, error: Unavailable) -> JSONResponse:
+        logger.warning("the record cannot be read: %s", error)
+        return message(
+            HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached at the moment: try again"
+        )
+
     @app.exception_handler(RequestRefused)
     async def ended(_: Request, error: RequestRefused) -> JSONResponse:
         return message(error.status, error.message)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        return message(HTTPStatus.BAD_REQUEST, problems)
+        return message(HTTPStatus.BAD_REQUEST, problems_text(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> JSONResponse:

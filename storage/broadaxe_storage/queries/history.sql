@@ -1,29 +1,231 @@
--- What people read about the past, through the pool of history reads.
+-- What people list and look up, live and ended alike. Columns of runs and task runs are in the order of `RunSummary`. The queries whose
+-- arguments may be null are planned for each call (see `History`), so that what is not asked for is not there.
 
--- name: list_finished
--- A page of ended runs, newest first. $1 tenant, $2 and $3 creation time and id of the last row of the page before, $4 created
--- not before, $5 states or null for all, $6 rows.
-SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
-    priority, created_at, queued_at, assigned_at, started_at, coalesce(ended_at, finished_at) AS finished_at, worker_id::text,
-    parent_task_run_id::text, child_index, child_key, metadata, input, output, error, triggering_event_id::text,
-    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key
-FROM task_run_history
-WHERE tenant_id = $1 AND id = run_id AND (created_at, id) < ($2, $3::uuid) AND created_at >= $4
-    AND ($5::smallint[] IS NULL OR state = ANY ($5))
-ORDER BY created_at DESC, id DESC
-LIMIT $6;
+-- name: list_runs
+-- A page of runs, newest first. $1 tenant, $2 created not before, $3 nor after, $4 left the live table not before (spares partitions);
+-- then each null for all: $5 states, $6 workflows, $7 and $8 metadata keys and their values ($9: how many must be met), $10 parent
+-- task run, $11 triggering event, $12 idempotency keys; $13 live ones too: not worth looking for if all states are final. $14 with
+-- payloads, $15 rows, $16 rows before them.
+SELECT
+    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
+    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
+    CASE WHEN $14 THEN s.input ELSE '' END, CASE WHEN $14 THEN s.output END, s.error,
+    s.triggering_event_id::text, s.idempotency_key
+FROM run_summary AS s
+WHERE s.tenant_id = $1 AND s.is_run
+    AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+    AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+    AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+    AND (
+        $7::text[] IS NULL
+        OR (
+            SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
+        ) >= $9
+    )
+    AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
+    AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
+    AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+    AND ($13 OR s.left_at < 'infinity')
+ORDER BY s.created_at DESC, s.id DESC
+LIMIT $15 OFFSET $16;
+
+-- name: count_runs
+-- How many, at most $14. $1 to $13 as above.
+SELECT count(*) FROM (
+    SELECT
+    FROM run_summary AS s
+    WHERE s.tenant_id = $1 AND s.is_run
+        AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+        AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+        AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+        AND (
+            $7::text[] IS NULL
+            OR (
+                SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
+            ) >= $9
+        )
+        AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
+        AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
+        AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+        AND ($13 OR s.left_at < 'infinity')
+    LIMIT $14
+) AS c;
+
+-- name: list_run_ids
+-- Ids of all of them. $1 to $13 as above.
+SELECT s.id::text
+FROM run_summary AS s
+WHERE s.tenant_id = $1 AND s.is_run
+    AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+    AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+    AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+    AND (
+        $7::text[] IS NULL
+        OR (
+            SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
+        ) >= $9
+    )
+    AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
+    AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
+    AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+    AND ($13 OR s.left_at < 'infinity');
+
+-- name: list_task_runs
+-- A page of task runs, newest first; one of a run of several tasks shows, and is found by, what its run has: metadata, input, parent,
+-- event, key. $1 to $13 as above ($13 is for runs of one task), $14 worker or null for all, $15 with payloads, $16 rows, $17 rows
+-- before them.
+SELECT
+    t.id::text, t.run_id::text, t.workflow_id::text, t.workflow_version_id::text, t.step_index, t.state, t.attempt, t.created_at,
+    t.queued_at, t.assigned_at, t.started_at, t.finished_at, t.worker_id::text,
+    coalesce(t.parent_task_run_id, r.parent_task_run_id)::text, coalesce(r.metadata, t.metadata),
+    CASE WHEN $15 THEN coalesce(r.input, t.input) ELSE '' END, CASE WHEN $15 THEN t.output END, t.error,
+    coalesce(t.triggering_event_id, r.triggering_event_id)::text, coalesce(t.idempotency_key, r.idempotency_key)
+FROM (
+    (
+        SELECT s.*
+        FROM run_summary AS s
+        WHERE s.tenant_id = $1 AND s.is_run AND s.step_index >= 0
+            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+            AND (
+                $7::text[] IS NULL
+                OR (
+                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
+                ) >= $9
+            )
+            AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
+            AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
+            AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+            AND ($13 OR s.left_at < 'infinity')
+            AND ($14::uuid IS NULL OR s.worker_id = $14)
+        ORDER BY s.created_at DESC, s.id DESC
+        LIMIT $16::bigint + $17::bigint
+    )
+    UNION ALL
+    (
+        SELECT s.*
+        FROM run_summary AS s
+        WHERE s.tenant_id = $1 AND s.id <> s.run_id
+            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+            AND (
+                $7::text[] IS NULL
+                OR (
+                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value)
+                    WHERE (SELECT o.metadata FROM run_summary AS o WHERE o.id = s.run_id AND o.left_at = s.left_at LIMIT 1)
+                        ->> w.key = w.value
+                ) >= $9
+            )
+            AND ($10::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.parent_task_run_id = $10)))
+            AND ($11::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.triggering_event_id = $11)))
+            AND ($12::text[] IS NULL OR s.run_id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+            AND ($14::uuid IS NULL OR s.worker_id = $14)
+        ORDER BY s.created_at DESC, s.id DESC
+        LIMIT $16::bigint + $17::bigint
+    )
+    ORDER BY created_at DESC, id DESC
+    LIMIT $16 OFFSET $17
+) AS t
+LEFT JOIN LATERAL (
+    SELECT o.metadata, o.input, o.parent_task_run_id, o.triggering_event_id, o.idempotency_key
+    FROM run_summary AS o WHERE t.id <> t.run_id AND o.id = t.run_id AND o.left_at = t.left_at LIMIT 1
+) AS r ON true
+ORDER BY t.created_at DESC, t.id DESC;
+
+-- name: count_task_runs
+-- How many, at most $15. $1 to $14 as above.
+SELECT least(count(*), $15::bigint) FROM (
+    (
+        SELECT
+        FROM run_summary AS s
+        WHERE s.tenant_id = $1 AND s.is_run AND s.step_index >= 0
+            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+            AND (
+                $7::text[] IS NULL
+                OR (
+                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
+                ) >= $9
+            )
+            AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
+            AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
+            AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+            AND ($13 OR s.left_at < 'infinity')
+            AND ($14::uuid IS NULL OR s.worker_id = $14)
+        LIMIT $15
+    )
+    UNION ALL
+    (
+        SELECT
+        FROM run_summary AS s
+        WHERE s.tenant_id = $1 AND s.id <> s.run_id
+            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+            AND (
+                $7::text[] IS NULL
+                OR (
+                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value)
+                    WHERE (SELECT o.metadata FROM run_summary AS o WHERE o.id = s.run_id AND o.left_at = s.left_at LIMIT 1)
+                        ->> w.key = w.value
+                ) >= $9
+            )
+            AND ($10::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.parent_task_run_id = $10)))
+            AND ($11::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.triggering_event_id = $11)))
+            AND ($12::text[] IS NULL OR s.run_id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+            AND ($14::uuid IS NULL OR s.worker_id = $14)
+        LIMIT $15
+    )
+) AS c;
+
+-- name: list_tasks_of
+-- Task runs of runs of several tasks. $1 tenant, $2 runs, $3 with payloads.
+SELECT
+    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
+    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
+    CASE WHEN $3 THEN s.input ELSE '' END, CASE WHEN $3 THEN s.output END, s.error,
+    s.triggering_event_id::text, s.idempotency_key
+FROM run_summary AS s
+WHERE s.run_id = ANY ($2::uuid[]) AND s.id <> s.run_id AND s.tenant_id IS NOT DISTINCT FROM $1;
+
+-- name: fetch_rows
+-- Rows by id, and all of a run by the run's id. $1 tenant, $2 ids.
+SELECT
+    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
+    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
+    s.input, s.output, s.error, s.triggering_event_id::text, s.idempotency_key
+FROM run_summary AS s
+WHERE s.id = ANY ($2::uuid[]) AND s.tenant_id = $1
+UNION ALL
+SELECT
+    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
+    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
+    s.input, s.output, s.error, s.triggering_event_id::text, s.idempotency_key
+FROM run_summary AS s
+WHERE s.run_id = ANY ($2::uuid[]) AND s.id <> s.run_id AND s.tenant_id IS NOT DISTINCT FROM $1 AND s.id <> ALL ($2::uuid[]);
+
+-- name: list_children
+-- Runs that task runs spawned, oldest first, without payloads. $1 tenant, $2 parents, $3 rows.
+SELECT
+    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
+    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
+    CASE WHEN false THEN s.input ELSE '' END, CASE WHEN false THEN s.output END, s.error,
+    s.triggering_event_id::text, s.idempotency_key
+FROM run_summary AS s
+WHERE s.parent_task_run_id = ANY ($2::uuid[]) AND s.tenant_id = $1
+ORDER BY s.created_at, s.id
+LIMIT $3;
+
+-- name: count_children
+-- $1 tenant, $2 parent.
+SELECT count(*) FROM run_summary AS s WHERE s.parent_task_run_id = $2 AND s.tenant_id = $1;
 
 -- name: fetch_timeline
--- What happened to one task run, in order. $1 tenant, $2 task run.
+-- What happened to task runs, in order. $1 tenant, $2 task runs.
 SELECT tenant_id::text, task_run_id::text, attempt, kind, at, worker_id::text, message
 FROM task_run_timeline
-WHERE task_run_id = $2 AND tenant_id = $1
+WHERE task_run_id = ANY ($2::uuid[]) AND tenant_id = $1
 ORDER BY at, kind, number;
-
--- name: fetch_log_lines
--- Lines of one task run as they were stored. $1 tenant, $2 task run, $3 the number before the page, $4 rows.
-SELECT number, tenant_id::text, task_run_id::text, attempt, created_at, level, metadata, message
-FROM log_line
-WHERE task_run_id = $2 AND tenant_id = $1 AND number > $3
-ORDER BY number
-LIMIT $4;

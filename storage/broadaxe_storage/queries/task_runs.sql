@@ -99,37 +99,30 @@ WHERE parent_task_run_id = $2 AND tenant_id = $1
 ORDER BY 1, 2, 3;
 
 -- name: select_live_runs
--- Ids of live runs, oldest first. A run of several tasks is RUNNING (2) once one of them has been assigned, else QUEUED (0); the
--- look-up is no EXISTS, for the reason above. $1 tenant, $2 created not before, $3 created not after or null, $4 states or null for
--- all, $5 workflows or null for all, $6 and $7 metadata keys and their values, any of which is enough, or null for all, $8 rows.
-SELECT id::text FROM task_run AS t
-WHERE tenant_id = $1 AND id = run_id AND created_at >= $2 AND created_at <= coalesce($3, 'infinity'::timestamptz)
-    AND (
-        $4::smallint[] IS NULL
-        OR (step_index >= 0 AND state = ANY ($4))
-        OR (step_index = -1 AND coalesce(
-            (
-                SELECT 2 FROM task_run AS o
-                WHERE o.run_id = t.id AND o.id <> o.run_id AND o.assigned_at IS NOT NULL LIMIT 1
-            ), 0) = ANY ($4))
-    )
+-- Ids of live runs, oldest first. $1 tenant, $2 created not before, $3 created not after or null, $4 states or null for all, $5 workflows
+-- or null for all, $6 and $7 metadata keys and their values, any of which is enough, or null for all, $8 rows.
+SELECT id::text FROM run_summary AS s
+WHERE tenant_id = $1 AND is_run AND left_at = 'infinity'
+    AND created_at >= $2 AND created_at <= coalesce($3, 'infinity'::timestamptz)
+    AND ($4::smallint[] IS NULL OR state = ANY ($4))
     AND ($5::uuid[] IS NULL OR workflow_id = ANY ($5))
     AND (
         $6::text[] IS NULL
-        OR EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS p (key, value) WHERE t.metadata ->> p.key = p.value)
+        OR EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value)
     )
 ORDER BY created_at, id
 LIMIT $8;
 
 -- name: select_finished_runs
 -- Ids of ended runs, oldest first. Arguments as above.
-SELECT id::text FROM task_run_history AS t
-WHERE tenant_id = $1 AND id = run_id AND created_at >= $2 AND created_at <= coalesce($3, 'infinity'::timestamptz)
+SELECT id::text FROM run_summary AS s
+WHERE tenant_id = $1 AND is_run AND left_at < 'infinity'
+    AND created_at >= $2 AND created_at <= coalesce($3, 'infinity'::timestamptz)
     AND ($4::smallint[] IS NULL OR state = ANY ($4))
     AND ($5::uuid[] IS NULL OR workflow_id = ANY ($5))
     AND (
         $6::text[] IS NULL
-        OR EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS p (key, value) WHERE t.metadata ->> p.key = p.value)
+        OR EXISTS (SELECT FROM unnest($6::text[], $7::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value)
     )
 ORDER BY created_at, id
 LIMIT $8;

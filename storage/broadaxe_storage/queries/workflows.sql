@@ -28,3 +28,42 @@ WHERE ($1::uuid IS NULL OR tenant_id = $1)
         OR id IN (SELECT worker_id FROM task_run WHERE worker_id IS NOT NULL AND state < 6)
     )
 ORDER BY created_at, id;
+
+-- name: list_workflows
+-- A page of workflows by name, each as its newest version. $1 tenant, $2 text in the name in any case of letters or null for all,
+-- $3 rows, $4 rows before them.
+SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
+FROM workflow AS w
+CROSS JOIN LATERAL (
+    SELECT * FROM workflow_version AS n WHERE n.workflow_id = w.id ORDER BY n.number DESC LIMIT 1
+) AS v
+WHERE w.tenant_id = $1 AND ($2::text IS NULL OR strpos(lower(w.name), lower($2)) > 0)
+ORDER BY w.name
+LIMIT $3 OFFSET $4;
+
+-- name: count_workflows
+-- $1 tenant, $2 text in the name in any case of letters or null for all.
+SELECT count(*) FROM workflow WHERE tenant_id = $1 AND ($2::text IS NULL OR strpos(lower(name), lower($2)) > 0);
+
+-- name: fetch_workflow
+-- A workflow as its newest version. $1 tenant, $2 workflow.
+SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
+FROM workflow AS w JOIN workflow_version AS v ON v.workflow_id = w.id
+WHERE w.id = $2 AND w.tenant_id = $1
+ORDER BY v.number DESC
+LIMIT 1;
+
+-- name: list_workers
+-- Workers that are active, or have changed since; newest first. $1 tenant, $2 since.
+SELECT id::text, tenant_id::text, name, actions, slot_config, labels, runtime_info, is_batched, is_paused, status,
+    created_at, updated_at
+FROM worker
+WHERE tenant_id = $1 AND (status = 0 OR updated_at >= $2)
+ORDER BY created_at DESC, id DESC;
+
+-- name: fetch_worker
+-- $1 tenant, $2 worker.
+SELECT id::text, tenant_id::text, name, actions, slot_config, labels, runtime_info, is_batched, is_paused, status,
+    created_at, updated_at
+FROM worker
+WHERE id = $2 AND tenant_id = $1;

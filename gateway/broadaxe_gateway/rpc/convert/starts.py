@@ -35,11 +35,16 @@ _REST_ALONE = '"parents":{},"triggers":{"filter_payload":null},"user_data":null,
 
 def start_payload(start: Assignment) -> str:
     """The action payload of a start for a unary worker (behaviour-core 2.7.2), spliced around what is not parsed again."""
-    text = start.input.decode() if start.input else "{}"
+    rest = _rest(start) if start.parents or start.triggers or start.errors else _REST_ALONE
+    return lone_payload(start.input, rest)
+
+
+def lone_payload(run_input: bytes, rest: str = _REST_ALONE) -> str:
+    """The same for a task that has neither parents nor conditions."""
+    text = run_input.decode() if run_input else "{}"
     if not text.startswith("{") and not text.lstrip().startswith("{"):
         # Only an object can be represented here.
         text = "null"
-    rest = _rest(start) if start.parents or start.triggers or start.errors else _REST_ALONE
     return f'{{"input":{text},"triggered_by":"manual",{rest}'
 
 
@@ -96,20 +101,16 @@ def parents_by_name(parents: Iterable[ParentOutput]) -> bytes:
 def order_bytes(order: Order) -> int:
     """About how many bytes an order takes in a message; never fewer, but for escapes in error texts."""
     if isinstance(order, Assignment):
-        return _start_bytes(order)
+        size = len(order.input) + _utf8_bytes(order.metadata) + ORDER_OVERHEAD_BYTES
+        if order.parents or order.triggers or order.errors:
+            size += _utf8_bytes(order.triggers)
+            for parent in order.parents:
+                size += len(parent.task_name) + len(parent.output) + 8
+            size += sum(len(name) + _utf8_bytes(text) + 8 for name, text in order.errors)
+        return size
     if isinstance(order, BatchStart):
-        return ORDER_OVERHEAD_BYTES + sum(map(_start_bytes, order.members))
+        return ORDER_OVERHEAD_BYTES + sum(map(order_bytes, order.members))
     return ORDER_OVERHEAD_BYTES
-
-
-def _start_bytes(start: Assignment) -> int:
-    size = len(start.input) + _utf8_bytes(start.metadata) + ORDER_OVERHEAD_BYTES
-    if start.parents or start.triggers or start.errors:
-        size += _utf8_bytes(start.triggers)
-        for parent in start.parents:
-            size += len(parent.task_name) + len(parent.output) + 8
-        size += sum(len(name) + _utf8_bytes(text) + 8 for name, text in start.errors)
-    return size
 
 
 def is_surely_within(order: Order, limit: int) -> bool:

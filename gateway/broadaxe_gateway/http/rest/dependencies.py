@@ -1,0 +1,67 @@
+"""What the REST routes are given: the engine, the reads, the tenant of the path, and parameters in the forms of the wire document."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol, cast
+from uuid import UUID
+
+from fastapi import Depends, Path, Request
+
+from broadaxe_actors.errors import Code, Refused
+from broadaxe_gateway.http.auth import Caller
+from broadaxe_gateway.http.errors import RequestRefused
+from broadaxe_gateway.http.rest.models.common import microseconds
+from broadaxe_gateway.http.rest.reads import Reads
+from broadaxe_gateway.http.rest.versions import Versions
+
+
+class EngineLink(Protocol):
+    """The part of the hub that REST uses."""
+
+    def new_id(self) -> str: ...
+
+    async def ask(self, message: type, tenant_id: str, *fields: object) -> Any: ...
+
+
+def _engine(request: Request) -> EngineLink:
+    return cast(EngineLink, request.app.state.hub)
+
+
+def _reads(request: Request) -> Reads:
+    return cast(Reads, request.app.state.reads)
+
+
+def _versions(request: Request) -> Versions:
+    return cast(Versions, request.app.state.versions)
+
+
+def _is_replay_enabled(request: Request) -> bool:
+    return cast(bool, request.app.state.is_replay_enabled)
+
+
+async def _tenant(tenant: Annotated[UUID, Path()], caller: Caller) -> str:
+    """The tenant of the path, which the token must be of."""
+    if str(tenant) != caller.tenant_id:
+        raise RequestRefused(HTTPStatus.FORBIDDEN, "the API token is of another tenant")
+    return caller.tenant_id
+
+
+Engine = Annotated[EngineLink, Depends(_engine)]
+Read = Annotated[Reads, Depends(_reads)]
+KnownVersions = Annotated[Versions, Depends(_versions)]
+ReplayEnabled = Annotated[bool, Depends(_is_replay_enabled)]
+Tenant = Annotated[str, Depends(_tenant)]
+
+
+def unknown(what: str, resource_id: object) -> Refused:
+    """404. One of another tenant is answered alike, so that ids tell nothing."""
+    return Refused(Code.NOT_FOUND, f"{what} {resource_id} is not known")
+
+
+def optional_us(at: datetime | None) -> int | None:
+    return None if at is None else microseconds(at)
+
+
+def texts(ids: list[UUID] | None) -> tuple[str, ...]:
+    """Ids in canonical form, each once."""
+    return tuple(dict.fromkeys(map(str, ids or ())))

@@ -1,0 +1,73 @@
+"""What REST reads of the record, as a port: `broadaxe_storage.history.History` is behind it, and a record in memory in tests.
+
+What is fetched by id is there once its trigger has been answered; listings may lag behind where they are read from a replica.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from broadaxe_storage.records import LogRow, TaskEventRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+
+
+class Reads(Protocol):
+    """Reads of one tenant each. Every method raises `Unavailable` without Postgres."""
+
+    async def list_runs(
+        self, tenant_id: str, query: RunQuery, *, limit: int, offset: int = 0, has_payloads: bool = False
+    ) -> list[RunSummary]:
+        """A page of runs or task runs, newest first. Without payloads, input and output are empty.
+
+        A task run of a run of several tasks shows what its run has: metadata, parent, event, key, and input among the payloads.
+        """
+        ...
+
+    async def count_runs(self, tenant_id: str, query: RunQuery) -> int:
+        """How many such a listing has in all; many are not counted to the end."""
+        ...
+
+    async def list_run_ids(self, tenant_id: str, query: RunQuery) -> list[str]:
+        """Ids of all runs that a query means, in any order."""
+        ...
+
+    async def list_tasks_of(
+        self, tenant_id: str, run_ids: Sequence[str], *, has_payloads: bool = False
+    ) -> list[RunSummary]:
+        """Task runs of these runs of several tasks, in any order."""
+        ...
+
+    async def fetch_rows(self, tenant_id: str, ids: Sequence[str]) -> list[RunSummary]:
+        """Rows whose own id or run id is one of these, with payloads, in any order. Unknown ids are left out."""
+        ...
+
+    async def list_children(
+        self, tenant_id: str, parent_task_run_ids: Sequence[str], limit: int
+    ) -> list[RunSummary]:
+        """Runs that these task runs spawned, oldest first, without payloads."""
+        ...
+
+    async def count_children(self, tenant_id: str, parent_task_run_id: str) -> int: ...
+
+    async def fetch_timeline(self, tenant_id: str, task_run_ids: Sequence[str]) -> list[TaskEventRow]:
+        """What happened to these task runs, oldest first."""
+        ...
+
+    async def list_logs(self, tenant_id: str, query: LogQuery) -> list[LogRow]: ...
+
+    async def list_workflows(
+        self, tenant_id: str, name: str = "", *, limit: int, offset: int = 0
+    ) -> list[WorkflowVersionRow]:
+        """A page of the workflows whose name has `name` in it, by name; each as its newest version."""
+        ...
+
+    async def count_workflows(self, tenant_id: str, name: str = "") -> int: ...
+
+    async def fetch_workflow(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
+        """The newest version of a workflow."""
+        ...
+
+    async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
+        """Workers that are active, or have changed at `since` or later; the newest first."""
+        ...
+
+    async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None: ...

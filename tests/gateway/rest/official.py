@@ -1,0 +1,37 @@
+"""The models by which the official Python client reads REST answers; importing it warns, which is its own affair."""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from hatchet_sdk.clients.rest.models.v1_cancelled_tasks import V1CancelledTasks
+    from hatchet_sdk.clients.rest.models.v1_log_line_list import V1LogLineList
+    from hatchet_sdk.clients.rest.models.v1_replayed_tasks import V1ReplayedTasks
+    from hatchet_sdk.clients.rest.models.v1_task_event_list import V1TaskEventList
+    from hatchet_sdk.clients.rest.models.v1_task_summary import V1TaskSummary
+    from hatchet_sdk.clients.rest.models.v1_task_summary_list import V1TaskSummaryList
+    from hatchet_sdk.clients.rest.models.v1_task_timing_list import V1TaskTimingList
+    from hatchet_sdk.clients.rest.models.v1_workflow_run_details import V1WorkflowRunDetails
+    from hatchet_sdk.clients.rest.models.v1_workflow_run_display_name_list import V1WorkflowRunDisplayNameList
+    from hatchet_sdk.clients.rest.models.worker import Worker
+    from hatchet_sdk.clients.rest.models.worker_list import WorkerList
+    from hatchet_sdk.clients.rest.models.workflow import Workflow
+    from hatchet_sdk.clients.rest.models.workflow_list import WorkflowList
+    from hatchet_sdk.clients.rest.models.workflow_version import WorkflowVersion
+
+__all__ = [
+    "V1CancelledTasks",
+    "V1LogLineList",
+    "V1ReplayedTasks",
+    "V1TaskEventList",
+    "V1TaskSummary",
+    "V1TaskSummaryList",
+    "V1TaskTimingList",
+    "V1WorkflowRunDetails",
+    "V1WorkflowRunDisplayNameList",
+    "Worker",
+    "WorkerList",
+    "Workflow",
+    "WorkflowList",
+    "WorkflowVersion",
+]

@@ -1,0 +1,68 @@
+"""A process that calls the feature clients of an unmodified hatchet-sdk: `hatchet_features.py`. They speak REST.
+
+Reads one JSON command a line: `{"do": "runs.list", "with": {...arguments}}`; answers each by one line that opens with `@@ `: the value as
+JSON under `value`, or what was raised under `raised` and `text`. An argument whose name ends with `_at` is a time.
+"""
+
+import json
+import sys
+import traceback
+from datetime import datetime
+from typing import Any
+
+from hatchet_sdk import Hatchet
+from hatchet_sdk.clients.rest.models.update_worker_request import UpdateWorkerRequest
+from hatchet_sdk.features.runs import BulkCancelReplayOpts, RunFilter
+
+TIMES = {"since", "until"}
+
+
+def arguments(given: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in TIMES:
+            found[name] = datetime.fromisoformat(value)
+        elif name == "bulk":
+            filters = value.get("filters")
+            found["opts"] = BulkCancelReplayOpts(
+                ids=value.get("ids"), filters=RunFilter(**arguments(filters)) if filters else None
+            )
+        elif name == "worker":
+            found["opts"] = UpdateWorkerRequest(**value)
+        else:
+            found[name] = value
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON: models by their wire names."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
+
+
+def answer(hatchet: Hatchet, line: str) -> dict[str, Any]:
+    command = json.loads(line)
+    feature, method = command["do"].split(".")
+    call = getattr(getattr(hatchet, feature), method)
+    try:
+        return {"value": plain(call(**arguments(command.get("with", {}))))}
+    except Exception as error:
+        return {"raised": type(error).__name__, "text": str(error)}
+
+
+def main() -> None:
+    hatchet = Hatchet()
+    print("@@ " + json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        try:
+            text = json.dumps(answer(hatchet, line))
+        except Exception:
+            text = json.dumps({"error": traceback.format_exc()})
+        print("@@ " + text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
