@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.calls import STOP, Step, put, put_log, refresh, release, take
+from tests.compat.calls import QUEUE, STOP, Step, by_parent, put, put_log, refresh, release, take
 from tests.compat.wire import BareWorker, Wire, unique
 from tests.processes import Server, wait_until
 from tests.rest import Rest
@@ -66,6 +66,11 @@ class Stage:
         )
         worker = self.worker(*actions)
         return worker, name, self.wire.trigger(name, '{"n": 1}', additional_metadata='{"team": "a"}')
+
+    def wait_for_status(self, run_id: str, status: str) -> None:
+        """An assignment is recorded in the background, and HTTP reads the record."""
+        path = f"S/workflow-runs/{run_id}/status"
+        wait_until(lambda: self.rest.get(path) == status, what=f"{run_id} to be {status}", timeout=10)
 
     def listed(self, **params: Any) -> list[dict[str, Any]]:
         given = {"since": ago(60), "only_tasks": False, **params}
@@ -148,7 +153,7 @@ def test_status_is_a_bare_string_that_follows_the_run(stage: Stage) -> None:
     worker = stage.worker(*actions)
     action = worker.next()
     stage.wire.report(action, 1, worker_id=worker.id)
-    assert stage.rest.get(f"S/workflow-runs/{run_id}/status") == "RUNNING"
+    stage.wait_for_status(run_id, "RUNNING")
     stage.wire.complete(action)
     stage.wire.result(run_id)
     assert stage.rest.get(f"S/workflow-runs/{run_id}/status") == "COMPLETED"
@@ -314,6 +319,8 @@ def test_cancel_and_replay_by_filter(stage: Stage) -> None:
     other = stage.wire.trigger(name)
     for _ in range(4):
         worker.next()
+    for run_id in (*marked, other):
+        stage.wait_for_status(run_id, "RUNNING")
     selection = {"since": ago(60), "additionalMetadata": [f"mark:{mark}"]}
     stage.rest.post("T/tasks/cancel", {"filter": {**selection, "statuses": ["RUNNING"]}})
     assert [stage.rest.get(f"S/workflow-runs/{one}/status") for one in marked] == ["CANCELLED"] * 3
@@ -327,6 +334,7 @@ def test_ids_and_filter_together_change_nothing(stage: Stage) -> None:
     worker, name = stage.single()
     run_id = stage.wire.trigger(name)
     worker.next()
+    stage.wait_for_status(run_id, "RUNNING")
     body = {"externalIds": [run_id], "filter": {"since": ago(60)}}
     for action in ("cancel", "replay"):
         assert stage.rest.raw("POST", f"T/tasks/{action}", json=body).status_code >= 400
@@ -337,6 +345,7 @@ def test_token_of_another_tenant_sees_and_changes_nothing(server: Server, stage:
     worker, name = stage.single()
     run_id = stage.wire.trigger(name)
     worker.next()
+    stage.wait_for_status(run_id, "RUNNING")
     foreign = Rest(server.http_url, server.new_tenant(unique("foreign")))
     try:
         for path in (f"S/workflow-runs/{run_id}", f"S/tasks/{run_id}", f"workers/{worker.id}"):
@@ -479,3 +488,24 @@ def test_workflows_are_listed_and_told(stage: Stage) -> None:
     version = stage.rest.get(f"workflows/{rows[0]['metadata']['id']}/versions")
     assert version["metadata"]["id"] == found["versions"][0]["metadata"]["id"]
     assert stage.rest.raw("GET", f"workflows/{uuid.uuid4()}").status_code == 404
+
+
+def test_reason_of_a_cancelled_task_is_told(stage: Stage) -> None:
+    """A wait that nothing can satisfy any more cancels, and says why."""
+    name = unique("rest")
+    never = by_parent(QUEUE, "one", "output.v > 100")
+    worker = stage.worker(*put(stage.wire, name, Step("one"), Step("two", ["one"], never)))
+    run_id = stage.wire.trigger(name)
+    stage.wire.complete(worker.next(), '{"v": 1}')
+    stream = stage.wire.runs(run_id)
+    stream.next()
+    stream.cancel()
+    tasks = stage.rest.get(f"S/workflow-runs/{run_id}")["tasks"]
+    two = next(task for task in tasks if task["displayName"].startswith("two-"))
+    assert two["status"] == "CANCELLED"
+    events = stage.rest.get(f"S/tasks/{two['metadata']['id']}/task-events", limit=100)["rows"]
+    told = two["errorMessage"] + " ".join(
+        event["message"] + event.get("errorMessage", "") for event in events
+    )
+    assert "one" in told
+    assert "wait" in told.lower()
