@@ -1,0 +1,109 @@
+"""One real server for all of `tests/e2e/runs`; for each SDK a worker and a client that know the flows of `tests/roles/flows`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.compat.conftest import PYTHON_1375
+from tests.compat.wire import Wire
+from tests.e2e.runs.harness import FlowsUnderTest
+from tests.processes import PYTHON, Server, closing, role, server_directory
+from tests.rest import Rest
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """An SDK and the interpreter that has it."""
+
+    module: str
+    python: str
+    label: str
+
+
+OURS = Sdk("broadaxe", PYTHON, "broadaxe")
+NEWEST = Sdk("hatchet_sdk", PYTHON, "hatchet")
+OLDER = Sdk("hatchet_sdk", str(PYTHON_1375), "hatchet1375")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Shared: a test that stops or kills its server starts one of its own."""
+    with server_directory() as directory, closing(one := Server(directory)):
+        yield one.start()
+
+
+@pytest.fixture
+def wire(server: Server) -> Iterator[Wire]:
+    bare = Wire(server.grpc_address, server.token)
+    yield bare
+    bare.close()
+
+
+@pytest.fixture
+def rest(server: Server) -> Iterator[Rest]:
+    bare = Rest(server.http_url, server.token)
+    yield bare
+    bare.close()
+
+
+SDKS = [
+    pytest.param(OURS, id="broadaxe"),
+    pytest.param(NEWEST, id="hatchet"),
+    pytest.param(OLDER, id="hatchet1375", marks=pytest.mark.slow),
+]
+TOPICS = "graphs+conditions+attempts+children+claims+batches+words+large"
+SLOTS = 4_000
+"""Enough for three levels of a thousand tasks of which two wait."""
+
+
+@pytest.fixture(scope="session", params=SDKS)
+def flows(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FlowsUnderTest]:
+    """A worker and a client of all flows, under each SDK in turn: an official worker takes its time to start."""
+    sdk: Sdk = request.param
+    with serving(sdk, TOPICS, server, tmp_path_factory.mktemp("flows"), SLOTS) as one:
+        yield one
+
+
+class serving:  # noqa: N801 - it is used as a function
+    """`with serving(sdk, topics, server, directory, slots) as flows`: a worker and a client in a namespace of their own."""
+
+    def __init__(self, sdk: Sdk, topics: str, server: Server, directory: Path, slots: int) -> None:
+        if not Path(sdk.python).exists():
+            pytest.fail(f"{sdk.python} is missing: make it with `python tests/compat/setup_1375.py`")
+        records = directory / "records"
+        records.mkdir(exist_ok=True)
+        namespace = f"{topics.split('+', maxsplit=1)[0]}{sdk.label}"
+        env = {
+            "ROLE_RECORDS": str(records),
+            "HATCHET_CLIENT_NAMESPACE": namespace,
+            "BROADAXE_CLIENT_NAMESPACE": namespace,
+        }
+        shared = {"directory": directory, "python": sdk.python, "env": env}
+        environment = server.client_environment()
+        self.sdk = sdk
+        self.worker = role(environment, "flow_worker", sdk.module, topics, str(slots), **shared)
+        self.client = role(environment, "flow_client", sdk.module, topics, **shared)
+        self.wire = Wire(server.grpc_address, server.token)
+        self.rest = Rest(server.http_url, server.token)
+        self.flows = FlowsUnderTest(
+            sdk.module, server, self.worker, self.client, directory, self.wire, self.rest
+        )
+
+    def __enter__(self) -> FlowsUnderTest:
+        try:
+            self.client.call(do="warm", timeout=90)
+        except Exception as error:
+            worker, server = self.worker.tail(), self.flows.server.process.tail()
+            self.__exit__()
+            pytest.fail(f"{self.sdk.label} ran no task: {error}\nworker:\n{worker}\nserver:\n{server}")
+        return self.flows
+
+    def __exit__(self, *_: object) -> None:
+        self.flows.wire.close()
+        self.flows.rest.close()
+        for process in (self.client, self.worker):
+            process.kill9()  # how a worker stops in order is not the subject here, and takes an official one its time
