@@ -113,8 +113,11 @@ class EventRouter(Actor):
         for row in rows:
             self._last_at[row.key] = now
             self._uncommitted[row.id] = row
-        self._offer([(row, wait) for row in rows for wait in self._candidates(row)], None)
-        self._tracker.start_from_events.send(gateway, message, EventStart(rows, starts))
+        offers = [(row, wait) for row in rows for wait in self._candidates(row)]
+        met = self._evaluate(offers[:EVALUATIONS], None)
+        self._tracker.start_from_events.send(gateway, message, EventStart(rows, starts, tuple(met)))
+        if len(offers) > EVALUATIONS:
+            self.me.offer_more.send(offers[EVALUATIONS:], None)
 
     def committed(self, ids: tuple[str, ...]) -> None:
         """These events are in Postgres, or were refused."""
@@ -213,8 +216,18 @@ class EventRouter(Actor):
 
     def _offer(self, offers: list[tuple[EventRow, Wait]], look: "_Look | None") -> None:
         """See whether events end waits; what is past one turn's share goes on in the next. `look` is settled when all is done."""
+        matches = self._evaluate(offers[:EVALUATIONS], look)
+        if matches:
+            self._tracker.waits_met.send(tuple(matches))
+        if len(offers) > EVALUATIONS:
+            self.me.offer_more.send(offers[EVALUATIONS:], look)
+        elif look is not None:
+            self._settle(look)
+
+    def _evaluate(self, offers: list[tuple[EventRow, Wait]], look: "_Look | None") -> list[Match]:
+        """What can be told on the spot; the rest is evaluated elsewhere, and comes back by `evaluated`."""
         matches: list[Match] = []
-        for row, wait in offers[:EVALUATIONS]:
+        for row, wait in offers:
             expression = wait.expression
             if expression is None:
                 matches.append(_match(row, wait))
@@ -236,12 +249,7 @@ class EventRouter(Actor):
                     matches.append(_match(row, wait))
             except EvaluationFailed as error:
                 self._fail(row, wait, error)
-        if matches:
-            self._tracker.waits_met.send(tuple(matches))
-        if len(offers) > EVALUATIONS:
-            self.me.offer_more.send(offers[EVALUATIONS:], look)
-        elif look is not None:
-            self._settle(look)
+        return matches
 
     def offer_more(self, offers: list[tuple[EventRow, Wait]], look: "_Look | None") -> None:
         """Go on with a long list."""

@@ -15,7 +15,7 @@ not decide, a sleep or an event may. A task without parents is in the second sta
 A `wait_for` that no parent and no wait can fulfil any more would wait for ever: the task is cancelled, and says why (`Verdict.DEAD`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum, auto
 from typing import Any, NamedTuple
 
@@ -85,6 +85,8 @@ class Plan(NamedTuple):
     """By action: one bit for each group. A group's number is the number of its bit."""
     wait_groups: int
     """Groups of QUEUE that a sleep or an event may fulfil, as bits."""
+    parent_groups: int
+    """Groups of QUEUE that a parent may fulfil."""
     group_names: tuple[str, ...]
     """Of QUEUE, for people."""
     skips_with_parents: bool
@@ -129,10 +131,10 @@ def make_plan(definition: WorkflowDefinition, index: int) -> Plan:
         _wait_rule(number, condition, groups)
         for number, condition in enumerate(item for item in task.conditions if item["kind"] != "parent")
     )
-    wait_groups = 0
-    for rule in waits:
-        if rule.action == Action.QUEUE:
-            wait_groups |= 1 << rule.group
+    parent_groups = _bits(
+        rule.group for found in rules.values() for rule in found if rule.action == Action.QUEUE
+    )
+    wait_groups = _bits(rule.group for rule in waits if rule.action == Action.QUEUE)
     return Plan(
         parents=parents,
         parent_set=frozenset(parents),
@@ -144,11 +146,19 @@ def make_plan(definition: WorkflowDefinition, index: int) -> Plan:
         waits=waits,
         all_groups=groups.bits(),
         wait_groups=wait_groups,
+        parent_groups=parent_groups,
         group_names=tuple(groups.names),
         skips_with_parents=bool(parents)
         and not any(item["kind"] == "parent" and item["action"] == "SKIP" for item in task.conditions),
         is_on_failure=task is definition.on_failure_task,
     )
+
+
+def _bits(numbers: Iterable[int]) -> int:
+    bits = 0
+    for number in numbers:
+        bits |= 1 << number
+    return bits
 
 
 def _parent_rules(
@@ -239,11 +249,14 @@ class Gate:
             return Verdict.SKIP
         if self._has_failed_parent or (cancel and cancel == plan.all_groups[Action.CANCEL]):
             return Verdict.CANCEL
-        if queue == plan.all_groups[Action.QUEUE]:
+        missing = plan.all_groups[Action.QUEUE] & ~queue
+        if not missing:
             return Verdict.WAIT if plan.waits else Verdict.QUEUE
+        if not missing & plan.parent_groups:
+            return Verdict.WAIT
         if self._open:
             return Verdict.OPEN
-        return Verdict.DEAD if self._missing() & ~plan.wait_groups else Verdict.WAIT
+        return Verdict.DEAD if missing & ~plan.wait_groups else Verdict.WAIT
 
     def second_verdict(self, met: set[int]) -> Verdict:
         """What parents and waits say together; `met` are the numbers of the waits that are over."""
@@ -254,7 +267,7 @@ class Gate:
         queue, skip, cancel = self.plan.all_groups
         if skip and held[Action.SKIP] == skip:
             return Verdict.SKIP
-        if cancel and held[Action.CANCEL] == cancel:
+        if self._has_failed_parent or (cancel and held[Action.CANCEL] == cancel):
             return Verdict.CANCEL
         return Verdict.QUEUE if held[Action.QUEUE] == queue else Verdict.OPEN
 

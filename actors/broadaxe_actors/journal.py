@@ -6,7 +6,8 @@ that may leave once they are durable; appends of a tenant commit, and release th
 - Log lines wait for nobody: they ride along, or leave after `LOG_HOLD_US`. A crash loses at most those.
 - Several records of one task run in a flush become one, guarded by the attempt that the first of them expected. A run that is revived
   waits for the flush after the one that ends it.
-- Tenants take turns within a flush, and while several are active a flush is short, so that one tenant's bulk does not hold another up.
+- While several tenants are active a flush is short, they take turns within it, and those with little to write go before a bulk: in every
+  other flush alone, in the one between along with it.
 - Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
 - A commit of unknown outcome is settled by the flush number that the shard row tells.
 - A refusal of the data is bisected down to one append; its tenant is told by `records_refused`, the others commit.
@@ -44,8 +45,10 @@ logger = logging.getLogger(__name__)
 
 MAX_ROWS_ALONE = 2_000
 """Rows in a flush while one tenant is active."""
-MAX_ROWS_SHARED = 300
-"""Rows in a flush while several are: the others' latency is then bounded by some 15 ms."""
+MAX_ROWS_SHARED = 100
+"""Rows in a flush while several are: some 3 ms, so that a lone record waits that long and takes that long itself."""
+RIDER_ROWS = 8
+"""Rows of a tenant that find room in a flush behind another's bulk: they cost it little, and would wait for a whole flush."""
 MAX_FLUSH_BYTES = 8_000_000
 SHARED_WINDOW_US = 1_000_000
 LOG_HOLD_US = 200_000
@@ -104,6 +107,10 @@ class _Builder:
             ):
                 return False
         return True
+
+    def has_room(self, append: Append, limit: int) -> bool:
+        """Whether an append brings the flush to `limit` rows at most. One that is larger than that goes alone."""
+        return not self.rows or (self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES)
 
     def add(self, lane: str, records: tuple[Any, ...]) -> None:
         self.lanes.add(lane)
@@ -189,6 +196,8 @@ class Journal(Actor):
         self._pause_us = FIRST_PAUSE_US
         self._is_fenced = False
         self._is_woken = False
+        self._was_short = False
+        """Whether the last flush left a bulk out, for tenants with little to write."""
         self._is_log_timed = False
         self._waiting_rows = 0
         self._waiting_bytes = 0
@@ -335,21 +344,24 @@ class Journal(Actor):
         builder = _Builder()
         appends: list[Append] = []
         limit = self._row_limit(now)
-        waiting = [(lane, queue) for lane, queue in self._pending.items() if queue]
-        while waiting and builder.rows < limit and builder.bytes < MAX_FLUSH_BYTES:
+        taken: dict[str, int] = {}
+        waiting = self._lanes_in_turn(limit)
+        while waiting:
             still: list[tuple[str, deque[Append]]] = []
             for lane, queue in waiting:
-                if not builder.fits(queue[0]):
+                append = queue[0]
+                rows = taken.get(lane, 0) + len(append.records)
+                room = 2 * limit if rows <= RIDER_ROWS else limit
+                if not builder.has_room(append, room) or not builder.fits(append):
                     continue
-                append = queue.popleft()
+                taken[lane] = rows
+                queue.popleft()
                 self._waiting_rows -= len(append.records)
                 self._waiting_bytes -= sum(map(_size, append.records))
                 builder.add(lane, append.records)
                 appends.append(append)
                 if queue:
                     still.append((lane, queue))
-                if builder.rows >= limit or builder.bytes >= MAX_FLUSH_BYTES:
-                    break
             waiting = still
         # Lanes that had their turn go to the back, those with nothing left are forgotten.
         self._pending = {
@@ -361,6 +373,20 @@ class Journal(Actor):
         if not appends:
             return None
         return _Flush(appends, builder.batch(), frozenset(builder.lanes))
+
+    def _lanes_in_turn(self, limit: int) -> list[tuple[str, deque[Append]]]:
+        """Who writes in the next flush, in order. Short lanes go before a bulk, but it waits for one such flush at most."""
+        lanes = list(self._pending.items())
+        if self._was_short or limit != MAX_ROWS_SHARED:
+            self._was_short = False
+            return lanes
+        short = [
+            (lane, queue)
+            for lane, queue in lanes
+            if len(queue) <= RIDER_ROWS and sum(len(append.records) for append in queue) <= RIDER_ROWS
+        ]
+        self._was_short = 0 < len(short) < len(lanes)
+        return short if self._was_short else lanes
 
     def _row_limit(self, now: int) -> int:
         recent = sum(1 for at in self._last_append.values() if now - at < SHARED_WINDOW_US)

@@ -264,8 +264,9 @@ class Runner:
 
     def _begin(self, attempt: Attempt) -> Context:
         context = Context(attempt.assignment, attempt.step, self._services, attempt.task)
-        context.exit_flag = attempt.is_cancelled
         attempt.context = context
+        if attempt.is_cancelled:  # looked at after the context can be found: a cancel in between sets the flag itself
+            context.exit_flag = True
         attempt.started_at_us = now_us()
         current_context.set(context)
         return context

@@ -103,6 +103,7 @@ class Creation(KeyClaims):
         job.versions = versions
         job.run_ids = [self._new_id() for _ in runs]
         job.event_rows = start.events
+        job.met = start.met
         job.trigger_events = events
         now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
@@ -210,6 +211,8 @@ class Creation(KeyClaims):
             tracker.record(event)
         if job.event_rows:
             tracker.send_after_commit(tracker._router.committed, tuple(row.id for row in job.event_rows))
+            # In the append that stores the events: a wait is never ended by an event that nobody can find.
+            tracker.waits_met(job.met)
         for row in job.rows:
             tracker.record(row)
         for request in job.keys.values():

@@ -23,6 +23,8 @@ class EventStart(NamedTuple):
     events: tuple[EventRow, ...]
     starts: tuple[tuple[int, str], ...]
     """(index of the event, workflow name)."""
+    met: tuple[tuple[str, int, int, str], ...] = ()
+    """Waits that these events end: task run, attempt, number of the wait, payload as JSON text."""
 
 
 class Parent(NamedTuple):
@@ -59,6 +61,7 @@ class Job:
         self.left_out: set[int] = set()
         """Indexes of runs that are not created: another run holds their key."""
         self.event_rows: tuple[EventRow, ...] = ()
+        self.met: tuple[tuple[str, int, int, str], ...] = ()
         self.trigger_events: list[EventRow | None] = []
         self.reply: object = None
         self.offset = 0

@@ -219,7 +219,7 @@ class RunTracker(Attempts, Control, Following, Reading):
     def start_from_events(self, gateway: "Handle[Any]", message: PushEvents, job: object) -> None:
         """Store events and create the runs that they start, in one commit. `job` is made by `EventRouter`.
 
-        Events that `EventRouter` found to end waits come with `waits_met`, right before.
+        The waits that the events end are over in that commit, too.
         """
         self._creation.begin_from_events(gateway, message, job)
 

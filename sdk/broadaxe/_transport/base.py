@@ -18,8 +18,8 @@ from broadaxe.wire.v1 import workflows_pb2
 
 T = TypeVar("T")
 
-MAX_RUNS_PER_TRIGGER = 250
-"""Runs in one trigger; the wire contract allows 1,000 in a call. Small ones let the server serve others in between."""
+MAX_RUNS_PER_TRIGGER = 100
+"""Runs in one trigger; the wire contract allows 1,000 in a call. A trigger commits as a whole: small ones let others commit in between."""
 MESSAGE_MARGIN_BYTES = 64 << 10
 """Kept free in a message for what stands beside the runs."""
 

@@ -201,8 +201,13 @@ async def test_runs_are_found_by_every_filter(data_dir):
             assert await rest.listed(statuses="COMPLETED", **mine) == [first]
             assert await rest.listed(statuses="FAILED", **mine) == [second]
             await worker.next()
-            tasks = await rest.listed(only_tasks=True, worker_id=worker.id, **mine)
-            assert tasks == [third, start.task_run_id, first]
+
+            async def given():
+                # Assignments are recorded a little later than made.
+                tasks = await rest.listed(only_tasks=True, worker_id=worker.id, **mine)
+                return tasks if len(tasks) == 3 else None
+
+            assert await until(given) == [third, start.task_run_id, first]
             assert await rest.listed(statuses=["RUNNING", "QUEUED"], running_filter="ON_WORKER", **mine) == [
                 third
             ]

@@ -182,6 +182,13 @@ def test_a_group_of_parent_and_event_is_fulfilled_by_either():
     assert not gate.is_needed(gate.plan.waits[0])
 
 
+def test_a_parent_that_fails_while_the_task_waits_cancels_it():
+    gate = make_gate(["a", "b"], on("a", group="g"), on("b", group="g"), sleep("1s"))
+    assert end(gate, 0) is Verdict.WAIT
+    end(gate, 1, S.FAILED)
+    assert gate.second_verdict(set()) is Verdict.CANCEL
+
+
 def test_a_task_with_nothing_but_skip_events_starts_unless_one_has_come():
     gate = make_gate(["a"], event("e", "SKIP"))
     assert end(gate, 0) is Verdict.WAIT

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broadaxe_actors.journal import MAX_FLUSH_BYTES, MAX_ROWS_SHARED, Journal
+from broadaxe_actors.journal import MAX_FLUSH_BYTES, MAX_ROWS_SHARED, RIDER_ROWS, Journal
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
 from broadaxe_storage.memory import MemoryStore
@@ -277,15 +277,58 @@ async def test_every_order_that_fits_a_flush_is_one_that_the_store_takes():
     assert len(probe.store.disk.finished) == 4
 
 
-def test_tenants_share_a_flush_in_turn(bench):
-    bulk = [make_task_run() for _ in range(MAX_ROWS_SHARED * 2)]
-    for row in bulk:
+def bulk_of(count):
+    return [make_task_run() for _ in range(count)]
+
+
+def test_a_short_lane_goes_before_a_bulk_in_a_flush_of_its_own(bench):
+    for row in bulk_of(MAX_ROWS_SHARED * 2):
         bench.append(row, lane="bulk")
     single = make_task_run()
     bench.append(single, lane="single")
-    batch = bench.flush()
-    assert single in batch.created
-    assert len(batch.created) == MAX_ROWS_SHARED
+    assert bench.flush().created == (single,)
+    bench.end()
+    assert len(bench.flush().created) == MAX_ROWS_SHARED
+
+
+def test_a_bulk_waits_for_one_flush_of_short_lanes_at_most(bench):
+    bulk, first, second, third = bulk_of(MAX_ROWS_SHARED // 2), *bulk_of(3)
+    bench.append(*bulk, lane="bulk")
+    bench.append(first, lane="single")
+    assert bench.flush().created == (first,)
+    bench.append(second, lane="single")
+    bench.end()
+    assert set(bench.flush().created) == {*bulk, second}
+    bench.append(*bulk_of(MAX_ROWS_SHARED // 2), lane="bulk")
+    bench.append(third, lane="single")
+    bench.end()
+    assert bench.flush().created == (third,)
+
+
+def test_rows_of_a_short_lane_ride_with_a_bulk_that_is_larger_than_a_flush(bench):
+    bulk = bulk_of(MAX_ROWS_SHARED * 2 - RIDER_ROWS)
+    bench.append(*bulk, lane="bulk")
+    bench.append(make_task_run(), lane="other")
+    bench.flush()
+    riders = bulk_of(RIDER_ROWS + 1)
+    for row in riders:
+        bench.append(row, lane="other")
+    bench.end()
+    assert set(bench.flush().created) == {*bulk, *riders[:RIDER_ROWS]}
+    bench.end()
+    assert bench.flush().created == (riders[RIDER_ROWS],)
+
+
+def test_an_append_that_finds_no_room_is_first_in_the_next_flush(bench):
+    first, second, third = (bulk_of(MAX_ROWS_SHARED * 2 // 3) for _ in range(3))
+    bench.append(*first, lane="a")
+    bench.append(*second, lane="b")
+    assert set(bench.flush().created) == set(first)
+    bench.append(*third, lane="a")
+    bench.end()
+    assert set(bench.flush().created) == set(second)
+    bench.end()
+    assert set(bench.flush().created) == set(third)
 
 
 def test_a_lane_that_was_cut_off_is_next(bench):

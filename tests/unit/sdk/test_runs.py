@@ -91,7 +91,7 @@ async def test_references_give_results_late_and_twice(engine, client, task):
 
 
 def test_run_many_keeps_order_over_several_chunks(engine, task):
-    numbers = [n for n in range(2_510) if n not in (13, 14, 15)]
+    numbers = [n for n in range(10 * MAX_RUNS_PER_TRIGGER + 10) if n not in (13, 14, 15)]
     results = task.run_many([task.create_bulk_run_item(Number(n=n)) for n in numbers])
     assert [result.twice for result in results] == [2 * n for n in numbers]
     assert sorted(engine.trigger_sizes) == [7, *[MAX_RUNS_PER_TRIGGER] * 10]
