@@ -217,6 +217,15 @@ class Player:
                 return
 
 
+def answers(wire: Wire, run_id: str) -> bool:
+    """Whether the engine can be reached again: a channel waits longer and longer before it connects."""
+    try:
+        wire.details(run_id)
+    except grpc.RpcError:
+        return False
+    return True
+
+
 def compare(wire: Wire, graph: Graph, *, timeout: float = 60.0) -> None:
     """Waits for the end of the graph's run and fails unless every task ended as it must."""
     stream = wire.runs(graph.run_id)

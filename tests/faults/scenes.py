@@ -32,7 +32,7 @@ from tests.compat.calls import (
 from tests.compat.wire import Wire, unique
 from tests.processes import Server, wait_until
 
-LATER = 15.0
+LATER = 12.0
 """Seconds of every deadline that is to be met after the restart: more than it takes to prepare, kill and restart on a busy machine."""
 SOON = 1.0
 """Seconds of every deadline that passes while the engine is down."""

@@ -2,23 +2,14 @@
 
 import random
 
-import grpc
 import pytest
 
-from tests.compat.random_graphs import Graph, Player, compare
+from tests.compat.random_graphs import Graph, Player, answers, compare
 from tests.compat.wire import Wire
 from tests.faults.conftest import Field
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def answers(wire: Wire, run_id: str) -> bool:
-    try:
-        wire.details(run_id)
-    except grpc.RpcError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])

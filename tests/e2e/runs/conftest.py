@@ -48,6 +48,14 @@ def rest(server: Server) -> Iterator[Rest]:
     bare.close()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See `of_the_engine`."""
+    for item in items:
+        if getattr(getattr(item, "function", None), "is_of_the_engine", False) and "[hatchet" in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 SDKS = [
     pytest.param(OURS, id="broadaxe"),
     pytest.param(NEWEST, id="hatchet"),

@@ -10,14 +10,23 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from tests.compat.wire import Wire, unique
 from tests.processes import Process, Server, wait_until
 from tests.rest import Rest
 
+T = TypeVar("T")
 SKIPPED = {"skipped": True}
+
+
+def of_the_engine(test: T) -> T:
+    """Marks a test whose outcome is the engine's alone and which takes its time: the official client repeats it in the slow suite only."""
+    test.is_of_the_engine = True  # type: ignore[attr-defined]
+    return test
+
+
 Plan = dict[str, dict[str, Any]]
 
 

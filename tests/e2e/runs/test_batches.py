@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.e2e.runs.harness import FlowsUnderTest
+from tests.e2e.runs.harness import FlowsUnderTest, of_the_engine
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,6 +44,7 @@ def test_batches_are_made_within_a_group(flows: FlowsUnderTest) -> None:
     assert outputs[1]["companions"] == outputs[3]["companions"] == sorted((runs[1].id, runs[3].id))
 
 
+@of_the_engine
 def test_group_runs_no_more_batches_than_it_may(flows: FlowsUnderTest) -> None:
     group, gate = flows.new_gate(), flows.new_gate()
     do = {"one-at-a-time": {"gate": gate}}

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest, Run
+from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest, Run, of_the_engine
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -70,6 +70,7 @@ def test_event_during_the_parents_counts(flows: FlowsUnderTest) -> None:
     assert run.note("waiting", "sees triggers")["triggers"]["event-early"] == {"early": True}
 
 
+@of_the_engine
 def test_event_before_the_run_does_not_count(flows: FlowsUnderTest) -> None:
     flows.push("event-old", {"number": 1})
     run = flows.start("event-old")
@@ -113,6 +114,7 @@ def test_only_an_event_of_the_scope_counts(flows: FlowsUnderTest) -> None:
     assert run.note("waiting", "sees triggers")["triggers"]["event-scoped"] == {"whose": "mine"}
 
 
+@of_the_engine
 def test_task_without_parents_waits_too(flows: FlowsUnderTest) -> None:
     run = flows.start("event-at-root")
     assert_still_waiting(run, "root")
@@ -323,6 +325,7 @@ def test_parents_output_satisfies_both_groups_at_once(flows: FlowsUnderTest) -> 
     assert run.note("chosen")["at"] - run.note("start", "ends")["at"] < 2.0
 
 
+@of_the_engine
 def test_without_it_both_the_sleep_and_the_event_are_needed(flows: FlowsUnderTest) -> None:
     by_event_last = flows.start("both-groups", {"start": {"value": 3}})
     by_sleep_last = flows.start("both-groups-long", {"start": {"value": 3}})
@@ -382,6 +385,7 @@ def test_waiting_run_can_be_cancelled(flows: FlowsUnderTest) -> None:
     assert run.ran("waiting") == 0
 
 
+@of_the_engine
 def test_replayed_run_waits_again(flows: FlowsUnderTest) -> None:
     run = flows.start("event")
     run.note("start", "ends")

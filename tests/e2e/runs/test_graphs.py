@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest
+from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest, of_the_engine
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -194,15 +194,16 @@ def test_task_defaults_hold_where_a_task_says_nothing(flows: FlowsUnderTest) -> 
     assert spent.statuses == {"plain": "FAILED", "own": "FAILED"}
 
 
+@of_the_engine
 def test_default_timeout_holds_and_an_own_one_wins(flows: FlowsUnderTest) -> None:
     gate = flows.new_gate()
     run = flows.start("defaults", {"plain": {"gate": gate}, "own": {"gate": gate}})
-    run.note("plain", "is told to stop", count=3)  # two seconds each
+    run.note("plain", "is told to stop", count=3)  # a second each
     assert run.notes("own", "is told to stop") == []
     flows.open(gate)
     end = run.end()
     assert end.statuses == {"plain": "FAILED", "own": "COMPLETED"}
-    assert "Task exceeded timeout of 2s" in end.error("plain")
+    assert "Task exceeded timeout of 1s" in end.error("plain")
 
 
 # ---- cancellation going down

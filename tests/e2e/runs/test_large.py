@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.e2e.runs.harness import FlowsUnderTest
+from tests.e2e.runs.harness import FlowsUnderTest, of_the_engine
 from tests.roles.flows.random_graph import NODES, expected
 
 pytestmark = pytest.mark.timeout(180)
@@ -39,6 +39,7 @@ def test_outputs_of_parents_beyond_the_message_limit_fail_saying_which(flows: Fl
     assert any(4_000_000 <= number <= 4_500_000 for number in numbers), error  # the sum, or the limit
 
 
+@of_the_engine
 def test_outputs_of_parents_below_the_limit_arrive_whole(flows: FlowsUnderTest) -> None:
     sizes = {"brick": 1_300_000, "stone": 1_200_000, "feather": 300_000}
     run = flows.start("heavy", {name: {"bytes": size} for name, size in sizes.items()})

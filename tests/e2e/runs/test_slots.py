@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.runs.conftest import SDKS, serving
-from tests.e2e.runs.harness import FlowsUnderTest, Run
+from tests.e2e.runs.harness import FlowsUnderTest, Run, of_the_engine
 from tests.processes import Server
 
 pytestmark = pytest.mark.timeout(120)
@@ -41,6 +41,7 @@ def test_parent_that_releases_its_slot_while_it_waits_is_not_stuck(flows: FlowsU
     assert answer["output"] == {"children": 3, "again": "small"}
 
 
+@of_the_engine
 def test_waiting_is_released_only_on_request(flows: FlowsUnderTest) -> None:
     """The slot stays with the parent: nothing else runs while it waits."""
     run = flows.start("greedy")
@@ -64,6 +65,7 @@ def test_released_slot_takes_another_task_and_the_first_goes_on(flows: FlowsUnde
     assert run.end().output(flow) == {"released": True}
 
 
+@of_the_engine
 def test_released_task_still_times_out(flows: FlowsUnderTest) -> None:
     run = flows.start("releases-and-times-out", group=flows.new_gate())
     end = run.end()

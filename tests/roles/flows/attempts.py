@@ -13,7 +13,7 @@ TOO_MANY_SLOTS = 100_000
 
 def declare(flows: Flows) -> None:
     flows.single("retried", retries=3)
-    flows.single("backed-off", retries=3, backoff_factor=1.5, backoff_max_seconds=2)
+    flows.single("backed-off", retries=2, backoff_factor=1.5, backoff_max_seconds=2)
     flows.single("cancellable", retries=3)
     flows.single("slow-retry", retries=3, backoff_factor=60.0)
     flows.single("times-out", retries=1, execution_timeout=timedelta(seconds=1))
@@ -86,13 +86,13 @@ def threads(flows: Flows) -> None:
 
 
 def refreshed(flows: Flows) -> None:
-    """Adds `count` times two seconds to its two, then waits for its gate."""
+    """Adds `count` times a second to its two, then waits for its gate."""
 
     @flows.client.task(name="refreshed", input_validator=Plan, execution_timeout=timedelta(seconds=2))
     async def body(plan: Plan, ctx: Any) -> dict[str, Any]:
         note(plan, ctx, "refreshed", "starts")
         for _ in range(plan.count):
-            await asyncio.to_thread(ctx.refresh_timeout, timedelta(seconds=2))
+            await asyncio.to_thread(ctx.refresh_timeout, timedelta(seconds=1))
         note(plan, ctx, "refreshed", "has refreshed")
         try:
             await opened(plan.group)

@@ -7,7 +7,7 @@ from flows.base import Flows
 
 def declare(flows: Flows) -> None:
     sdk = flows.sdk
-    ttl = sdk.TTLBasedIdempotencyConfig(key_expression="input.group", ttl=timedelta(seconds=4))
+    ttl = sdk.TTLBasedIdempotencyConfig(key_expression="input.group", ttl=timedelta(seconds=3))
     flows.single("once-for-a-time", idempotency=ttl)
     by_status = sdk.StatusBasedIdempotencyConfig(
         key_expression="input.group", fallback_ttl=timedelta(minutes=10)

@@ -74,7 +74,7 @@ def praised(flows: Flows) -> None:
 
 def defaults(flows: Flows) -> None:
     """Tasks that say nothing take what the workflow says; one that says something keeps it."""
-    task_defaults = flows.sdk.TaskDefaults(retries=2, execution_timeout=timedelta(seconds=2))
+    task_defaults = flows.sdk.TaskDefaults(retries=2, execution_timeout=timedelta(seconds=1))
     workflow = flows.workflow("defaults", task_defaults=task_defaults)
     flows.step(workflow, "plain")
     flows.step(workflow, "own", retries=1, execution_timeout=timedelta(seconds=30))
