@@ -102,6 +102,10 @@ class RecentResults:
         """The result of the run that a task run belonged to."""
         return self.get(self._run_of.get(task_run_id, task_run_id))
 
+    def uncommitted(self) -> set[str]:
+        """Runs whose end is not committed yet."""
+        return set(self._uncommitted)
+
     def is_uncommitted(self, run_id: str) -> bool:
         return run_id in self._uncommitted
 

@@ -96,7 +96,7 @@ class TrackerState(Actor):
         self._subscriptions = Subscriptions()
         self._running: dict[str, int] = {}
         self._reads: dict[int, set[str]] = {}
-        """For each read of runs to be cancelled or replayed that is under way: the runs that ended since it began."""
+        """For each read of runs to be cancelled or replayed that is under way: the runs whose end it may not have seen."""
         self._logged: dict[str, int] = {}
         """By task run: log lines so far, those that logged lately last."""
         self._look_ups: dict[str, None] = {}
