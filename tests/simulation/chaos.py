@@ -40,6 +40,7 @@ FAULTS = (
     "worker disconnected",
     "worker lost heartbeats",
     "worker said goodbye",
+    "worker ran on after a cancel",
     "report twice",
     "report late",
     "hang until the time-out",
@@ -104,7 +105,7 @@ class Chaos:
         self.kill: Callable[[], None] = lambda: None
         self.crash_rate = rng.choice((0.0, 0.004, 0.02))
         self.commit_fault_rate = rng.choice((0.0, 0.02, 0.08))
-        self.slow_rate = rng.choice((0.0, 0.05, 0.3))
+        self.slow_rate = rng.choice((0.0, 0.05, 0.3, 0.8))
 
     def happens(self, probability: float) -> bool:
         return self.is_on and self.rng.random() < probability
