@@ -188,7 +188,7 @@ class Creation(KeyClaims):
                 continue
             elif index in job.taken:
                 job.borrowed.append(run_id)
-            elif not tracker._is_live(run_id) and tracker._recent.get(run_id) is None:
+            elif not self._is_made(run_id):
                 self._create(job, index, now)
             elif job.is_repeat:
                 job.borrowed.append(run_id)

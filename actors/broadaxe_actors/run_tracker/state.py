@@ -150,7 +150,9 @@ class TrackerState(Actor):
 
     def _has_ended(self, task_run_id: str) -> bool:
         """Whether memory knows that a task run has ended."""
-        return task_run_id in self._settled or self._recent.of_task_run(task_run_id) is not None
+        if task_run_id in self._settled or self._recent.of_task_run(task_run_id) is not None:
+            return True
+        return self._recent.has_ended(task_run_id)
 
     def _is_known(self, task_run_id: str) -> bool:
         return task_run_id in self._live or self._has_ended(task_run_id)
