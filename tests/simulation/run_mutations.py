@@ -137,18 +137,6 @@ def do_not_look_back(monkeypatch):
     replace_handler(monkeypatch, EventRouter, "add_waits", add_waits)
 
 
-def do_not_look_at_events_under_way(monkeypatch):
-    """A wait sees the events of before that are committed only."""
-    real = EventRouter.add_waits
-
-    def add_waits(router, waits):
-        hidden, router._uncommitted = router._uncommitted, {}
-        real(router, waits)
-        router._uncommitted = hidden
-
-    replace_handler(monkeypatch, EventRouter, "add_waits", add_waits)
-
-
 def end_sleeps_early(monkeypatch):
     """A sleep ends 100 ms before its time."""
     met, next_deadline = Waits.met, Waits.next_deadline

@@ -22,7 +22,6 @@ MUTATIONS = (
     run_mutations.leave_out_the_unspill_record,
     run_mutations.ignore_scopes,
     run_mutations.do_not_look_back,
-    run_mutations.do_not_look_at_events_under_way,
     run_mutations.end_sleeps_early,
     run_mutations.end_sleeps_late,
     run_mutations.forget_waits_at_recovery,
