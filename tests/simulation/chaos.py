@@ -15,7 +15,6 @@ from broadaxe_storage.errors import RefusedRecords, Unavailable
 from broadaxe_storage.memory import CommitFault, MemoryDisk, MemoryStore
 from broadaxe_storage.records import (
     Batch,
-    EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     TaskRunRow,
@@ -195,11 +194,6 @@ class SimStore(MemoryStore):
     async def commit(self, *args: Any) -> None:
         await super().commit(*args)
         self._chaos.after_commit()
-
-    async def fetch_events(self, *args: Any) -> list[EventRow]:
-        found = await super().fetch_events(*args)
-        self._chaos.hits["stored events looked at"] += len(found)
-        return found
 
     def _write(self, epoch: int, flush: int, shards: Any, batch: Batch) -> None:
         disk = self.disk
