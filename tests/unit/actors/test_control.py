@@ -205,3 +205,18 @@ def test_a_refused_birth_within_a_run_is_our_bug_and_no_refused_trigger():
     birth = next(row for row in bench.disk.live.values() if row.step_index == 1)
     with pytest.raises(EngineBug, match="refused a transition"):
         bench.probe.call("records_refused", (birth,), (), "the row is refused")
+
+
+def test_a_replayed_task_is_judged_by_all_that_its_parents_left_at_once():
+    cancel = {**SLEEP, "kind": "parent", "parent": "a", "action": "CANCEL", "readable_data_key": "a"}
+    skip = {**cancel, "parent": "b", "action": "SKIP", "expression": "has(output.x)"}
+    bench = Bench(
+        TaskDefinition("a", "w:a"),
+        TaskDefinition("b", "w:b"),
+        TaskDefinition("c", "w:c", parents=("a", "b"), conditions=(cancel, skip)),
+    )
+    bench.complete("b", b'{"x":1}')
+    bench.complete("a")
+    assert bench.row("c").state == S.SKIPPED
+    bench.call("replay_runs", bench.gateway, ReplayRuns(4, TENANT, (bench.row("c").id,)))
+    assert (bench.row("c").attempt, bench.row("c").state) == (1, S.SKIPPED)
