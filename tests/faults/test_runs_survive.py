@@ -71,12 +71,13 @@ def test_what_was_due_in_the_downtime_happens_at_once(survived: Stage) -> None:
     assert results["slow"].error == "Task exceeded timeout of 1s"
     assert results["starved"].HasField("error")
     assert results["starved"].error == ""
-    # The assignment of the last moment need not be recorded yet: such an attempt may start twice, and is the same one.
     starts = {
         task: sorted({action.retry_count for _, action in one.hand.actions(task)})
         for task in ("slept", "again", "slow", "starved")
     }
-    assert starts == {"slept": [0], "again": [0, 1], "slow": [0], "starved": []}
+    # What ran out of time while nobody could report may be tried again: its report may have been lost.
+    assert starts.pop("slow") in ([0], [0, 1])
+    assert starts == {"slept": [0], "again": [0, 1], "starved": []}
 
 
 def test_waiting_on_a_parent(survived: Stage) -> None:
