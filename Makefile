@@ -62,9 +62,12 @@ types: install ## Check types, strictly
 unit: install ## The tests that need nothing outside their process
 	$(BIN)/python -m pytest tests/unit
 
+# Most tests wait for other processes, so more of them than cores fit side by side.
+TEST_PROCESSES ?= 4
+
 .PHONY: test
 test: lint types compat-venv ## Everything: style, types, tests
-	$(BIN)/python -m pytest tests -m 'not slow'
+	$(BIN)/python -m pytest tests -m 'not slow' --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 .PHONY: slow
 slow: install compat-venv ## The long proofs

@@ -4,7 +4,6 @@ A new version is made only when the checksum differs from the latest (behaviour-
 """
 
 import difflib
-import uuid
 from collections.abc import Callable
 
 from broadaxe_actors import cel, definitions
@@ -40,7 +39,7 @@ class Version:
         self.steps: tuple[Step, ...] = tuple(
             make_step(
                 StepRef(
-                    step_id=str(uuid.uuid5(uuid.UUID(row.id), task.name)),
+                    step_id=definitions.step_id(row.id, task.name),
                     action=task.action,
                     task_name=task.name,
                     workflow_id=row.workflow_id,

@@ -7,6 +7,7 @@ Pure. The checks are those of the wire document (behaviour-core 4.1); a definiti
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -214,6 +215,11 @@ def _validate_task(workflow: str, task: TaskDefinition) -> None:
             raise InvalidDefinition(f"{where}: slot request {pool!r} is {units}, expected 1 or more")
 
 
+def step_id(version_id: str, task_name: str) -> str:
+    """The id of a task within a version: told from both, so that nobody has to store it."""
+    return str(uuid.uuid5(uuid.UUID(version_id), task_name))
+
+
 def topological_order(definition: WorkflowDefinition) -> list[TaskDefinition]:
     """Tasks with parents before children, equals by name. Raises `InvalidDefinition` for a cycle."""
     waiting = {task.name: set(task.parents) for task in definition.tasks}
@@ -281,4 +287,6 @@ def checksum(definition: WorkflowDefinition) -> str:
             condition["or_group_id"] = groups.setdefault(group, len(groups)) if group else None
             if condition.get("kind") == "parent":
                 condition["readable_data_key"] = condition.get("parent")
+            # A client that says "from now on" says another time at each of its starts.
+            condition.pop("consider_events_since", None)
     return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -95,7 +95,6 @@ class TaskRun:
         "is_in_line",
         "is_recovered",
         "is_slot_released",
-        "log_lines",
         "metadata",
         "parent_task_run_id",
         "priority",
@@ -123,7 +122,6 @@ class TaskRun:
         """The ledger counts it among those that wait in memory for a slot."""
         self.batching = Batching() if step.batch is not None else None
         """For a batch task."""
-        self.log_lines = 0
         self.is_recovered = is_recovered
         self.is_doubtful = False
         """The way to its worker broke while it ran: a report may have been lost with it."""
@@ -168,7 +166,7 @@ class TaskRun:
         task.run = run
         task.is_in_line = task.is_recovered = task.is_doubtful = task.is_slot_released = False
         task.batching = Batching() if step.batch is not None else None
-        task.log_lines = task.seq = 0
+        task.seq = 0
         task.id = task_run_id
         task.run_id = run.id
         task.state = TaskRunState.WAITING

@@ -265,7 +265,8 @@ class Runner:
     def _begin(self, attempt: Attempt) -> Context:
         context = Context(attempt.assignment, attempt.step, self._services, attempt.task)
         attempt.context = context
-        if attempt.is_cancelled:  # looked at after the context can be found: a cancel in between sets the flag itself
+        # Looked at after the context can be found: a cancel in between sets the flag itself.
+        if attempt.is_cancelled:
             context.exit_flag = True
         attempt.started_at_us = now_us()
         current_context.set(context)

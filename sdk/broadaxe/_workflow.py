@@ -336,7 +336,7 @@ class Workflow(BaseWorkflow[TInput]):
 
         With `wait_for_result=False` it does what `run_many_no_wait` does.
 
-        Up to 1,000 runs are created together or not at all; more are sent in parts. The first failed or cancelled run
+        Runs are sent in parts of up to 100, each created as a whole or not at all. The first failed or cancelled run
         raises, after all have ended; with `return_exceptions` its error stands in the list instead. Runs whose idempotency keys
         others hold are not created: a `BulkTriggerIdempotencyCollisionError` tells which and is raised at once, while the others
         run; with `return_exceptions` an `IdempotencyCollisionError` stands in the place of each.

@@ -1,7 +1,8 @@
 """The record in Postgres: `ShardStore` and `DirectoryStore` over asyncpg.
 
-Composes the parts: `ownership` (who may write), `journal` (writing), `partitions`, `directory`, and the reads that stand here. Reads
-go through a pool, the journal through a connection of its own, the owner's lock through another; an idle store sends nothing.
+Composes the parts: `ownership` (who may write), `journal` (writing), `partitions`, `directory`, `history`, and the reads that stand here.
+Those go through a pool, people's through two of their own, the journal through a connection of its own, the owner's lock through
+another; an idle store sends nothing.
 """
 
 import time
@@ -38,14 +39,7 @@ class PostgresStore(PostgresDirectory):
     def __init__(self, config: DatabaseConfig) -> None:
         """Connects nothing: use `open`."""
         super().__init__(
-            Pool(
-                config.url,
-                config,
-                name="broadaxe",
-                least=config.min_conns,
-                most=config.max_conns,
-                session_settings=LOOK_UP_SETTINGS,
-            )
+            Pool(config.url, config, name="broadaxe", least=config.min_conns, most=config.max_conns)
         )
         self.config = config
         self.ownership = Ownership(config)
@@ -58,7 +52,14 @@ class PostgresStore(PostgresDirectory):
                 most=config.replica_max_conns,
                 session_settings=LISTING_SETTINGS,
             ),
-            self._pool,
+            Pool(
+                config.url,
+                config,
+                name="broadaxe-look-ups",
+                least=0,
+                most=config.max_conns,
+                session_settings=LOOK_UP_SETTINGS,
+            ),
         )
         self._journal = JournalWriter(config)
         self._partitions = Partitions(config)

@@ -18,6 +18,8 @@ from tests.factories import (
     now_us,
 )
 
+LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
 
 async def test_runs_are_selected_by_what_they_are(writer: Writer) -> None:
     workflow = new_id()
@@ -99,8 +101,7 @@ async def test_events_are_read_by_key_in_order(writer: Writer) -> None:
         after = (page[-1].created_at, page[-1].id)
     assert found == wanted
     last = wanted[-1]
-    end_of_the_time_before = (last.created_at - 1, "ffffffff-ffff-ffff-ffff-ffffffffffff")
-    assert await writer.store.fetch_events(TENANT, [last.key], 0, end_of_the_time_before, 9) == [
+    assert await writer.store.fetch_events(TENANT, [last.key], 0, (last.created_at - 1, LAST_ID), 9) == [
         row for row in events if row.key == last.key and row.created_at == last.created_at
     ]
 

@@ -1,6 +1,6 @@
 """`python -m tests.simulation --seeds 1000`: many simulations; or one again, with `SIMULATION_SEED=n` or `--seed n`.
 
-The last line says how many steps were taken and how often each kind of fault happened; a kind that never did fails the run.
+The last line says how many steps were taken and how often each kind of fault and of work happened; a kind that never did fails the run.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections import Counter
 
-from tests.simulation.chaos import FAULTS
+from tests.simulation.chaos import FAULTS, WORK
 from tests.simulation.world import BUSY_SECONDS, simulate
 
 
@@ -35,6 +35,7 @@ def main() -> int:
         else range(options.first, options.first + options.seeds)
     )
     hits: Counter[str] = Counter()
+    bombs: Counter[str] = Counter()
     steps = runs = 0
     failed: list[int] = []
     for seed in seeds:
@@ -50,13 +51,17 @@ def main() -> int:
                 break
         else:
             hits += outcome.hits
+            bombs += outcome.bombs
             steps += outcome.steps
             runs += outcome.runs
             if options.seed is not None:
                 print(f"seed {seed}: trace {outcome.trace}")
-    missing = [] if options.seed is not None else [fault for fault in FAULTS if not hits[fault]]
-    told = ", ".join(f"{fault} {hits[fault]}" for fault in FAULTS)
-    print(f"{len(seeds)} seeds, {len(failed)} failed, {runs} runs, {steps} steps; faults: {told}")
+    kinds = (*FAULTS, *WORK)
+    missing = [] if options.seed is not None else [kind for kind in kinds if not hits[kind]]
+    told = ", ".join(f"{kind} {hits[kind]}" for kind in kinds if hits[kind])
+    crashed = ", ".join(f"{name} {bombs[name]}" for name in sorted(bombs))
+    print(f"crashes of handlers: {crashed}")
+    print(f"{len(seeds)} seeds, {len(failed)} failed, {runs} runs, {steps} steps; {told}")
     if missing:
         print(f"never happened: {', '.join(missing)}", file=sys.stderr)
     return 1 if failed or missing else 0

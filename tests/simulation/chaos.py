@@ -1,18 +1,25 @@
-"""What goes wrong in a simulation, and how often it did: faults of the store, of the engine and of the way to it.
+"""What goes wrong in a simulation and what is asked of it, and how often: faults of the store, of the engine and of the way to it.
 
 One generator, seeded once, decides everything. `Chaos` is the store's `Faults`; `SimStore` adds what a `MemoryStore` cannot know: a crash right
-after a commit was applied, and the check that no write breaks what was written before.
+after a commit was applied, and what stood there before each write.
 """
 
 import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from broadaxe_actors.cel import Expression, InlineEvaluator
 from broadaxe_storage.errors import RefusedRecords, Unavailable
 from broadaxe_storage.memory import CommitFault, MemoryDisk, MemoryStore
-from broadaxe_storage.records import Batch
+from broadaxe_storage.records import (
+    Batch,
+    EventRow,
+    FinishedTaskRun,
+    IdempotencyKeyRow,
+    TaskRunRow,
+)
 
 FAULTS = (
     "crash before a commit",
@@ -38,7 +45,42 @@ FAULTS = (
     "hang until the time-out",
     "trigger repeated",
 )
-"""Every kind of fault; a run in which one never happened proves less than it says."""
+"""Every kind of fault; a set of runs in which one never happened proves less than it says."""
+
+WORK = (
+    "run of several tasks ended",
+    "run of several tasks waited in Postgres",
+    "run of an older version ended",
+    "task skipped by its parents",
+    "task cancelled by its parents",
+    "task that could never start",
+    "expression on an output failed",
+    "expression evaluated apart",
+    "task queued after waits",
+    "task skipped after waits",
+    "task cancelled after waits",
+    "sleep ended a wait",
+    "event ended a wait",
+    "event of before the wait counted",
+    "on-failure task ran",
+    "on-failure task skipped",
+    "cancel of a run",
+    "cancel of a task",
+    "cancel by filter",
+    "replay of a run",
+    "replay of a task",
+    "replay by filter",
+    "result kept in a replay",
+    "key taken by TTL",
+    "key taken by STATUS",
+    "key taken within a bulk",
+    "key of an ended run free again",
+    "time-out extended",
+    "slot released",
+    "children of a task of several",
+    "run read",
+)
+"""Every kind of work, likewise."""
 
 
 class Violation(AssertionError):
@@ -51,6 +93,8 @@ class Chaos:
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.hits: Counter[str] = Counter()
+        self.bombs: Counter[str] = Counter()
+        """Crashes of handlers, by handler."""
         self.is_on = True
         self.is_away = False
         self.cursed: str | None = None
@@ -68,6 +112,10 @@ class Chaos:
     def hit(self, fault: str) -> None:
         assert fault in FAULTS, fault
         self.hits[fault] += 1
+
+    def did(self, work: str) -> None:
+        assert work in WORK, work
+        self.hits[work] += 1
 
     async def on_commit(self, epoch: int, flush: int, batch: Batch) -> CommitFault:
         await asyncio.sleep(self.rng.uniform(0.0002, 0.004))
@@ -96,7 +144,7 @@ class Chaos:
             raise Unavailable("the simulation plays a database that is away")
 
     def _refuse(self, batch: Batch) -> None:
-        rows = [*batch.created, *batch.updated, *batch.finished]
+        rows = [*batch.created, *batch.updated, *batch.finished, *batch.settled]
         if self.cursed is None and rows and self.happens(0.003):
             self.cursed = self.rng.choice(rows).id
             self.hit("guard refused")
@@ -112,6 +160,29 @@ class Chaos:
             self.kill()
 
 
+class SimEvaluator(InlineEvaluator):
+    """Evaluates here, but some time later, as a process of its own would."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._chaos = chaos
+
+    async def evaluate_apart(self, expression: Expression, values: Any) -> bool | str | int:
+        self._chaos.did("expression evaluated apart")
+        await asyncio.sleep(self._chaos.rng.uniform(0.0, 0.05))
+        return await super().evaluate_apart(expression, values)
+
+
+class Before(NamedTuple):
+    """What the store had of what a batch writes, right before."""
+
+    live: dict[str, TaskRunRow | None]
+    finished: dict[str, FinishedTaskRun | None]
+    revived: dict[str, list[FinishedTaskRun]]
+    """By run id."""
+    keys: dict[tuple[str, str], IdempotencyKeyRow | None]
+    """By tenant and idempotency key."""
+
+
 class SimStore(MemoryStore):
     """A memory store under watch."""
 
@@ -124,8 +195,27 @@ class SimStore(MemoryStore):
         await super().commit(*args)
         self._chaos.after_commit()
 
+    async def fetch_events(self, *args: Any) -> list[EventRow]:
+        found = await super().fetch_events(*args)
+        self._chaos.hits["stored events looked at"] += len(found)
+        return found
+
     def _write(self, epoch: int, flush: int, shards: Any, batch: Batch) -> None:
-        before = {row.id: self.disk.live.get(row.id) for row in (*batch.updated, *batch.finished)}
-        ended = {row.id: self.disk.finished.get(row.id) for row in (*batch.created, *batch.finished)}
+        disk = self.disk
+        before = Before(
+            {
+                row.id: disk.live.get(row.id)
+                for row in (*batch.created, *batch.updated, *batch.finished, *batch.settled)
+            },
+            {row.id: disk.finished.get(row.id) for row in (*batch.created, *batch.finished)},
+            {
+                item.run_id: [row for row in disk.finished.values() if row.run_id == item.run_id]
+                for item in batch.revived
+            },
+            {
+                (item.tenant_id, item.key): disk.idempotency_keys.get((item.tenant_id, item.key))
+                for item in batch.claimed_keys
+            },
+        )
         super()._write(epoch, flush, shards, batch)
-        self._on_write(batch, before, ended)
+        self._on_write(batch, before)

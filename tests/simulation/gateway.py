@@ -39,6 +39,8 @@ class SimGateway:
         self.pending: dict[int, tuple[Any, asyncio.Future[Any]]] = {}
         self.sessions: dict[str, Any] = {}
         self.watches: dict[tuple[str, str], asyncio.Future[Any]] = {}
+        self._watched_at: dict[tuple[str, str], int] = {}
+        """After how many commits."""
         self.up = asyncio.Event()
         self.on_break: Any = None
 
@@ -125,6 +127,7 @@ class SimGateway:
         if future is None:
             future = asyncio.get_running_loop().create_future()
             self.watches[tenant_id, run_id] = future
+            self._watched_at[tenant_id, run_id] = self._check.commits
         self.tell(WatchRuns(tenant_id, (run_id,)))
         return future
 
@@ -155,7 +158,7 @@ class SimGateway:
                 future.set_result(message.value)
             else:
                 self._check.refused(asked, message)
-                future.set_exception(Refused(message.code, message.message))
+                future.set_exception(Refused(message.code, message.message, message.detail))
         elif kind is StartTasks:
             worker = self.sessions.get(message.session_id)
             if worker is not None:
@@ -170,7 +173,8 @@ class SimGateway:
             if worker is not None:
                 worker.session_ended()
         elif kind is RunFinished:
-            self._check.run_finished(message)
-            future = self.watches.pop((message.tenant_id, message.run_id), None)
+            key = (message.tenant_id, message.run_id)
+            future = self.watches.pop(key, None)
+            self._check.run_finished(message, self._watched_at.pop(key, 0))
             if future is not None and not future.done():
                 future.set_result(message)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.chaos import FAULTS
+from tests.simulation.chaos import FAULTS, WORK
 from tests.simulation.world import simulate
 
 SEEDS = range(24)
@@ -34,11 +34,12 @@ def test_every_invariant_holds(seed):
     _steps.append(outcome.steps)
 
 
-def test_every_kind_of_fault_happened():
+def test_every_kind_of_fault_and_of_work_happened():
     if len(_steps) < len(SEEDS):
         pytest.skip("some of the simulations did not run, or failed")
-    print(f"{sum(_steps)} steps; " + ", ".join(f"{fault} {_hits[fault]}" for fault in FAULTS))
-    assert not [fault for fault in FAULTS if not _hits[fault]]
+    kinds = (*FAULTS, *WORK)
+    print(f"{sum(_steps)} steps; " + ", ".join(f"{kind} {_hits[kind]}" for kind in kinds))
+    assert not [kind for kind in kinds if not _hits[kind]]
 
 
 def test_a_seed_replays_exactly():

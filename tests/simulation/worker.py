@@ -1,7 +1,6 @@
 """Workers of a simulation: batched or unary, fast, slow, dying, coming back, reporting twice or late."""
 
 import asyncio
-import json
 from typing import Any
 
 from broadaxe_actors.errors import Code, Refused
@@ -9,7 +8,9 @@ from broadaxe_actors.messages import (
     Heartbeat,
     HeldAttempt,
     NewRun,
+    RefreshTimeout,
     RegisterWorker,
+    ReleaseSlot,
     ReportKind,
     ReportTasks,
     StopWorker,
@@ -17,6 +18,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
 )
 from tests.simulation.gateway import LinkLost, SimGateway
+from tests.simulation.workflows import kind_of, make_output
 
 
 class SimWorker:
@@ -194,7 +196,7 @@ class SimWorker:
                     self._say(TaskReport(*held, ReportKind.CANCELLED))
 
     async def _work(self, assignment: Any, held: HeldAttempt) -> None:
-        kind = assignment.step.task_name
+        kind = kind_of(assignment.step.task_name)
         rng = self.rng
         if not self.is_batched or rng.random() < 0.5:
             self._say(TaskReport(*held, ReportKind.STARTED))
@@ -204,11 +206,15 @@ class SimWorker:
             await asyncio.Event().wait()
         if kind == "parent":
             await self._spawn_children(assignment)
+        elif kind == "refresh":
+            await self._ask_for_time(assignment)
+        elif kind == "release":
+            await self._wait_without_a_slot(assignment)
         if self.chaos.happens(0.03):
             self.chaos.hit("report late")
             await asyncio.sleep(rng.uniform(3, 40))
-        payload = json.dumps({"attempt": held.attempt, "nonce": rng.getrandbits(40)}).encode()
-        if kind in ("flaky", "backoff") and rng.random() < 0.5:
+        payload = make_output(rng, held.attempt)
+        if kind == "failing" or (kind in ("flaky", "backoff") and rng.random() < 0.5):
             report = TaskReport(
                 *held, ReportKind.FAILED, b"boom " + payload, should_not_retry=rng.random() < 0.1
             )
@@ -219,7 +225,29 @@ class SimWorker:
             self.chaos.hit("report twice")
             self._say(report)
 
-    async def _spawn_children(self, assignment: Any) -> None:
+    async def _ask_for_time(self, assignment: Any) -> None:
+        """Runs for longer than its time-out, with the engine's consent."""
+        try:
+            deadline = await self.gateway.ask(
+                RefreshTimeout, self.tenant_id, assignment.task_run_id, 4_000_000
+            )
+        except (LinkLost, Refused):
+            return
+        self.sim.check.extended(assignment, deadline)
+        await asyncio.sleep(self.rng.uniform(0, 4))
+
+    async def _wait_without_a_slot(self, assignment: Any) -> None:
+        """Gives its slot back and waits for a child, which may need that very slot."""
+        try:
+            await self.gateway.ask(ReleaseSlot, self.tenant_id, assignment.task_run_id)
+        except (LinkLost, Refused):
+            return
+        self.sim.check.slot_released(assignment)
+        ids = await self._spawn_children(assignment)
+        for run_id in ids[:1]:
+            await self.gateway.watch(self.tenant_id, run_id)
+
+    async def _spawn_children(self, assignment: Any) -> tuple[str, ...]:
         count = 1 + len(assignment.input) % 4
         runs = tuple(
             NewRun(
@@ -244,18 +272,18 @@ class SimWorker:
             except Refused as refused:
                 if refused.code not in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ALREADY_EXISTS):
                     if "guard that is not met" in refused.message:
-                        return
+                        return ()
                     raise
                 is_repeat = True
                 await asyncio.sleep(0.1)
             else:
-                self.sim.check.children_spawned(self.tenant_id, runs, ids)
-                return
+                self.sim.check.children_spawned(runs, ids)
+                return tuple(ids)
 
     # ------------------------------------------------------------ reports
 
     def _say(self, report: TaskReport) -> None:
-        self.sim.check.reported(report)
+        self.sim.check.did_report(report)
         number = self._next_report = self._next_report + 1
         self.unacknowledged[number] = report
         if self.session_id or not self.is_batched:

@@ -40,6 +40,11 @@ from tests.conformance.store_suite import (  # noqa: F401 - what takes another p
     writer,
 )
 from tests.postgres import TestServer
+from tests.storage.test_history import (  # noqa: F401 - as above
+    test_filters_narrow_a_listing_and_its_count,
+    test_rows_are_fetched_by_id_and_by_run,
+    world,
+)
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 

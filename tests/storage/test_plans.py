@@ -68,6 +68,60 @@ class Lives:
             await self.commit(batch)
 
 
+async def test_plans_stay_right_after_a_vacuum_of_empty_tables(database_config: DatabaseConfig) -> None:
+    other = await asyncpg.connect(database_config.url)
+    try:
+        # An analysis would have the plans made anew.
+        for (table,) in await other.fetch(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(task_run|idempotency_key)'"
+        ):
+            await other.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        store = await PostgresStore.open(database_config)
+        try:
+            lives = Lives(store, await store.open_shards())
+            await lives.live(1)
+            # What autovacuum leaves behind a burst: pages, and no row in them.
+            gone = tuple(make_task_run() for _ in range(CROWD))
+            keys = tuple(make_claim(new_id()) for _ in range(CROWD))
+            await lives.commit(Batch(created=gone, claimed_keys=keys))
+            for table in ("task_run", "task_run_history", "idempotency_key"):
+                await other.execute(f"DELETE FROM {table}")
+            for (table,) in await other.fetch(
+                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(task_run|idempotency_key)'"
+            ):
+                await other.execute(f"VACUUM (ANALYZE, TRUNCATE off) {table}")
+            await other.execute("SELECT pg_stat_force_next_flush()")
+            await other.execute("SELECT pg_stat_reset()")
+            crowd = [make_task_run() for _ in range(CROWD)]
+            claims = tuple(make_claim(new_id()) for _ in range(CROWD))
+            await lives.commit(Batch(created=tuple(crowd), claimed_keys=claims))
+            await lives.commit(Batch(finished=tuple(map(make_finish, crowd[: CROWD // 2]))))
+            await lives.live(LIVES)
+        finally:
+            await store.close()
+        async with asyncio.timeout(10):
+            # A session tells what it has read when it ends, and nobody of its end.
+            while await other.fetchval(  # noqa: ASYNC110
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'broadaxe%'"
+                " AND datname = current_database()"
+            ):
+                await asyncio.sleep(0.01)
+        scans, read = await other.fetchrow(
+            "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables"
+            " WHERE relname ~ '^(task_run|idempotency_key)'"
+        )
+        entries = await other.fetchval(
+            "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname ~ '^(task_run|idempotency_key)'"
+        )
+        # A run's life is some 20 probes; one wrong plan would read the crowd at each.
+        most = CROWD // 2 + 40 * (LIVES + 1)
+        assert scans == 0
+        assert CROWD // 2 < read < most
+        assert CROWD // 2 < entries < most
+    finally:
+        await other.close()
+
+
 async def test_plans_made_while_the_tables_were_empty_stay_right(database_config: DatabaseConfig) -> None:
     other = await asyncpg.connect(database_config.url)
     try:

@@ -252,6 +252,10 @@ class Attempts(Batches):
         self._release(task, turn)
         task.app_retries += 1
         pause = pause_us or retry.backoff_us(task.step.definition, task.app_retries)
+        text = f"retry {task.app_retries} of {task.step.definition.retries}"
+        self._note(
+            task, TaskEventKind.RETRYING, f"{text}, in {pause / 1e6:g} s".encode() if pause else text.encode()
+        )
         task.attempt += 1
         self._telemetry.count("retried_tasks", self._tenant_id)
         if pause:

@@ -100,6 +100,10 @@ class Control(Progress):
         order.ids = deque(ids)
         self._next_slice(order)
 
+    def order_again(self, order: _Order) -> None:
+        """Go on once everything recorded by now is committed: what ended, or was replayed, is then read as it is."""
+        self.send_after_commit(self.me.order_settled, order)
+
     def order_settled(self, order: _Order) -> None:
         """Go on with the next ids."""
         self._next_slice(order)
@@ -118,28 +122,37 @@ class Control(Progress):
             wanted = [item for item in wanted if not self._has_ended(item)]
             load = self._load_live
         if wanted:
-            self.fetch(load, wanted, then=self.me.order_loaded, context=(order, tuple(ids)))
+            ended: set[str] = set()
+            self._reads[id(ended)] = ended
+            self.fetch(load, wanted, then=self.me.order_loaded, context=(order, tuple(ids), ended))
         else:
             self._carry_out(order, ids, [])
 
     def order_loaded(
         self,
-        context: tuple[_Order, tuple[str, ...]],
+        context: tuple[_Order, tuple[str, ...], set[str]],
         rows: list[Any] | None,
         error: BaseException | None,
     ) -> None:
-        """What memory did not hold has been read."""
-        order, ids = context
+        """What memory did not hold has been read; of runs that ended meanwhile the rows are of before."""
+        order, ids, ended = context
+        del self._reads[id(ended)]
         if error is not None:
             if not isinstance(error, Unavailable) or order.done:
                 if not isinstance(error, Unavailable):
                     raise error
                 order.ids.extendleft(reversed(ids))
-                self.set_timer(("order", id(order)), 250_000, self.me.order_settled, order)
+                self.set_timer(("order", id(order)), 250_000, self.me.order_again, order)
                 return
             self._refuse_while_away(order.gateway, order.message.request_id, error)
             return
         assert rows is not None
+        stale = [row for row in rows if row.run_id in ended]
+        if stale:
+            again = {row.id for row in stale} | ended
+            order.ids.extend(item for item in ids if item in again)
+            ids = tuple(item for item in ids if item not in again)
+            rows = [row for row in rows if row.run_id not in ended]
         self._carry_out(order, ids, rows)
 
     def _carry_out(self, order: _Order, ids: Sequence[str], rows: list[Any]) -> None:
@@ -150,7 +163,7 @@ class Control(Progress):
             order.done += self._cancel_these(ids, rows, turn)
         self._close(turn)
         if order.ids:
-            self.me.order_settled.send(order)
+            self.order_again(order)
         else:
             self._reply(order.gateway, order.message.request_id, tuple(order.done))
 
@@ -210,8 +223,6 @@ class Control(Progress):
         for run_id, members in by_run.items():
             if self._is_live(run_id) or not any(row.id == run_id for row in members):
                 continue
-            if self._recent.is_uncommitted(run_id):
-                continue  # it ended while its rows were read: those are of an earlier life
             if len(members) == 1 and members[0].step_index != RUN_STEP:
                 done += self._revive_task(members[0], turn)
             else:

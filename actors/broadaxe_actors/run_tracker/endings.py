@@ -109,6 +109,8 @@ class Endings(Lines):
 
     def _tell_finished(self, finished: RunFinished, metadata: str, turn: Turn) -> None:
         self._recent.put(finished)
+        for ended in self._reads.values():
+            ended.add(finished.run_id)
         turn.ended.append(finished.run_id)
         for gateway in self._watchers.pop(finished.run_id):
             turn.deliver_after(gateway, finished)

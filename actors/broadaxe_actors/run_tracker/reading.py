@@ -17,7 +17,6 @@ from broadaxe_actors.messages import (
 from broadaxe_actors.run import SKIPPED_OUTPUT
 from broadaxe_actors.run_tracker.state import TrackerState
 from broadaxe_actors.runtime import Handle
-from broadaxe_actors.task_run import TaskRun
 from broadaxe_storage.records import (
     RUN_STEP,
     FinishedTaskRun,
@@ -31,6 +30,8 @@ logger = logging.getLogger(__name__)
 S = TaskRunState
 MAX_LOG_LINES = 1_000
 """Log lines kept of one task run, as the user documentation has it."""
+LOGGERS_REMEMBERED = 20_000
+"""Task runs whose lines are counted; of one that has been silent for so long they are counted anew."""
 
 
 class Reading(TrackerState):
@@ -117,7 +118,7 @@ class Reading(TrackerState):
             if task is None and not self._has_ended(line.task_run_id):
                 missing = missing or line.task_run_id
                 continue
-            if self._settings.is_log_ingestion_enabled and self._may_log(task):
+            if self._settings.is_log_ingestion_enabled and self._may_log(line.task_run_id):
                 attempt = line.attempt if line.attempt is not None else (task.attempt if task else 0)
                 self.record(
                     LogRow(
@@ -137,14 +138,17 @@ class Reading(TrackerState):
         elif message.request_id:
             gateway.deliver.send((Reply(message.request_id, None),))
 
-    def _may_log(self, task: TaskRun | None) -> bool:
-        """Whether a task run may log one more line; the last that it may says so. Late lines of an ended one are kept."""
-        if task is None:
-            return True
-        task.log_lines += 1
-        if task.log_lines == MAX_LOG_LINES + 1:
-            logger.info("task run %s has logged %d lines: what follows is dropped", task.id, MAX_LOG_LINES)
-        return task.log_lines <= MAX_LOG_LINES
+    def _may_log(self, task_run_id: str) -> bool:
+        """Whether a task run may log one more line. Lines travel in the background, so many come after its end."""
+        count = self._logged.pop(task_run_id, 0) + 1
+        self._logged[task_run_id] = count  # at the end: the ones that have logged lately are remembered
+        if len(self._logged) > LOGGERS_REMEMBERED:
+            del self._logged[next(iter(self._logged))]
+        if count == MAX_LOG_LINES + 1:
+            logger.info(
+                "task run %s has logged %d lines: what follows is dropped", task_run_id, MAX_LOG_LINES
+            )
+        return count <= MAX_LOG_LINES
 
     def get_stats(self, gateway: "Handle[Any]", message: GetStats) -> None:
         """Counters of this tenant."""

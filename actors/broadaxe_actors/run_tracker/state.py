@@ -95,6 +95,10 @@ class TrackerState(Actor):
         self._recent = RecentResults()
         self._subscriptions = Subscriptions()
         self._running: dict[str, int] = {}
+        self._reads: dict[int, set[str]] = {}
+        """For each read of runs to be cancelled or replayed that is under way: the runs that ended since it began."""
+        self._logged: dict[str, int] = {}
+        """By task run: log lines so far, those that logged lately last."""
         self._look_ups: dict[str, None] = {}
         self._is_looking_up = False
         self._creation = Creation(self)  # type: ignore[arg-type]  # the tracker as a whole is built on this

@@ -171,7 +171,7 @@ class Transport(Protocol):
 
 
 def encode_runs(runs: Iterable[stream_pb2.NewRun], max_bytes: int) -> Iterator[RunChunk]:
-    """Chunks of at most 1,000 runs and `max_bytes`, each given as soon as it is full.
+    """Chunks of at most `MAX_RUNS_PER_TRIGGER` runs and `max_bytes`, each given as soon as it is full.
 
     Raises `PayloadTooLargeError` for a run that alone is larger.
     """

@@ -156,11 +156,12 @@ BEGIN
         -- Runs and tasks apart: each has its index.
         WITH runs AS (
             DELETE FROM task_run_history AS h USING unnest(p_revived) AS r
-            WHERE h.id = r.run_id AND h.run_id IS NOT DISTINCT FROM r.run_id AND h.tenant_id = r.tenant_id
+            WHERE h.id = ANY (ARRAY[r.run_id]) AND h.run_id IS NOT DISTINCT FROM r.run_id
+                AND h.tenant_id IS NOT DISTINCT FROM r.tenant_id
             RETURNING h.run_id
         ), tasks AS (
             DELETE FROM task_run_history AS h USING unnest(p_revived) AS r
-            WHERE h.run_id = r.run_id AND h.id <> h.run_id AND h.tenant_id IS NOT DISTINCT FROM r.tenant_id
+            WHERE h.run_id = ANY (ARRAY[r.run_id]) AND h.id <> h.run_id AND h.tenant_id IS NOT DISTINCT FROM r.tenant_id
             RETURNING h.run_id
         ), unmet AS (
             SELECT c.run_id FROM (
@@ -205,7 +206,8 @@ BEGIN
             spill_queue = NULL, waits = u.waits, is_slot_released = u.is_slot_released,
             finished_at = NULL, output = NULL, error = NULL, batch_id = u.batch_id
         FROM unnest(p_updated) AS u
-        WHERE t.id = u.id AND t.tenant_id = u.tenant_id AND t.attempt = u.expected_attempt
+        WHERE t.id = ANY (ARRAY[u.id]) AND t.tenant_id IS NOT DISTINCT FROM u.tenant_id
+            AND t.attempt IS NOT DISTINCT FROM u.expected_attempt
             AND (t.state < 6 OR u.attempt > t.attempt);
         GET DIAGNOSTICS v_count = ROW_COUNT;
         IF v_count <> cardinality(p_updated) THEN
@@ -222,7 +224,8 @@ BEGIN
     IF cardinality(p_finished) > 0 THEN
         WITH gone AS (
             DELETE FROM task_run AS t USING unnest(p_finished) AS f
-            WHERE t.id = f.id AND t.tenant_id = f.tenant_id AND t.attempt = f.expected_attempt
+            WHERE t.id = ANY (ARRAY[f.id]) AND t.tenant_id IS NOT DISTINCT FROM f.tenant_id
+                AND t.attempt IS NOT DISTINCT FROM f.expected_attempt
                 AND t.run_id IS NOT DISTINCT FROM f.id AND t.step_index >= 0
             RETURNING
                 t.id, t.tenant_id, t.run_id, t.workflow_id, t.workflow_version_id, t.created_at, f.finished_at, f.queued_at,
@@ -257,7 +260,8 @@ BEGIN
             started_at = s.started_at, worker_id = s.worker_id, spill_queue = NULL, is_slot_released = false,
             finished_at = s.finished_at, output = s.output, error = s.error, batch_id = NULL
         FROM unnest(p_settled) AS s
-        WHERE t.id = s.id AND t.tenant_id = s.tenant_id AND t.attempt = s.expected_attempt
+        WHERE t.id = ANY (ARRAY[s.id]) AND t.tenant_id IS NOT DISTINCT FROM s.tenant_id
+            AND t.attempt IS NOT DISTINCT FROM s.expected_attempt
             AND (t.state < 6 OR s.attempt > t.attempt) AND t.run_id IS DISTINCT FROM s.id;
         GET DIAGNOSTICS v_count = ROW_COUNT;
         IF v_count <> cardinality(p_settled) THEN
@@ -275,11 +279,11 @@ BEGIN
     IF cardinality(p_ended) > 0 THEN
         WITH runs AS (
             DELETE FROM task_run AS t USING unnest(p_ended) AS e
-            WHERE t.id = e.run_id AND t.tenant_id = e.tenant_id AND t.step_index = -1
+            WHERE t.id = ANY (ARRAY[e.run_id]) AND t.tenant_id IS NOT DISTINCT FROM e.tenant_id AND t.step_index = -1
             RETURNING t.*, e.state AS run_state, e.finished_at AS run_finished_at
         ), tasks AS (
             DELETE FROM task_run AS t USING unnest(p_ended) AS e
-            WHERE t.run_id = e.run_id AND t.id <> t.run_id AND t.tenant_id IS NOT DISTINCT FROM e.tenant_id
+            WHERE t.run_id = ANY (ARRAY[e.run_id]) AND t.id <> t.run_id AND t.tenant_id IS NOT DISTINCT FROM e.tenant_id
             RETURNING t.*, e.finished_at AS run_finished_at
         ), moved AS (
             INSERT INTO task_run_history (
@@ -389,7 +393,8 @@ BEGIN
 
     IF cardinality(p_released_keys) > 0 THEN
         DELETE FROM idempotency_key AS k USING unnest(p_released_keys) AS r
-        WHERE k.tenant_id = r.tenant_id AND k.digest = sha256(convert_to(r.key, 'UTF8')) AND k.run_id = r.run_id;
+        WHERE k.tenant_id = ANY (ARRAY[r.tenant_id]) AND k.digest = ANY (ARRAY[sha256(convert_to(r.key, 'UTF8'))])
+            AND k.run_id IS NOT DISTINCT FROM r.run_id;
     END IF;
 END
 $$;

@@ -65,8 +65,11 @@ class Bench:
         self.call("trigger", self.gateway, TriggerRuns(2, TENANT, (NewRun("w", b"{}", run_id=self.run_id),)))
         self.call("watch", self.gateway, WatchRuns(TENANT, (self.run_id,)))
 
-    def call(self, method, *args):
-        """Call a handler, commit, and go on with what the tracker tells itself; all that was said."""
+    def call(self, method, *args, hold=False):
+        """Call a handler, commit, and go on with what the tracker tells itself; all that was said.
+
+        Fetches are answered at once, unless they are to be held.
+        """
         todo, heard = [(method, args)], []
         while todo:
             name, given = todo.pop(0)
@@ -78,7 +81,7 @@ class Bench:
                 for sent in (*said.sends, *said.effects)
                 if sent.to is self.probe.handle
             ]
-            for fetch in said.fetches:
+            for fetch in () if hold else said.fetches:
                 todo.append((fetch.then, (fetch.context, self.run_now(fetch), None)))
         self.said += heard
         return heard
@@ -165,3 +168,16 @@ def test_a_late_proposal_of_a_slot_that_was_given_back_does_not_take_it_again():
     # The queue had found the same worker for it before it heard.
     heard = bench.call("propose", (Proposal(row.id, 0, WORKER, ONE),))
     assert Sent(bench.queue, "release", (((WORKER, row.id, 0),),)) in heard[0].sends
+
+
+def test_a_replay_does_not_begin_from_rows_of_before_a_replay_that_came_first():
+    bench = Bench(TaskDefinition("a", "w:a"))
+    bench.complete("a", b'{"life":0}')
+    replay = ReplayRuns(4, TENANT, (bench.run_id,))
+    (fetch,) = bench.call("replay_runs", bench.gateway, replay, hold=True)[-1].fetches
+    rows = bench.run_now(fetch)
+    bench.call("replay_runs", bench.gateway, replay)
+    bench.complete("a", b'{"life":1}')
+    assert (bench.row("a").attempt, bench.row("a").output) == (1, b'{"life":1}')
+    bench.call(fetch.then, fetch.context, rows, None)
+    assert (bench.row("a").attempt, bench.row("a").state) == (2, S.QUEUED)

@@ -330,7 +330,8 @@ def test_a_failure_is_retried_before_all_new_work_once_that_is_committed():
     said = bench.report(ReportKind.FAILED, run_id, b"boom")
     (update,) = of_kind(said.records, TaskRunUpdate)
     assert (update.expected_attempt, update.attempt, update.app_retries) == (0, 1, 1)
-    assert [row.kind for row in of_kind(said.records, TaskEventRow)][-1] == TaskEventKind.FAILED
+    kinds = [row.kind for row in of_kind(said.records, TaskEventRow)]
+    assert kinds[-2:] == [TaskEventKind.FAILED, TaskEventKind.RETRYING]
     assert bench.sent(said, "enqueue") == []
     (then,) = bench.commit(said)
     ((ready,),) = bench.sent(then, "enqueue")[0]

@@ -1,6 +1,5 @@
 """Versions of workflows as REST needs them: names and ids of steps, read once each, as versions never change."""
 
-import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from functools import cached_property
@@ -34,8 +33,8 @@ class Version:
         return int(self.row.workflow_id.replace("-", "")[:12], 16) * 1000
 
     def step_id(self, index: int) -> str:
-        """As the engine makes it (`broadaxe_actors.catalog`)."""
-        return str(uuid.uuid5(uuid.UUID(self.row.id), self.tasks[index].name))
+        """The id of a task of this version."""
+        return definitions.step_id(self.row.id, self.tasks[index].name)
 
     def children_of(self, index: int) -> list[str]:
         """Step ids of the tasks that name this one as a parent."""

@@ -1,0 +1,186 @@
+"""The workflows of a simulation: one for each thing that a task may do, and random ones with parents and conditions.
+
+What the function of a task does is told by the letters of the task's name (`kind_of`); the digits only keep names apart.
+"""
+
+import json
+import random
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, validate
+from tests.simulation.oracle import EVENT_EXPRESSIONS, PARENT_EXPRESSIONS
+
+EVENT_KEYS = ("go", "stop")
+SCOPES = (None, "s1", "s2")
+STARTING_KEY = "order:created"
+"""Events of this key start a run of each workflow that names it."""
+STARTED_BY_EVENT = ("evented", "evented-dag")
+
+DEFAULTS = {"execution_timeout": "24h", "schedule_timeout": "24h"}
+"""A day, so that only what hangs on purpose is ended by a time-out."""
+KINDS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "slow": {},
+    "flaky": {"retries": 3},
+    "backoff": {"retries": 2, "backoff_factor": 1.7, "backoff_max_seconds": 4},
+    "parent": {"retries": 1},
+    "hang": {"execution_timeout": "3s", "retries": 1},
+    "refresh": {"execution_timeout": "3s", "retries": 1},
+    "release": {"execution_timeout": "25s", "retries": 1},
+    "failing": {},
+    "unserved": {"schedule_timeout": "2s"},
+}
+MAY_TIME_OUT = frozenset({"hang", "refresh", "release"})
+IN_DAGS = ("fast",) * 8 + (
+    "flaky",
+    "backoff",
+    "parent",
+    "refresh",
+    "release",
+    "failing",
+    "slow",
+    "hang",
+    "unserved",
+)
+SINGLES = ("fast", "slow", "flaky", "backoff", "parent", "hang", "refresh", "release", "unserved")
+"""Workflows of one task, named as its kind."""
+ONCE = ("once-ttl", "once-status", "once-dag", "once-apart")
+"""Workflows with an idempotency key."""
+
+
+def kind_of(task_name: str) -> str:
+    """What the function of a task does."""
+    return task_name.rstrip("0123456789")
+
+
+def make_task(workflow: str, name: str, **fields: Any) -> TaskDefinition:
+    """A task with what its kind needs."""
+    return TaskDefinition(name, f"{workflow}:{name}", **{**DEFAULTS, **KINDS[kind_of(name)], **fields})
+
+
+def make_workflows(rng: random.Random) -> dict[str, WorkflowDefinition]:
+    """The workflows of one simulation."""
+    found = [WorkflowDefinition(kind, (make_task(kind, kind),)) for kind in SINGLES]
+    found.append(
+        WorkflowDefinition("evented", (make_task("evented", "slow0"),), event_triggers=(STARTING_KEY,))
+    )
+    pair = (make_task("evented-dag", "fast0"), make_task("evented-dag", "fast1", parents=("fast0",)))
+    found.append(WorkflowDefinition("evented-dag", pair, event_triggers=(STARTING_KEY,)))
+    found += [_make_lone(rng, f"lone{number}") for number in range(3)]
+    found += [make_dag(rng, f"dag{number}") for number in range(4)]
+    found.append(_make_crossed())
+    found += _make_once(rng)
+    for definition in found:
+        validate(definition)
+    return {definition.name: definition for definition in found}
+
+
+def _make_once(rng: random.Random) -> Iterator[WorkflowDefinition]:
+    plain = "input.key"
+    for name, expression, ttl_ms, method in (
+        ("once-ttl", plain, rng.choice((1_500, 4_000)), "TTL"),
+        ("once-status", plain, rng.choice((3_000, 600_000)), "STATUS"),
+        ("once-apart", "input.l.exists(x, x > 5.0) ? input.key : 'other'", 600_000, "STATUS"),
+    ):
+        idempotency = {"expression": expression, "ttl_ms": ttl_ms, "method": method}
+        yield WorkflowDefinition(name, (make_task(name, "fast0"),), idempotency=idempotency)
+    name = "once-dag"
+    tasks = (make_task(name, "fast0"), make_task(name, "fast1", parents=("fast0",)))
+    yield WorkflowDefinition(
+        name, tasks, idempotency={"expression": plain, "ttl_ms": 600_000, "method": "STATUS"}
+    )
+
+
+def _make_crossed() -> WorkflowDefinition:
+    """Tasks that are to be skipped and to be cancelled by one and the same output."""
+    name = "dag-crossed"
+    on_first = {
+        "kind": "parent",
+        "parent": "fast0",
+        "or_group_id": "same",
+        "readable_data_key": "fast0",
+        "expression": "has(output.n) && output.n < 5.0",
+    }
+    both = tuple({**on_first, "action": action} for action in ("CANCEL", "SKIP"))
+    tasks = (
+        make_task(name, "fast0"),
+        make_task(name, "fast1", parents=("fast0",), conditions=both),
+        make_task(name, "fast2", parents=("fast0", "fast1"), conditions=both[:1]),
+    )
+    return WorkflowDefinition(name, tasks)
+
+
+def make_dag(rng: random.Random, name: str) -> WorkflowDefinition:
+    """Up to seven tasks in random order of dependence, with conditions of every kind here and there."""
+    tasks: list[TaskDefinition] = []
+    density = rng.choice((0.25, 0.4, 0.7))
+    for number in range(rng.randint(2, 7)):
+        parents = tuple(task.name for task in tasks if rng.random() < density)
+        tasks.append(
+            make_task(
+                name,
+                f"{rng.choice(IN_DAGS)}{number}",
+                parents=parents,
+                conditions=tuple(_conditions(rng, parents, rng.choice((0, 0, 0, 1, 1, 2, 3)))),
+            )
+        )
+    on_failure = make_task(name, rng.choice(("fast99", "flaky99"))) if rng.random() < 0.5 else None
+    return WorkflowDefinition(name, tuple(tasks), on_failure_task=on_failure)
+
+
+def _make_lone(rng: random.Random, name: str) -> WorkflowDefinition:
+    """One task that waits."""
+    conditions = tuple(_conditions(rng, (), rng.choice((1, 1, 2, 3))))
+    return WorkflowDefinition(name, (make_task(name, "fast0", conditions=conditions),))
+
+
+def _conditions(rng: random.Random, parents: tuple[str, ...], count: int) -> Iterator[dict[str, Any]]:
+    groups = [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(2)]
+    for number in range(count):
+        base = {
+            "action": rng.choice(("QUEUE", "QUEUE", "SKIP", "CANCEL")),
+            "or_group_id": rng.choice(groups),
+            "expression": "",
+            "readable_data_key": f"key{number}",
+        }
+        kind = rng.choice(("parent", "parent", "sleep", "event") if parents else ("sleep", "event"))
+        if kind == "parent":
+            expression = rng.choice(tuple(PARENT_EXPRESSIONS))
+            yield {**base, "kind": kind, "parent": rng.choice(parents), "expression": expression}
+        elif kind == "sleep":
+            yield {**base, "kind": kind, "sleep_for": rng.choice(("300ms", "1s", "4s"))}
+        else:
+            yield {
+                **base,
+                "kind": kind,
+                "event_key": rng.choice(EVENT_KEYS),
+                "event_scope": rng.choice((None, None, "s1", "s2")),
+                "expression": rng.choice(tuple(EVENT_EXPRESSIONS)),
+            }
+
+
+def make_payload(rng: random.Random, nonce: int) -> dict[str, Any]:
+    """The payload of an event; the nonce tells it from every other."""
+    payload: dict[str, Any] = {"nonce": nonce}
+    if rng.random() < 0.9:
+        payload |= {"who": rng.choice(("a", "b")), "n": rng.choice((1, 9))}
+    if rng.random() < 0.5:
+        payload["l"] = rng.choice(([1], [1, 9], []))
+    return payload
+
+
+def make_output(rng: random.Random, attempt: int) -> bytes:
+    """The output of a task, as JSON text of many shapes."""
+    shape = rng.random()
+    if shape < 0.06:
+        return rng.choice((b"", b"null", b"[1]", b'"text"'))
+    output: dict[str, Any] = {"attempt": attempt, "nonce": rng.getrandbits(40)}
+    if shape < 0.9:
+        output["n"] = rng.choice((1, 9))
+    if rng.random() < 0.4:
+        output["l"] = rng.choice(([1], [9, 1]))
+    if rng.random() < 0.07:
+        output["skipped"] = True
+    return json.dumps(output).encode()
