@@ -30,6 +30,8 @@ from tests.compat.calls import (
 )
 from tests.compat.conftest import Workers
 from tests.compat.wire import BareWorker, Wire, code_of, unique
+from tests.processes import Server, wait_until
+from tests.rest import Rest
 
 pytestmark = pytest.mark.timeout(120)
 BareWorkers = type[Workers]
@@ -220,12 +222,20 @@ def test_filter_needs_since_and_well_formed_metadata(wire: Wire) -> None:
     assert code_of(lambda: cancel(wire, filter=malformed))[0] == INVALID
 
 
-def test_filter_selects_by_workflow_metadata_and_status(wire: Wire, bare_worker: BareWorkers) -> None:
+def test_filter_selects_by_workflow_metadata_and_status(
+    server: Server, wire: Wire, bare_worker: BareWorkers
+) -> None:
     worker, name, running = started(wire, bare_worker)
     workflow_id = worker.next().workflow_id
     mark = unique("mark")
     marked = wire.trigger(name, additional_metadata=json.dumps({"mark": mark}))
     worker.next()
+    rest = Rest(
+        server.http_url, server.token
+    )  # a filter reads the record, which an assignment reaches in the background
+    path = f"S/workflow-runs/{marked}/status"
+    wait_until(lambda: rest.get(path) == "RUNNING", what="the assignment to be recorded", timeout=10)
+    rest.close()
     chosen = {"workflow_ids": [workflow_id], "additional_metadata": [f"mark:{mark}"]}
     cancel(wire, filter=tasks_filter(statuses=["QUEUED"], **chosen))
     assert not wire.details(marked).done  # it runs

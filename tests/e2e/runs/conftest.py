@@ -1,6 +1,7 @@
 """One real server for all of `tests/e2e/runs`; for each SDK a worker and a client that know the flows of `tests/roles/flows`."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +67,27 @@ SLOTS = 4_000
 """Enough for three levels of a thousand tasks of which two wait."""
 
 
-@pytest.fixture(scope="session", params=SDKS)
-def flows(
-    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[FlowsUnderTest]:
-    """A worker and a client of all flows, under each SDK in turn: an official worker takes its time to start."""
-    sdk: Sdk = request.param
-    with serving(sdk, TOPICS, server, tmp_path_factory.mktemp("flows"), SLOTS) as one:
-        yield one
+@pytest.fixture(scope="session")
+def served(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Sdk], FlowsUnderTest]]:
+    """A worker and a client of all flows under each SDK that is asked for, kept to the end: an official worker takes its time to start."""
+    running: dict[str, FlowsUnderTest] = {}
+    with contextlib.ExitStack() as stack:
+
+        def of(sdk: Sdk) -> FlowsUnderTest:
+            if sdk.label not in running:
+                directory = tmp_path_factory.mktemp("flows")
+                running[sdk.label] = stack.enter_context(serving(sdk, TOPICS, server, directory, SLOTS))
+            return running[sdk.label]
+
+        yield of
+
+
+@pytest.fixture(params=SDKS)
+def flows(request: pytest.FixtureRequest, served: Callable[[Sdk], FlowsUnderTest]) -> FlowsUnderTest:
+    """Every flow, served by a worker and triggered by a client of an SDK."""
+    return served(request.param)
 
 
 class serving:  # noqa: N801 - it is used as a function
