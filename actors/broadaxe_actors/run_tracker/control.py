@@ -67,6 +67,8 @@ class Control(Progress):
         if order.message.filter is None:
             self.send_after_commit(self.me.order_settled, order)
         else:
+            # What the filter is asked of must not lie behind what is held back for its batch.
+            self.save_all()
             self.send_after_commit(self.me.order_select, order)
 
     def order_select(self, order: _Order) -> None:

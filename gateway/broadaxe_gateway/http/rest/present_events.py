@@ -82,7 +82,8 @@ def at_attempt(summary: TaskSummary, attempt: int, events: Iterable[TaskEventRow
     begun = max((event.at for event in own if event.kind in _STARTS), default=None)
     ends = [event for event in own if event.kind in _ENDS_OF_ATTEMPT]
     ended = max((event.at for event in ends), default=None)
-    texts = [event.message for event in ends if event.message]
+    # RETRYING tells what comes next, not what went wrong.
+    texts = [event.message for event in ends if event.message and event.kind != TaskEventKind.RETRYING]
     summary.retry_count, summary.attempt = attempt, attempt + 1
     summary.status = TaskStatus.FAILED
     summary.is_evicted = False
