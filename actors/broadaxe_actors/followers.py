@@ -12,6 +12,8 @@ from broadaxe_actors.runtime import Handle
 
 RECENT_RESULTS = 10_000
 RECENT_BYTES = 8_000_000
+ENDED_KEPT = 20_000
+"""Ids of ended runs whose results have been forgotten: what was read of them before they ended may come after that."""
 MAX_PENDING_WATCHES = 2_000_000
 
 
@@ -63,6 +65,8 @@ class RecentResults:
         self._run_of: dict[str, str] = {}
         """By task run of a run of several tasks: its run."""
         self._uncommitted: set[str] = set()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        """Runs that ended, and whose results are forgotten."""
         self._bytes = 0
 
     def put(self, finished: RunFinished) -> None:
@@ -79,6 +83,7 @@ class RecentResults:
         entry = self._results.pop(run_id, None)
         if entry is not None:
             self._drop(*entry)
+        self._ended.pop(run_id, None)
         self._uncommitted.discard(run_id)
 
     def _drop(self, finished: RunFinished, size: int) -> None:
@@ -93,14 +98,25 @@ class RecentResults:
             if oldest in self._uncommitted:
                 break
             self._drop(*self._results.pop(oldest))
+            self._ended[oldest] = None
+            if len(self._ended) > ENDED_KEPT:
+                self._ended.popitem(last=False)
 
     def get(self, run_id: str) -> RunFinished | None:
         entry = self._results.get(run_id)
         return entry[0] if entry is not None else None
 
+    def has_ended(self, run_id: str) -> bool:
+        """Whether a run is known to have ended, its result kept or not."""
+        return run_id in self._results or run_id in self._ended
+
     def of_task_run(self, task_run_id: str) -> RunFinished | None:
         """The result of the run that a task run belonged to."""
         return self.get(self._run_of.get(task_run_id, task_run_id))
+
+    def uncommitted(self) -> set[str]:
+        """Runs whose end is not committed yet."""
+        return set(self._uncommitted)
 
     def is_uncommitted(self, run_id: str) -> bool:
         return run_id in self._uncommitted

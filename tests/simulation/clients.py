@@ -72,7 +72,11 @@ class Client:
         end = self.sim.clock.monotonic() + round(busy_seconds * 1e6)
         while not await self._put_workflows(self.sim.workflows):  # noqa: ASYNC110 - the answer is what is awaited
             await asyncio.sleep(0.1)
-        rate = self.rng.choice((2.0, 6.0))
+        rate = self.rng.choice((3.0, 10.0))
+        if self.rng.random() < 0.4:
+            # More than the lines take, so that whole runs wait in Postgres.
+            runs = tuple(self._new_run("dag-crossed", self._payload()) for _ in range(40))
+            self.sim.keep(self._trigger(runs))
         names, weights = tuple(self._weights), tuple(self._weights.values())
         newer_at = self.sim.clock.monotonic() + round(self.rng.uniform(0.2, 0.8) * busy_seconds * 1e6)
         while self.sim.clock.monotonic() < end:
@@ -119,18 +123,18 @@ class Client:
         await self._trigger(tuple(self._new_run(rng.choice(SINGLES), self._payload()) for _ in range(size)))
 
     async def _several(self) -> None:
-        names = [name for name in self.sim.workflows if name.startswith("dag")]
-        size = self.rng.choice((1, 1, 2, 2, 5, 14, 30))
-        if self.rng.random() < 0.5:
-            names = [self.rng.choice((*names, "evented-dag"))]
+        names = tuple(name for name in self.sim.workflows if name.startswith("dag"))
+        size = self.rng.choice((1, 1, 2, 2, 5, 14, 40))
+        if size > 5:
+            names = (self.rng.choice((*names, "evented-dag", "dag-crossed")),)
         await self._trigger(
             tuple(self._new_run(self.rng.choice(names), self._payload()) for _ in range(size))
         )
 
     async def _lone(self) -> None:
         size = self.rng.choice((1, 1, 3))
-        if self.rng.random() < 0.4:
-            self.sim.keep(self._push())  # about when the wait begins
+        if self.rng.random() < 0.7:
+            self.sim.keep(self._push_soon())
         await self._trigger(
             tuple(self._new_run(f"lone{self.rng.randrange(3)}", self._payload()) for _ in range(size))
         )
@@ -241,6 +245,18 @@ class Client:
                     make_payload(self.rng, self.rng.getrandbits(48)),
                 )
                 for _ in range(count)
+            )
+        )
+
+    async def _push_soon(self) -> None:
+        """Events that fit most waits, while the run that waits for them is being made."""
+        await asyncio.sleep(self.rng.uniform(0, 0.003))
+        payload = {"who": self.rng.choice(("a", "b")), "n": 9, "l": [9]}
+        await self.push(
+            tuple(
+                (key, scope, {**payload, "nonce": self.rng.getrandbits(48)})
+                for key in EVENT_KEYS
+                for scope in SCOPES[1:]
             )
         )
 

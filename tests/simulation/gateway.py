@@ -136,7 +136,7 @@ class SimGateway:
     def _receive(self, batch: Any, generation: int) -> None:
         if generation != self._generation:
             return
-        if self._chaos.happens(0.0015):
+        if self._chaos.happens(0.004):
             self._chaos.hit("answer lost with its link")
             self.on_break(self)
             return

@@ -72,6 +72,10 @@ def parents_say(task: TaskDefinition, ended: Mapping[str, End]) -> str:
     missing = _groups(task, "QUEUE") - held["QUEUE"]
     if not missing:
         return "WAIT" if waits else "QUEUE"
+    awaited = {item["or_group_id"] for item in task.conditions if item["kind"] == "parent"}
+    awaited |= {f"parent {name}" for name in task.parents}
+    if not missing & awaited:
+        return "WAIT"
     if len(ended) < len(set(task.parents)):
         return "OPEN"
     hopeful = {item["or_group_id"] for item in waits if item["action"] == "QUEUE"}
@@ -205,7 +209,7 @@ def waits_say(task: TaskDefinition, ended: Mapping[str, End], met: Iterable[int]
         held[waits[number]["action"]].add(waits[number]["or_group_id"])
     if _fires(task, "SKIP", held):
         return "SKIP"
-    if _fires(task, "CANCEL", held):
+    if any(end.state in BROKEN for end in ended.values()) or _fires(task, "CANCEL", held):
         return "CANCEL"
     return "QUEUE" if _groups(task, "QUEUE") <= held["QUEUE"] else "OPEN"
 

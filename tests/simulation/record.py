@@ -77,8 +77,6 @@ class Record:
         self.waits: dict[tuple[str, int], StoredWaits] = {}
         """By task run and attempt."""
         self.wait_committed_at: dict[tuple[str, int], int] = {}
-        self.queued: set[tuple[str, int]] = set()
-        """Task runs and attempts that were recorded as queued."""
         self.events: list[StoredEvent] = []
         self.claims: dict[tuple[str, str], list[Any]] = defaultdict(list)
         """Idempotency key rows by tenant and key, the newest last."""
@@ -129,7 +127,7 @@ class Record:
         for row in (*batch.created, *batch.updated, *batch.settled):
             self._check_residence(row.id)
         for update in batch.updated:
-            self._note_state(update.id, update.state, update.attempt, update.waits, now)
+            self._note_waits(update.id, update.attempt, update.waits, now)
         for finish in batch.finished:
             if before.finished[finish.id] is not None:
                 self._fail(f"run {finish.id} had ended, and ended again: {finish}")
@@ -159,7 +157,7 @@ class Record:
             known = self.members[row.run_id].setdefault(row.step_index, row.id)
             if known != row.id:
                 self._fail(f"step {row.step_index} of run {row.run_id} has two task runs: {known}, {row.id}")
-        self._note_state(row.id, row.state, row.attempt, row.waits, now)
+        self._note_waits(row.id, row.attempt, row.waits, now)
 
     def _check_residence(self, row_id: str) -> None:
         """A run that waits in Postgres as a whole does so: else recovery would leave it there."""
@@ -170,9 +168,7 @@ class Record:
         if head.spill_queue is not None and row.spill_queue is None:
             self._fail(f"run {head.id} waits in Postgres as a whole by the record, and {row} does not")
 
-    def _note_state(self, row_id: str, state: int, attempt: int, waits: str | None, now: int) -> None:
-        if state == S.QUEUED:
-            self.queued.add((row_id, attempt))
+    def _note_waits(self, row_id: str, attempt: int, waits: str | None, now: int) -> None:
         if waits is not None:
             raw = json.loads(waits)
             events = {int(number): payload for number, payload in raw["events"].items()}

@@ -137,22 +137,16 @@ def do_not_look_back(monkeypatch):
     replace_handler(monkeypatch, EventRouter, "add_waits", add_waits)
 
 
-def do_not_look_at_events_under_way(monkeypatch):
-    """A wait sees the events of before that are committed only."""
-    real = EventRouter.add_waits
-
-    def add_waits(router, waits):
-        hidden, router._uncommitted = router._uncommitted, {}
-        real(router, waits)
-        router._uncommitted = hidden
-
-    replace_handler(monkeypatch, EventRouter, "add_waits", add_waits)
-
-
 def end_sleeps_early(monkeypatch):
     """A sleep ends 100 ms before its time."""
-    real = Waits.met
-    monkeypatch.setattr(Waits, "met", lambda waits, plan, now: real(waits, plan, now + 100_000))
+    met, next_deadline = Waits.met, Waits.next_deadline
+
+    def early_deadline(waits, plan, now):
+        found = next_deadline(waits, plan, now + 100_000)
+        return None if found is None else found - 100_000
+
+    monkeypatch.setattr(Waits, "met", lambda waits, plan, now: met(waits, plan, now + 100_000))
+    monkeypatch.setattr(Waits, "next_deadline", early_deadline)
 
 
 def end_sleeps_late(monkeypatch):
@@ -271,17 +265,6 @@ def give_every_key_to_who_asks(monkeypatch):
         claims._tracker.keys_claimed.send(job, tuple(request.run_id for request in requests))
 
     replace_handler(monkeypatch, Claims, "claim_keys", claim_keys)
-
-
-def forget_releases_while_keys_are_read(monkeypatch):
-    """A key that is released while it is read is taken for held."""
-    real = Claims.release_key
-
-    def release_key(claims, key, run_id):
-        real(claims, key, run_id)
-        claims._released.clear()
-
-    replace_handler(monkeypatch, Claims, "release_key", release_key)
 
 
 class Spared(NamedTuple):

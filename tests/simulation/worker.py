@@ -38,6 +38,8 @@ class SimWorker:
         self.id = ""
         self.session_id = ""
         self.running: dict[HeldAttempt, asyncio.Task[None]] = {}
+        self._runaways: set[asyncio.Task[None]] = set()
+        """Tasks that go on although they were told to stop."""
         self.unacknowledged: dict[int, TaskReport] = {}
         self._next_report = 0
         self._broken = asyncio.Event()
@@ -145,6 +147,8 @@ class SimWorker:
         self.is_gone = True
         for task in self.running.values():
             task.cancel()
+        for task in self._runaways:
+            task.cancel()
         self.running.clear()
         self.unacknowledged.clear()
         self._broken.set()
@@ -190,10 +194,16 @@ class SimWorker:
         for order in orders:
             held = HeldAttempt(order.task_run_id, order.attempt)
             task = self.running.pop(held, None)
-            if task is not None:
-                task.cancel()
-                if self.rng.random() < 0.2:
-                    self._say(TaskReport(*held, ReportKind.CANCELLED))
+            if task is None:
+                continue
+            if self.chaos.happens(0.3):
+                self.chaos.hit("worker ran on after a cancel")
+                self._runaways.add(task)
+                task.add_done_callback(self._runaways.discard)
+                continue
+            task.cancel()
+            if self.rng.random() < 0.2:
+                self._say(TaskReport(*held, ReportKind.CANCELLED))
 
     async def _work(self, assignment: Any, held: HeldAttempt) -> None:
         kind = kind_of(assignment.step.task_name)

@@ -188,7 +188,8 @@ class Creation(KeyClaims):
                 continue
             elif index in job.taken:
                 job.borrowed.append(run_id)
-            elif not tracker._is_live(run_id) and tracker._recent.get(run_id) is None:
+            elif not self._is_made(run_id):
+                self._refused_ids.pop(run_id, None)
                 self._create(job, index, now)
             elif job.is_repeat:
                 job.borrowed.append(run_id)
@@ -231,16 +232,15 @@ class Creation(KeyClaims):
                     tuple(job.created[offset : offset + SLICE]),
                     job.spilled if offset == 0 else 0,
                 )
-        if job.borrowed:
+        is_collided = bool(job.collisions) and job.reply is None
+        if job.borrowed or is_collided:
             tracker.send_after_commit(
                 tracker.me.borrowed_settled,
                 job.gateway,
                 job.request_id,
-                self._collisions(job) if job.collisions else tuple(job.run_ids),
-                tuple(job.borrowed),
+                self._collisions(job) if is_collided else tuple(job.run_ids),
+                (*job.borrowed, *(item.existing_run_id for item in job.collisions)),
             )
-        elif job.collisions and job.reply is None:
-            self._refuse(job, collided(self._collisions(job)))
         else:
             self._reply(job, job.reply if job.reply is not None else tuple(job.run_ids))
 

@@ -122,7 +122,7 @@ class Control(Progress):
             wanted = [item for item in wanted if not self._has_ended(item)]
             load = self._load_live
         if wanted:
-            ended: set[str] = set()
+            ended = self._recent.uncommitted()
             self._reads[id(ended)] = ended
             self.fetch(load, wanted, then=self.me.order_loaded, context=(order, tuple(ids), ended))
         else:
@@ -134,7 +134,7 @@ class Control(Progress):
         rows: list[Any] | None,
         error: BaseException | None,
     ) -> None:
-        """What memory did not hold has been read; of runs that ended meanwhile the rows are of before."""
+        """What memory did not hold has been read; of runs whose end was not committed, the rows are of before."""
         order, ids, ended = context
         del self._reads[id(ended)]
         if error is not None:

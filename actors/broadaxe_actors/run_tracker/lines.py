@@ -233,7 +233,7 @@ class Lines(TrackerState):
     def _hydrate(self, rows: list[TaskRunRow]) -> None:
         """Runs that waited in Postgres as a whole come into memory; their task runs stay there until they are taken."""
         for row in rows:
-            if row.step_index != RUN_STEP or row.run_id in self._runs or self._recent.get(row.run_id):
+            if row.step_index != RUN_STEP or row.run_id in self._runs or self._recent.has_ended(row.run_id):
                 continue
             run = self._put_run(row)
             self.record(run.unspill_record(self._tenant_id))

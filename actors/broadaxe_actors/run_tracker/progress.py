@@ -57,14 +57,16 @@ class Progress(Endings):
                     if task.state == S.WAITING and task.waits is not None:
                         self._watch(task, run.gate(task.step.index), turn)
             else:
-                self._hear(run, index, child, turn)
+                more = self._to_progress[0] if self._to_progress else None
+                has_more = more is not None and more[0] is run and more[2] == child
+                self._hear(run, index, child, turn, is_judged=not has_more)
 
     def progress_more(self) -> None:
         """More tasks have yet to hear of an end."""
         self._close(Turn())
 
-    def _hear(self, run: Run, parent: int, child: int, turn: Turn) -> None:
-        """A task hears how one of its parents ended."""
+    def _hear(self, run: Run, parent: int, child: int, turn: Turn, *, is_judged: bool) -> None:
+        """A task hears how one of its parents ended. It is not judged yet if it hears of another right after."""
         ended = run.entries[parent]
         if type(ended) is not Ended:
             return
@@ -86,7 +88,7 @@ class Progress(Endings):
             except EvaluationFailed as error:
                 self._fail_to_judge(run, parent, child, str(error), turn)
                 return
-        self._apply(run, parent, ended, child, results, turn)
+        self._apply(run, parent, ended, child, results, turn, is_judged=is_judged)
 
     async def _evaluate(
         self, expressions: Sequence[Expression], values: Mapping[str, bytes]
@@ -126,9 +128,13 @@ class Progress(Endings):
         child: int,
         results: Mapping[Expression, bool],
         turn: Turn,
+        *,
+        is_judged: bool = True,
     ) -> None:
         gate = run.gates.get(child) or run.gate(child)
         gate.parent_ended(parent, ended.state, is_skipped=ended.is_skipped, results=results)
+        if not is_judged:
+            return
         entry = run.entries[child]
         if entry is None:
             self._judge(run, child, gate, turn)
@@ -168,9 +174,12 @@ class Progress(Endings):
 
     def _judge_all(self, run: Run, turn: Turn) -> None:
         """Judge every undecided task of a run that has just come into being, was read from the record, or begins anew."""
-        for index, _ in run.ended():
-            for child in run.version.children[index]:
-                self._to_progress.append((run, index, child))
+        ended = {index for index, _ in run.ended()}
+        for step in run.version.steps:
+            # What ended before this moment counts at one moment: child by child, so that all of it is heard before the verdict.
+            for parent in step.plan.parents:
+                if parent in ended:
+                    self._to_progress.append((run, parent, step.index))
         for index in run.undecided():
             plan = run.version.steps[index].plan
             if not plan.parents and not plan.is_on_failure:

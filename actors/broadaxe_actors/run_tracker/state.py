@@ -96,7 +96,7 @@ class TrackerState(Actor):
         self._subscriptions = Subscriptions()
         self._running: dict[str, int] = {}
         self._reads: dict[int, set[str]] = {}
-        """For each read of runs to be cancelled or replayed that is under way: the runs that ended since it began."""
+        """For each read of runs to be cancelled or replayed that is under way: the runs whose end it may not have seen."""
         self._logged: dict[str, int] = {}
         """By task run: log lines so far, those that logged lately last."""
         self._look_ups: dict[str, None] = {}
@@ -150,7 +150,9 @@ class TrackerState(Actor):
 
     def _has_ended(self, task_run_id: str) -> bool:
         """Whether memory knows that a task run has ended."""
-        return task_run_id in self._settled or self._recent.of_task_run(task_run_id) is not None
+        if task_run_id in self._settled or self._recent.of_task_run(task_run_id) is not None:
+            return True
+        return self._recent.has_ended(task_run_id)
 
     def _is_known(self, task_run_id: str) -> bool:
         return task_run_id in self._live or self._has_ended(task_run_id)

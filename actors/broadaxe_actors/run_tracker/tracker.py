@@ -277,7 +277,13 @@ class RunTracker(Attempts, Control, Following, Reading):
         if all(isinstance(record, LogRow) for record in records) and not effects:
             return  # the journal has said so in the log; a line that cannot be kept stops nobody
         new = TaskRunRow | IdempotencyKeyRow | EventRow
-        if not all(isinstance(record, new) for record in records):
+        rows = [record for record in records if isinstance(record, TaskRunRow)]
+        runs = {row.run_id for row in rows if row.id == row.run_id}
+        # A task run that came into being within a run that was there is no new run.
+        is_trigger = all(isinstance(record, new) for record in records) and runs >= {
+            row.run_id for row in rows
+        }
+        if not is_trigger:
             raise EngineBug(f"Postgres refused a transition of tenant {self._tenant_id}: {error}")
         self._creation.refused(records, effects, error)
 

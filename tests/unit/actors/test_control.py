@@ -3,6 +3,7 @@
 import pytest
 
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
+from broadaxe_actors.errors import EngineBug
 from broadaxe_actors.matching import Proposal
 from broadaxe_actors.messages import (
     CancelRuns,
@@ -181,3 +182,41 @@ def test_a_replay_does_not_begin_from_rows_of_before_a_replay_that_came_first():
     assert (bench.row("a").attempt, bench.row("a").output) == (1, b'{"life":1}')
     bench.call(fetch.then, fetch.context, rows, None)
     assert (bench.row("a").attempt, bench.row("a").state) == (2, S.QUEUED)
+
+
+def test_a_replay_does_not_begin_from_rows_read_before_the_end_was_committed():
+    bench = Bench(TaskDefinition("a", "w:a"))
+    bench.complete("a", b'{"life":0}')
+    bench.probe.actor._recent._uncommitted.add(bench.run_id)  # as if its commit were under way
+    replay = ReplayRuns(4, TENANT, (bench.run_id,))
+    (fetch,) = bench.call("replay_runs", bench.gateway, replay, hold=True)[-1].fetches
+    rows = bench.run_now(fetch)
+    bench.call("ended_committed", (bench.run_id,))
+    said = bench.call(fetch.then, fetch.context, rows, None, hold=True)
+    assert [record for item in said for record in item.records] == []
+    (again,) = said[-1].fetches
+    bench.call(again.then, again.context, bench.run_now(again), None)
+    assert bench.row("a").attempt == 1
+
+
+def test_a_refused_birth_within_a_run_is_our_bug_and_no_refused_trigger():
+    bench = Bench(TaskDefinition("a", "w:a"), TaskDefinition("b", "w:b", parents=("a",)))
+    bench.complete("a")
+    birth = next(row for row in bench.disk.live.values() if row.step_index == 1)
+    with pytest.raises(EngineBug, match="refused a transition"):
+        bench.probe.call("records_refused", (birth,), (), "the row is refused")
+
+
+def test_a_replayed_task_is_judged_by_all_that_its_parents_left_at_once():
+    cancel = {**SLEEP, "kind": "parent", "parent": "a", "action": "CANCEL", "readable_data_key": "a"}
+    skip = {**cancel, "parent": "b", "action": "SKIP", "expression": "has(output.x)"}
+    bench = Bench(
+        TaskDefinition("a", "w:a"),
+        TaskDefinition("b", "w:b"),
+        TaskDefinition("c", "w:c", parents=("a", "b"), conditions=(cancel, skip)),
+    )
+    bench.complete("b", b'{"x":1}')
+    bench.complete("a")
+    assert bench.row("c").state == S.SKIPPED
+    bench.call("replay_runs", bench.gateway, ReplayRuns(4, TENANT, (bench.row("c").id,)))
+    assert (bench.row("c").attempt, bench.row("c").state) == (1, S.SKIPPED)

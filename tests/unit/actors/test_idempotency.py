@@ -151,8 +151,20 @@ def test_a_trigger_with_collisions_that_the_record_refuses_is_answered_too():
     said = bench.trigger(run, lost, owners=(run.run_id, run.run_id))
     effects = tuple((getattr(sent.to, sent.method), sent.args) for sent in said.effects)
     refused = bench.probe.call("records_refused", tuple(said.records), effects, "value out of range")
-    (told,) = [sent.args[0][0] for sent in refused.sends if sent.to is bench.gateway]
+    (told,) = bench.answers(refused)
     assert (told.request_id, told.code) == (7, Code.INVALID_ARGUMENT)
+
+
+def test_a_collision_with_a_run_that_the_record_refused_may_be_tried_again():
+    bench = Bench()
+    run, lost = make_run(), make_run()
+    first = bench.trigger(run, owners=(run.run_id,))
+    second = bench.trigger(lost, owners=(run.run_id,))
+    effects = tuple((getattr(sent.to, sent.method), sent.args) for sent in first.effects)
+    bench.probe.call("records_refused", tuple(first.records), effects, "value out of range")
+    (then,) = bench.commit(second)
+    (told,) = bench.answers(then)
+    assert (told.code, run.run_id in told.message) == (Code.UNAVAILABLE, True)
 
 
 def test_a_repeat_tells_its_collisions_beside_the_runs_that_exist():

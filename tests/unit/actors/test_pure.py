@@ -12,6 +12,8 @@ from broadaxe_actors.catalog import Catalog
 from broadaxe_actors.deadlines import BUCKET_US, Deadlines
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import EngineBug, InvalidDefinition, Refused
+from broadaxe_actors.followers import RecentResults
+from broadaxe_actors.messages import RunFinished, TaskResult
 from broadaxe_actors.runtime.clock import SeededRng
 from broadaxe_actors.states import HELD_STATES, TRANSITIONS, Transition, after, after_or_none, is_final
 from broadaxe_storage.records import FINAL_STATES, TaskRunState
@@ -226,3 +228,24 @@ def test_an_unknown_workflow_is_refused_with_the_nearest_name():
     catalog.put(TENANT, make_workflow(name="resize-image"), SeededRng(1).uuid7, 1)
     with pytest.raises(Refused, match="did you mean 'resize-image'"):
         catalog.latest("resize-images")
+
+
+# ---------------------------------------------------------------- results of runs that ended
+
+
+def make_finished(run_id):
+    result = TaskResult(run_id, "t", TaskRunState.COMPLETED, b"{}", None)
+    return RunFinished("tenant", run_id, TaskRunState.COMPLETED, (result,))
+
+
+def test_a_run_whose_result_was_dropped_is_still_known_to_have_ended(monkeypatch):
+    monkeypatch.setattr("broadaxe_actors.followers.RECENT_RESULTS", 1)
+    monkeypatch.setattr("broadaxe_actors.followers.ENDED_KEPT", 2)
+    recent = RecentResults()
+    for run_id in ("a", "b", "c", "d"):
+        recent.put(make_finished(run_id))
+        recent.committed((run_id,))
+    assert [run_id for run_id in "abcd" if recent.get(run_id) is not None] == ["d"]
+    assert [run_id for run_id in "abcd" if recent.has_ended(run_id)] == ["b", "c", "d"]
+    recent.forget("c")
+    assert not recent.has_ended("c")
