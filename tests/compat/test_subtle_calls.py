@@ -14,6 +14,7 @@ import pytest
 
 from broadaxe.wire import dispatcher_pb2 as dispatcher
 from broadaxe.wire.v1 import workflows_pb2 as v1
+from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 from tests.compat.calls import (
     START,
     STOP,
@@ -299,3 +300,83 @@ def test_v1_trigger_takes_bytes_and_answers_an_id(wire: Wire, bare_worker: BareW
     assert (action.task_run_external_id, action.priority) == (answer.external_id, 2)
     assert json.loads(action.additional_metadata)["by"] == "v1"
     assert payload_of(action)["input"] == {"n": 2}
+
+
+def test_filter_cancels_many_runs_and_nothing_of_them_runs_any_more(
+    wire: Wire, bare_worker: BareWorkers
+) -> None:
+    name, mark = unique("storm"), unique("mark")
+    worker = bare_worker.of(*put(wire, name, Step("one"), Step("two", ["one"])), slots=50)
+    request = triggers.TriggerWorkflowRequest(
+        name=name, input="{}", additional_metadata=json.dumps({"mark": mark})
+    )
+    run_ids = wire.bulk_trigger(*[request] * 400)
+    held = [worker.next() for _ in range(50)]  # the others wait
+    assert {action.action_type for action in held} == {START}
+    cancel(wire, filter=tasks_filter(additional_metadata=[f"mark:{mark}"]))
+    assert {wire.details(run_id).status for run_id in run_ids} == {v1.CANCELLED}
+    stopped = [worker.next() for _ in range(50)]
+    assert {action.action_type for action in stopped} == {STOP}
+    for action in held:
+        wire.complete(action)  # too late
+    assert worker.stream.silent_for(0.7)
+
+
+# ---- streams of a retried task
+
+
+def test_chunks_of_a_second_attempt_begin_at_zero_again(wire: Wire, bare_worker: BareWorkers) -> None:
+    worker, _, run_id = started(wire, bare_worker, retries=1)
+    first = worker.next()
+    stream = wire.run_events(run_id)
+    for _ in range(100):  # until the subscription stands: streams are not replayed
+        wire.put_stream(run_id, b"probe")
+        try:
+            stream.next(timeout=0.1)
+        except AssertionError:
+            continue
+        break
+    for index in range(3):
+        wire.put_stream(run_id, f"first {index}".encode(), index)
+    wire.fail(first, "once")
+    second = worker.next()
+    for index in range(3):
+        wire.put_stream(run_id, f"second {index}".encode(), index)
+    wire.complete(second)
+    began = time.monotonic()
+    chunks = [
+        event.event_payload
+        for event in stream.rest()
+        if event.event_type == dispatcher.RESOURCE_EVENT_TYPE_STREAM and event.event_payload != "probe"
+    ]
+    assert chunks == [f"{attempt} {index}" for attempt in ("first", "second") for index in range(3)]
+    assert time.monotonic() - began < 3.0  # nothing was held back for an index that never came
+
+
+# ---- a lost worker
+
+
+@pytest.mark.slow
+def test_tasks_of_a_graph_move_when_their_worker_is_lost(wire: Wire, bare_worker: BareWorkers) -> None:
+    name = unique("lost")
+    actions = put(
+        wire, name, Step("one"), Step("two", ["one"]), Step("released", ["one"], fields={"timeout": "50s"})
+    )
+    gone = bare_worker.of(*actions)
+    run_id = wire.trigger(name)
+    wire.complete(take(gone, "one")["one"], '{"v": 1}')
+    held = take(gone, "two", "released")
+    for action in held.values():
+        wire.report(action, dispatcher.STEP_EVENT_TYPE_STARTED, worker_id=gone.id)
+    release(wire, held["released"].task_run_external_id)
+    gone.stop_beating()
+    gone.stream.cancel()
+    other = bare_worker.of(*actions)
+    moved = other.next(timeout=60)
+    assert (moved.task_name, moved.retry_count) == ("two", 1)
+    assert payload_of(moved)["parents"] == {"one": {"v": 1}}
+    wire.complete(moved, '{"v": 2}')
+    assert other.stream.silent_for(25)  # the released one is not moved: its timeout ends it
+    results = results_of(wire, run_id, timeout=30)
+    assert results["released"].error == "Task exceeded timeout of 50s"
+    assert json.loads(results["two"].output) == {"v": 2}

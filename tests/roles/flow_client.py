@@ -93,12 +93,6 @@ class Commands:
 
     async def details(self, *, run_id: str) -> dict[str, Any]:
         """The run as this SDK reads it: its status and that of its tasks."""
-        if self._flows.is_ours:
-            found = await self._client.runs.aio_get_details(run_id)
-            return {
-                "status": str(found.status),
-                "tasks": {name: str(task.status) for name, task in found.task_runs.items()},
-            }
         found = await self._client.runs.aio_get(run_id)
         return {
             "status": found.run.status.value,
@@ -110,7 +104,7 @@ class Commands:
         return {"status": getattr(found, "value", str(found))}
 
     async def read(self, *, flow: str, run_id: str) -> dict[str, Any]:
-        """What the official client reads over HTTP of a run, its task, its workflow and who serves it."""
+        """What the client reads over HTTP of a run, its task, its workflow and who serves it."""
         client = self._client
         workflow_id = await self._workflow_id(flow)
         run = await client.runs.aio_get(run_id)
@@ -139,6 +133,11 @@ class Commands:
         for worker_id in chosen_ids:
             await call(worker_id)
         return {"workers": len(chosen_ids)}
+
+    async def create(self, *, flow: str, plan: dict[str, Any]) -> dict[str, Any]:
+        """Triggers a flow by its name alone; over HTTP."""
+        found = await self._client.runs.aio_create(self._flow(flow).name, plan)
+        return {"run_id": found.run.metadata.id}
 
     # ---- cancel and replay
 
@@ -181,6 +180,21 @@ class Commands:
         name = self._flow(flow).name
         found = await self._client.workflows.aio_list(workflow_name=name)
         return next(row.metadata.id for row in found.rows if row.name == name)
+
+    async def bulk_paged(
+        self, *, action: str, since: float, statuses: list[str], metadata: dict[str, str]
+    ) -> dict[str, Any]:
+        """The same by a filter, a few runs at a time."""
+        status = getattr(self._sdk, "V1TaskStatus", None) or self._sdk.RunStatus
+        call = getattr(self._client.runs, f"aio_bulk_{action}_by_filters_with_pagination")
+        await call(
+            sleep_time=0,
+            chunk_size=2,
+            since=datetime.now().astimezone() - timedelta(seconds=since),
+            statuses=[status(one) for one in statuses],
+            additional_metadata=metadata,
+        )
+        return {}
 
     # ---- events, logs, streams
 

@@ -10,6 +10,7 @@ import pytest
 from tests.compat.conftest import PYTHON_1375
 from tests.compat.wire import Wire
 from tests.e2e.runs.harness import FlowsUnderTest
+from tests.e2e.runs.stage import Stage
 from tests.processes import PYTHON, Server, closing, role, server_directory
 from tests.rest import Rest
 
@@ -47,6 +48,14 @@ def rest(server: Server) -> Iterator[Rest]:
     bare = Rest(server.http_url, server.token)
     yield bare
     bare.close()
+
+
+@pytest.fixture
+def stage(wire: Wire, rest: Rest) -> Iterator[Stage]:
+    one = Stage(wire, rest)
+    yield one
+    for worker in one.workers:
+        worker.close()
 
 
 @pytest.hookimpl(tryfirst=True)

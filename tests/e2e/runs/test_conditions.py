@@ -229,6 +229,12 @@ def test_result_of_a_run_with_skipped_tasks(flows: FlowsUnderTest) -> None:
     assert answer["output"]["right"]["value"] == 1
 
 
+def test_output_of_a_skipped_parent_cannot_be_had(flows: FlowsUnderTest) -> None:
+    end = flows.end("branches", {"start": {"value": 80}, "join": {"asks_for": "left"}})
+    assert end.output("join")["asked"].startswith("ValueError")
+    assert "left" in end.output("join")["asked"]
+
+
 def test_parent_that_says_it_was_skipped_counts_as_skipped(flows: FlowsUnderTest) -> None:
     run = flows.start("branches", {"start": {"value": 80}, "right": {"output": SKIPPED}})
     end = run.end()

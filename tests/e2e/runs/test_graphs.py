@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest, of_the_engine
+from tests.e2e.runs.harness import SKIPPED, FlowsUnderTest, Run, of_the_engine
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -111,6 +111,11 @@ def test_on_failure_sees_the_errors_and_the_input(flows: FlowsUnderTest) -> None
     assert list(rescue["errors"]) == ["broken"]
     assert "it broke" in rescue["errors"]["broken"]
     assert rescue["tag"] == run.tag
+
+
+def test_on_failure_asks_for_the_error_of_one_task(flows: FlowsUnderTest) -> None:
+    end = flows.end("handled", {"risky": {"error": "the risk was real"}})
+    assert "the risk was real" in end.output("rescue")["error_of"]["risky"]
 
 
 def test_on_failure_does_not_wait_for_the_other_branches(flows: FlowsUnderTest) -> None:
@@ -438,12 +443,10 @@ def test_graph_of_many_runs_at_once(flows: FlowsUnderTest) -> None:
     assert time.monotonic() - began < 60
 
 
-# ---- what the official client reads over HTTP alone
+# ---- what clients do over HTTP alone
 
 
-def test_official_client_reads_runs_tasks_workflows_and_workers(flows: FlowsUnderTest) -> None:
-    if flows.is_ours:
-        pytest.skip("our SDK reads runs over gRPC")
+def test_client_reads_runs_tasks_workflows_and_workers(flows: FlowsUnderTest) -> None:
     run = flows.start("chain", {"one": {"value": 3}})
     run.end()
     found = flows.call(do="read", flow="chain", run_id=run.id)
@@ -459,12 +462,30 @@ def test_official_client_reads_runs_tasks_workflows_and_workers(flows: FlowsUnde
     }
 
 
-def test_official_client_pauses_a_worker(flows: FlowsUnderTest) -> None:
-    if flows.is_ours:
-        pytest.skip("our SDK does not pause workers")
+def test_client_pauses_a_worker(flows: FlowsUnderTest) -> None:
     assert flows.call(do="pause", name="flows", pause=True)["workers"] >= 1
     run = flows.start("lone")
     time.sleep(0.7)  # a task that should wait would start in this time
     assert run.ran("lone") == 0
     flows.call(do="pause", name="flows", pause=False)
     assert run.end().status == "COMPLETED"
+
+
+def test_client_triggers_by_name(flows: FlowsUnderTest) -> None:
+    plan = flows.plan({"top": {"value": 8}})
+    run = Run(flows, flows.call(do="create", flow="diamond", plan=plan)["run_id"], plan["tag"], "diamond")
+    assert run.end().output("left")["parents"] == {"top": 8}
+
+
+def test_client_cancels_and_replays_page_by_page(flows: FlowsUnderTest) -> None:
+    gate, key = flows.new_gate(), flows.new_gate()
+    plans = [flows.plan({"lone": {"gate": gate}}) for _ in range(5)]
+    runs = flows.start_many("lone", plans, additional_metadata={"page": key})
+    for run in runs:
+        run.note("lone")
+    selection = {"since": 600, "metadata": {"page": key}}
+    flows.call(do="bulk_paged", action="cancel", statuses=["QUEUED", "RUNNING"], **selection)
+    assert [run.end().status for run in runs] == ["CANCELLED"] * 5
+    flows.open(gate)
+    flows.call(do="bulk_paged", action="replay", statuses=["CANCELLED"], **selection)
+    assert [run.end().status for run in runs] == ["COMPLETED"] * 5

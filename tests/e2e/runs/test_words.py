@@ -14,10 +14,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def rows(flows: FlowsUnderTest, run: Run) -> list[dict[str, Any]]:
-    """The log lines of a run's one task, as they are listed over HTTP; by the official client where it is the one under test."""
-    if flows.is_ours:
-        found = flows.rest.get(f"S/tasks/{run.id}/logs", limit=2_000)["rows"]
-        return [{"message": row["message"], "retry_count": row["retryCount"]} for row in found]
+    """The log lines of a run's one task, as the client lists them."""
     answer = flows.call(do="logs", task_run_id=run.id)
     return [
         {"message": message, "retry_count": count}

@@ -73,9 +73,7 @@ def threads(flows: Flows) -> None:
     def thread(plan: Plan, ctx: Any) -> dict[str, Any]:
         return watch(plan, ctx, "thread")
 
-    @flows.client.task(
-        name="thread-times-out", input_validator=Plan, retries=1, execution_timeout=timedelta(seconds=1)
-    )
+    @flows.client.task(name="thread-times-out", input_validator=Plan, retries=1, execution_timeout="1s")
     def thread_times_out(plan: Plan, ctx: Any) -> dict[str, Any]:
         if ctx.retry_count:
             return {"retry_count": ctx.retry_count}

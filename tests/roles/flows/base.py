@@ -82,7 +82,7 @@ async def act(plan: Plan, ctx: Any, task: str, parents: Sequence[Any] = ()) -> d
     """The body of nearly every task. Its part of the plan may hold:
 
     gate: wait until the test opens it. error, fail_attempts: raise `error` while the retry count is below `fail_attempts` (always, when only
-    `error` is given). value: a number of its own. output: more keys of its output.
+    `error` is given). value: a number of its own. output: more keys of its output. asks_for: a parent whose output it asks for.
     The output holds the value, the values of its parents by name ("skipped" for one that was skipped), and which attempt made it.
     """
     step = plan.do.get(task, {})
@@ -101,6 +101,12 @@ async def act(plan: Plan, ctx: Any, task: str, parents: Sequence[Any] = ()) -> d
         parent.name: "skipped" if ctx.was_skipped(parent) else ctx.task_output(parent).get("value")
         for parent in parents
     }
+    if asked := step.get("asks_for"):
+        parent = next(parent for parent in parents if parent.name == asked)
+        try:
+            step = {**step, "output": {"asked": ctx.task_output(parent)}}
+        except ValueError as error:
+            step = {**step, "output": {"asked": f"ValueError: {error}"}}
     note(plan, ctx, task, "ends", parents=seen)
     return {
         "task": task,

@@ -1,5 +1,6 @@
 """Workflows of several tasks: shapes, on-failure, on-success, defaults, and what cancel and replay act on."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -45,19 +46,20 @@ def fork(flows: Flows) -> None:
     rescue(flows, workflow)
 
 
-def rescue(flows: Flows, workflow: Any, **settings: Any) -> None:
+def rescue(flows: Flows, workflow: Any, asks_for: Sequence[Any] = (), **settings: Any) -> None:
     @workflow.on_failure_task(name="rescue", **settings)
     async def on_failure(plan: Plan, ctx: Any) -> dict[str, Any]:
         errors = {name: str(text) for name, text in ctx.task_run_errors.items()}
         note(plan, ctx, "rescue", "sees errors", errors=errors)
-        return {**await act(plan, ctx, "rescue"), "errors": errors, "tag": plan.tag}
+        error_of = {task.name: str(ctx.get_task_run_error(task)) for task in asks_for}
+        return {**await act(plan, ctx, "rescue"), "errors": errors, "error_of": error_of, "tag": plan.tag}
 
 
 def handled(flows: Flows) -> None:
     """One task and one that runs on failure; both may be retried."""
     workflow = flows.workflow("handled")
-    flows.step(workflow, "risky", retries=1)
-    rescue(flows, workflow, retries=1)
+    risky = flows.step(workflow, "risky", retries=1)
+    rescue(flows, workflow, [risky], retries=1)
 
 
 def praised(flows: Flows) -> None:
