@@ -325,7 +325,7 @@ class Attempts(Batches):
                 timed_out.update(self._time_out_batch(task.batch, now, turn))
             elif task.state in HELD_STATES:
                 turn.cancel(task.worker_id or "", task.cancel_order(task.attempt))
-                if task.is_doubtful:
+                if task.is_doubtful and not task.is_slot_released:
                     self._reassign(task, turn, CUT_OFF)
                 else:
                     text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
@@ -347,7 +347,7 @@ class Attempts(Batches):
             self._at = task.id
             assert task.execution_deadline is not None
             turn.cancel(batch.worker_id, task.cancel_order(task.attempt))
-            if task.is_doubtful:
+            if task.is_doubtful and not task.is_slot_released:
                 self._reassign(task, turn, CUT_OFF)
                 continue
             if task.execution_deadline <= now:

@@ -100,7 +100,20 @@ class Control(Progress):
             return
         assert ids is not None
         order.ids = deque(ids)
+        self._put_waiting_first(order)
         self._next_slice(order)
+
+    def _put_waiting_first(self, order: _Order) -> None:
+        """Cancel what waits before what runs: else slots freed by one slice are given to runs of the next."""
+        if isinstance(order.message, CancelRuns) and len(order.ids) > SLICE:
+            order.ids = deque(sorted(order.ids, key=self._holds_slots))
+
+    def _holds_slots(self, item: str) -> bool:
+        run = self._runs.get(item)
+        if run is not None:
+            return any(type(entry) is TaskRun and entry.state in HELD_STATES for entry in run.entries)
+        task = self._live.get(item)
+        return task is not None and task.state in HELD_STATES
 
     def order_again(self, order: _Order) -> None:
         """Go on once everything recorded by now is committed: what ended, or was replayed, is then read as it is."""
@@ -108,6 +121,8 @@ class Control(Progress):
 
     def order_settled(self, order: _Order) -> None:
         """Go on with the next ids."""
+        if not order.done:
+            self._put_waiting_first(order)
         self._next_slice(order)
 
     def _next_slice(self, order: _Order) -> None:
