@@ -102,10 +102,11 @@ def outcomes(
 ) -> set[str]:
     """All that the parents may have decided, by the order in which they ended; FAIL where an expression could not be evaluated.
 
-    `kept`: parents that had ended when this task began anew, in a replay: those count at one moment.
+    `kept`: parents that had ended when this task began anew, in a replay: those count at one moment. `is_unordered`: some of their
+    expressions are evaluated apart, and come when they come.
     """
     found: set[str] = set()
-    kept = set(kept)
+    kept = set() if is_unordered else set(kept)
     first = [end for end in ends if end.name in kept]
     later = sorted((end for end in ends if end.name not in kept), key=lambda end: (end.at, end.name))
     for order in _orders(later, is_unordered=is_unordered):
@@ -129,14 +130,19 @@ def _walk(task: TaskDefinition, moments: Sequence[Sequence[End]]) -> set[str]:
 
 
 def _without_unclear(task: TaskDefinition, heard: Mapping[str, End]) -> set[str]:
-    clear = {}
-    for name, end in heard.items():
+    return {parents_say(task, _clear(task, heard))} - {"OPEN"}
+
+
+def _clear(task: TaskDefinition, ended: Mapping[str, End]) -> dict[str, End]:
+    """Without those on whose output an expression cannot be evaluated."""
+    found = {}
+    for name, end in ended.items():
         try:
             held_by_parents(task, {name: end})
         except Unclear:
             continue
-        clear[name] = end
-    return {parents_say(task, clear)} - {"OPEN"}
+        found[name] = end
+    return found
 
 
 def _orders(ends: Sequence[End], *, is_unordered: bool) -> Iterator[list[list[End]]]:
@@ -202,7 +208,8 @@ def waits_of(task: TaskDefinition) -> list[Mapping[str, Any]]:
 
 
 def waits_say(task: TaskDefinition, ended: Mapping[str, End], met: Iterable[int]) -> str:
-    """OPEN, QUEUE, SKIP or CANCEL of a task in the second stage. Raises `Unclear`."""
+    """OPEN, QUEUE, SKIP or CANCEL of a task in the second stage. An end that cannot be judged any more changes nothing."""
+    ended = _clear(task, ended)
     held = held_by_parents(task, ended)
     waits = waits_of(task)
     for number in met:
