@@ -104,6 +104,10 @@ class LateClosing:
         self._writers += (writer, to_postgres)
         sending = asyncio.create_task(self._pass_on(reader, to_postgres))
         await self._pass_on(from_postgres, writer)
+        for _ in range(2):
+            await asyncio.sleep(
+                0
+            )  # what loopback has taken is read in the loop's next turn, before the test goes on
         self._last_words.release()
         await sending
 

@@ -156,7 +156,9 @@ async def client_of(server, token, tenant_id):
     async with (
         grpc.aio.insecure_channel(server.grpc_address) as channel,
         httpx.AsyncClient(
-            base_url=f"http://{server.http_address}", headers={"Authorization": f"Bearer {token}"}
+            base_url=f"http://{server.http_address}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
         ) as client,
     ):
         yield Server(server, token, channel, client, tenant_id)
