@@ -131,6 +131,7 @@ def test_list_of_runs_has_a_row_a_run_newest_first(stage: Stage) -> None:
     worker, name, first = stage.graph()
     finish(stage, worker, first)
     second = stage.wire.trigger(name, additional_metadata='{"team": "b"}')
+    stage.wait_for_status(second, "RUNNING")
     workflow_id = stage.rest.get(f"S/workflow-runs/{first}")["run"]["workflowId"]
     rows = stage.listed(workflow_ids=workflow_id, include_payloads=True)
     assert [row["metadata"]["id"] for row in rows] == [second, first]
