@@ -72,7 +72,8 @@ async def test_run_of_one_task_is_a_task_too(rest):
 async def test_earlier_attempt_is_told_by_its_events(rest, task):
     rest.record.events = [
         event(task, TaskEventKind.STARTED, NOW),
-        event(task, TaskEventKind.RETRYING, NOW + SECOND, b"ValueError: once"),
+        event(task, TaskEventKind.FAILED, NOW + SECOND, b"ValueError: once"),
+        event(task, TaskEventKind.RETRYING, NOW + SECOND, b"retry 1 of 1"),
         event(task, TaskEventKind.STARTED, NOW + 2 * SECOND, attempt=1),
     ]
     body = await rest.get_json(f"{TASKS}/{task.id}", attempt=1)
