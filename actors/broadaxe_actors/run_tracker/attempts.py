@@ -363,7 +363,7 @@ class Attempts(Batches):
         if error is not None:
             if not isinstance(error, Unavailable):
                 raise error
-            self._note_spilled_deadline(now + 1_000_000)
+            self.note_spilled_deadline(now + 1_000_000)
             return
         assert page is not None
         turn = Turn()
@@ -374,7 +374,7 @@ class Attempts(Batches):
                 self._time_out_waiting(task, turn)
         if self._ledger.has_spilled():
             # More may be due at once; without any, the next look is for those that were not yet due.
-            self._note_spilled_deadline(now if page.rows else now + 60_000_000)
+            self.note_spilled_deadline(now if page.rows else now + 60_000_000)
         self._close(turn)
 
     def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:

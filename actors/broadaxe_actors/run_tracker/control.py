@@ -65,7 +65,7 @@ class Control(Progress):
     def _begin(self, order: _Order) -> None:
         # Once everything recorded before is committed: what is meant may be neither in memory nor yet in Postgres.
         if order.message.filter is None:
-            self.send_after_commit(self.me.order_settled, order)
+            self.send_after_commit(self.me.order_known, order)
         else:
             # What the filter is asked of must not lie behind what is held back for its batch.
             self.save_all()
@@ -100,13 +100,13 @@ class Control(Progress):
             return
         assert ids is not None
         order.ids = deque(ids)
-        self._put_waiting_first(order)
-        self._next_slice(order)
+        self.order_known(order)
 
-    def _put_waiting_first(self, order: _Order) -> None:
-        """Cancel what waits before what runs: else slots freed by one slice are given to runs of the next."""
+    def order_known(self, order: _Order) -> None:
+        """Begin with the first ids. What waits is cancelled before what runs, else slots freed by one slice are given to runs of the next."""
         if isinstance(order.message, CancelRuns) and len(order.ids) > SLICE:
             order.ids = deque(sorted(order.ids, key=self._holds_slots))
+        self._next_slice(order)
 
     def _holds_slots(self, item: str) -> bool:
         run = self._runs.get(item)
@@ -121,8 +121,6 @@ class Control(Progress):
 
     def order_settled(self, order: _Order) -> None:
         """Go on with the next ids."""
-        if not order.done:
-            self._put_waiting_first(order)
         self._next_slice(order)
 
     def _next_slice(self, order: _Order) -> None:
@@ -130,12 +128,11 @@ class Control(Progress):
             self._reply(order.gateway, order.message.request_id, tuple(order.done))
             return
         ids = [order.ids.popleft() for _ in range(min(SLICE, len(order.ids)))]
+        wanted = [item for item in ids if not self._is_live(item)]
         if isinstance(order.message, ReplayRuns):
-            wanted = [item for item in ids if item not in self._live and item not in self._runs]
             wanted = [item for item in wanted if item not in self._settled]
             load: Any = self._load_finished
         else:
-            wanted = [item for item in ids if item not in self._live and item not in self._runs]
             wanted = [item for item in wanted if not self._has_ended(item)]
             load = self._load_live
         if wanted:
@@ -155,13 +152,11 @@ class Control(Progress):
         order, ids, ended = context
         del self._reads[id(ended)]
         if error is not None:
-            if not isinstance(error, Unavailable) or order.done:
-                if not isinstance(error, Unavailable):
-                    raise error
+            if isinstance(error, Unavailable) and order.done:
                 order.ids.extendleft(reversed(ids))
                 self.set_timer(("order", id(order)), 250_000, self.me.order_again, order)
-                return
-            self._refuse_while_away(order.gateway, order.message.request_id, error)
+            else:
+                self._refuse_while_away(order.gateway, order.message.request_id, error)
             return
         assert rows is not None
         stale = [row for row in rows if row.run_id in ended]
@@ -281,8 +276,9 @@ class Control(Progress):
             anew.add(version.on_failure_index)
         self.record(RunRevival(run_id, self._tenant_id, len(rows)))
         self._recent.forget(run_id)
-        run = self._put_run(run_row(_live_row(head)))
-        self.record(run_row(_live_row(head)))
+        row_of_run = run_row(_live_row(head))
+        run = self._put_run(row_of_run)
+        self.record(row_of_run)
         for index, row in tasks.items():
             if index in anew:
                 task = TaskRun(self._anew(row), version.steps[index], is_recovered=True, run=run)
@@ -313,23 +309,15 @@ class Control(Progress):
 
     def _note_replay(self, row: FinishedTaskRun) -> None:
         """The attempt that had ended stays in the task run's history."""
-        tenant_id = self._tenant_id
         final = {
             S.COMPLETED: TaskEventKind.FINISHED,
             S.FAILED: TaskEventKind.FAILED,
             S.CANCELLED: TaskEventKind.CANCELLED,
         }.get(TaskRunState(row.state), TaskEventKind.SKIPPED)
-        for kind, at, message in (
-            (TaskEventKind.QUEUED, row.queued_at, b""),
-            (TaskEventKind.ASSIGNED, row.assigned_at, b""),
-            (TaskEventKind.STARTED, row.started_at, b""),
-            (final, row.finished_at, row.error or b""),
-        ):
-            if at is not None:
-                self.record(TaskEventRow(tenant_id, row.id, row.attempt, kind, at, row.worker_id, message))
+        self._note_attempt(row, final, row.finished_at, row.error or b"")
         self.record(
             TaskEventRow(
-                tenant_id,
+                self._tenant_id,
                 row.id,
                 row.attempt + 1,
                 TaskEventKind.RETRIED_BY_USER,

@@ -233,11 +233,10 @@ class Progress(Endings):
         """A task ends without having run."""
         task, is_new = self._task_of(run, index)
         self._at = task.id
+        task.state = state
         if not is_new:
-            task.state = state
             self._finish(task, turn, None, error)
             return
-        task.state = state
         self.record(task.row(self._tenant_id)._replace(finished_at=self.clock.now(), error=error))
         self._telemetry.count("created_tasks", self._tenant_id)
         if self._subscriptions:

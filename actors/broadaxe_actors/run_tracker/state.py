@@ -5,8 +5,8 @@ A handler collects what it has to say in a `Turn`, so that a batch of reports ma
 
 import json
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchBook, BatchKey, RunningBatch
 from broadaxe_actors.catalog import Catalog, Version
@@ -43,6 +43,7 @@ from broadaxe_storage.store import ShardStore
 
 S = TaskRunState
 SAVE_HOLD_US = 25_000
+Row = TypeVar("Row", TaskRunRow, FinishedTaskRun)
 
 
 class TrackerState(Actor):
@@ -182,10 +183,7 @@ class TrackerState(Actor):
             self.set_timer("due", max(0, due - self.clock.now()), self.me.due)
 
     def note_spilled_deadline(self, deadline: int | None) -> None:
-        """For `creation`: a task run that waits in Postgres has this schedule deadline."""
-        self._note_spilled_deadline(deadline)
-
-    def _note_spilled_deadline(self, deadline: int | None) -> None:
+        """A task run that waits in Postgres has this schedule deadline."""
         if deadline is not None and (self._spilled_due is None or deadline < self._spilled_due):
             self._spilled_due = deadline
             self._arm()
@@ -213,13 +211,16 @@ class TrackerState(Actor):
 
     async def _load_live(self, ids: list[str]) -> list[TaskRunRow]:
         """Live rows by id of a task run or run; what belongs to a run of several tasks comes with all rows of that run."""
-        rows = await self._store.fetch_live(self._tenant_id, ids)
+        return await self._load_whole(self._store.fetch_live, ids)
+
+    async def _load_whole(
+        self, fetch: Callable[[str, list[str]], Awaitable[list[Row]]], ids: list[str]
+    ) -> list[Row]:
+        rows = await fetch(self._tenant_id, ids)
         found = {row.id for row in rows}
         missing = sorted({row.run_id for row in rows} - found)
         if missing:
-            rows += [
-                row for row in await self._store.fetch_live(self._tenant_id, missing) if row.id not in found
-            ]
+            rows += [row for row in await fetch(self._tenant_id, missing) if row.id not in found]
         return rows
 
     async def _load_any(self, ids: list[str]) -> tuple[list[TaskRunRow], list[FinishedTaskRun]]:
@@ -228,15 +229,7 @@ class TrackerState(Actor):
 
     async def _load_finished(self, ids: list[str]) -> list[FinishedTaskRun]:
         """Ended rows by id of a task run or run; what belongs to a run of several tasks comes with all rows of that run."""
-        rows = await self._store.fetch_finished(self._tenant_id, ids)
-        found = {row.id for row in rows}
-        missing = sorted({row.run_id for row in rows} - found)
-        if missing:
-            rows += [
-                row
-                for row in await self._store.fetch_finished(self._tenant_id, missing)
-                if row.id not in found
-            ]
+        rows = await self._load_whole(self._store.fetch_finished, ids)
         for version_id in dict.fromkeys(row.workflow_version_id for row in rows):
             # Runs of a version that is neither the latest nor live: its task names are needed for their results.
             if self._catalog.version(version_id) is None:
@@ -257,16 +250,21 @@ class TrackerState(Actor):
 
     def _event(self, task: TaskRun, kind: TaskEventKind, message: bytes) -> None:
         """Write down an attempt that does not stay in the task run's row, with what ended it."""
-        for event_kind, at in (
-            (TaskEventKind.QUEUED, task.queued_at),
-            (TaskEventKind.ASSIGNED, task.assigned_at),
-            (TaskEventKind.STARTED, task.started_at),
+        self._note_attempt(task, kind, self.clock.now(), message)
+
+    def _note_attempt(
+        self, held: TaskRun | FinishedTaskRun, kind: TaskEventKind, ended_at: int | None, message: bytes
+    ) -> None:
+        for event_kind, at, text in (
+            (TaskEventKind.QUEUED, held.queued_at, b""),
+            (TaskEventKind.ASSIGNED, held.assigned_at, b""),
+            (TaskEventKind.STARTED, held.started_at, b""),
+            (kind, ended_at, message),
         ):
             if at is not None:
                 self.record(
-                    TaskEventRow(self._tenant_id, task.id, task.attempt, event_kind, at, task.worker_id, b"")
+                    TaskEventRow(self._tenant_id, held.id, held.attempt, event_kind, at, held.worker_id, text)
                 )
-        self._note(task, kind, message)
 
     def _note(self, task: TaskRun, kind: TaskEventKind, message: bytes) -> None:
         """Write down what happened to a task run besides what its row tells."""

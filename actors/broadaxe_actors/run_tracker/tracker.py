@@ -104,7 +104,7 @@ class RunTracker(Attempts, Control, Following, Reading):
         """How much waits in Postgres; called before any task run is restored."""
         for row in rows:
             self._ledger.restore_spilled((row.spill_queue, row.queue_priority), row.count)
-            self._note_spilled_deadline(row.first_schedule_deadline)
+            self.note_spilled_deadline(row.first_schedule_deadline)
 
     def restored(self) -> None:
         """All task runs have been restored: begin to page in those that wait in Postgres, and let the runs go on."""
