@@ -4,14 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Unpack
 
 from broadaxe._errors import (
-    BroadaxeError,
     DefinitionError,
-    FailedRunError,
-    InvalidOutputError,
-    RunCancelledError,
 )
 from broadaxe._options import (
     Concurrency,
@@ -29,7 +25,6 @@ from broadaxe._task import Task, TaskPlace, TaskSettings, check_name
 from broadaxe._types import EmptyModel, TInput
 from broadaxe._validation import Shape, dump
 from broadaxe.models import V1TaskStatus, V1TaskSummary
-from broadaxe.wire.stream_pb2 import RunFinished
 from broadaxe.wire.v1 import workflows_pb2 as wire
 
 if TYPE_CHECKING:
@@ -297,32 +292,6 @@ class BaseWorkflow(Generic[TInput]):
         ).rows
 
     aio_list_runs = in_thread(list_runs)
-
-    # ---- results
-
-    def decode(self, finished: RunFinished) -> Any:
-        """What a run returned. Raises `FailedRunError`, `RunCancelledError` or `InvalidOutputError`."""
-        raise NotImplementedError
-
-    def _decode_all(self, results: list[RunFinished | BroadaxeError], return_exceptions: bool) -> list[Any]:
-        if not return_exceptions:
-            return [self.decode(cast("RunFinished", finished)) for finished in results]
-        decoded: list[Any] = []
-        for finished in results:
-            if isinstance(finished, BroadaxeError):
-                decoded.append(finished)
-                continue
-            try:
-                decoded.append(self.decode(finished))
-            except (FailedRunError, RunCancelledError, InvalidOutputError) as error:
-                decoded.append(error)
-        return decoded
-
-    def _run(self, config: WorkflowRunTriggerConfig) -> Any:
-        return self.decode(self._client.started.run_one(config))
-
-    async def _aio_run(self, config: WorkflowRunTriggerConfig) -> Any:
-        return self.decode(await self._client.started.aio_run_one(config))
 
 
 def with_namespace(name: str, namespace: str) -> str:

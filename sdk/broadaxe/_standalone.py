@@ -1,7 +1,4 @@
-"""Standalone tasks: workflows of one task, whose runs return what its function returns.
-
-Every method that talks to the server has a blocking form and an `aio_` form of the same name.
-"""
+"""Standalone tasks: workflows of one task, whose runs return what its function returns."""
 
 # ruff: noqa: A002 - `input` is the documented name
 
@@ -11,27 +8,23 @@ from typing import (
     Any,
     Concatenate,
     Generic,
-    Literal,
     Protocol,
-    Unpack,
     cast,
     overload,
 )
 
 from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._context import Context
-from broadaxe._definition import BaseWorkflow, WorkflowSettings
-from broadaxe._errors import BroadaxeError
+from broadaxe._definition import WorkflowSettings
 from broadaxe._options import (
     BatchTaskConfig,
     DefaultFilter,
     IdempotencyConfig,
     StickyStrategy,
-    TriggerWorkflowOptions,
-    WorkflowRunTriggerConfig,
 )
 from broadaxe._refs import TaskRunRef
-from broadaxe._runs import RunOptions, completed_results
+from broadaxe._runnable import Runnable
+from broadaxe._runs import completed_results
 from broadaxe._task import Task, TaskPlace, TaskSettings
 from broadaxe._types import P, R, TInput
 from broadaxe._validation import parse_output
@@ -41,7 +34,7 @@ if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
 
 
-class Standalone(BaseWorkflow[TInput], Generic[TInput, R]):
+class Standalone(Runnable[TInput, R, TaskRunRef[TInput, R]], Generic[TInput, R]):
     """A task that is a workflow of its own, made by `Broadaxe.task`. Its runs return what its function returns."""
 
     def __init__(
@@ -63,183 +56,6 @@ class Standalone(BaseWorkflow[TInput], Generic[TInput, R]):
         return self.task.fn
 
     # ---- running
-
-    @overload
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[True] = True,
-        **given: Unpack[RunOptions],
-    ) -> R: ...
-    @overload
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[False],
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]: ...
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: bool = True,
-        **given: Unpack[RunOptions],
-    ) -> R | TaskRunRef[TInput, R]:
-        """Run the task, wait for its end, and return its output.
-
-        With `wait_for_result=False` returns a reference as soon as the run is durable. Raises `InvalidInputError`,
-        `RequestRefusedError` (`IdempotencyCollisionError` among them), `ServerUnavailableError`; and, when waiting, `FailedRunError` or `RunCancelledError`.
-        """
-        config = self._config(input, options, given)
-        if wait_for_result:
-            return cast("R", self._run(config))
-        return self.get_run_ref(self._client.started.start_one(config))
-
-    @overload
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[True] = True,
-        **given: Unpack[RunOptions],
-    ) -> R: ...
-    @overload
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[False],
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]: ...
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: bool = True,
-        **given: Unpack[RunOptions],
-    ) -> R | TaskRunRef[TInput, R]:
-        """As `run`."""
-        config = self._config(input, options, given)
-        if wait_for_result:
-            return cast("R", await self._aio_run(config))
-        return self.get_run_ref(await self._client.started.aio_start_one(config))
-
-    def run_no_wait(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]:
-        """Start a run, and return a reference as soon as it is durable."""
-        return self.run(input, options, wait_for_result=False, **given)
-
-    async def aio_run_no_wait(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        **given: Unpack[RunOptions],
-    ) -> TaskRunRef[TInput, R]:
-        """As `run_no_wait`."""
-        return await self.aio_run(input, options, wait_for_result=False, **given)
-
-    @overload
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[False] = False,
-        wait_for_result: Literal[True] = True,
-    ) -> list[R]: ...
-    @overload
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[True],
-        wait_for_result: Literal[True] = True,
-    ) -> list[R | BroadaxeError]: ...
-    @overload
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        *,
-        wait_for_result: Literal[False],
-    ) -> list[TaskRunRef[TInput, R]]: ...
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        wait_for_result: bool = True,
-    ) -> list[Any]:
-        """Start many runs together, wait until all have ended, and return their outputs in order.
-
-        With `wait_for_result=False` it does what `run_many_no_wait` does.
-
-        Runs are sent in parts of up to 100, each created as a whole or not at all. The first failed or cancelled run
-        raises, after all have ended; with `return_exceptions` its error stands in the list instead. Runs whose idempotency keys
-        others hold are not created: a `BulkTriggerIdempotencyCollisionError` tells which and is raised at once, while the others
-        run; with `return_exceptions` an `IdempotencyCollisionError` stands in the place of each.
-        """
-        if not wait_for_result:
-            return self.run_many_no_wait(workflows)
-        return self._decode_all(
-            self._client.started.run_many(workflows, return_exceptions), return_exceptions
-        )
-
-    @overload
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[False] = False,
-        wait_for_result: Literal[True] = True,
-    ) -> list[R]: ...
-    @overload
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[True],
-        wait_for_result: Literal[True] = True,
-    ) -> list[R | BroadaxeError]: ...
-    @overload
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        *,
-        wait_for_result: Literal[False],
-    ) -> list[TaskRunRef[TInput, R]]: ...
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        wait_for_result: bool = True,
-    ) -> list[Any]:
-        """As `run_many`."""
-        if not wait_for_result:
-            return await self.aio_run_many_no_wait(workflows)
-        return self._decode_all(
-            await self._client.started.aio_run_many(workflows, return_exceptions), return_exceptions
-        )
-
-    def run_many_no_wait(self, workflows: Sequence[WorkflowRunTriggerConfig]) -> list[TaskRunRef[TInput, R]]:
-        """Start many runs together, and return references as soon as all are durable.
-
-        Raises `BulkTriggerIdempotencyCollisionError`, which names the runs that were created, when others hold idempotency keys.
-        """
-        return [self.get_run_ref(run_id) for run_id in self._client.started.start_many(workflows)]
-
-    async def aio_run_many_no_wait(
-        self, workflows: Sequence[WorkflowRunTriggerConfig]
-    ) -> list[TaskRunRef[TInput, R]]:
-        """As `run_many_no_wait`."""
-        return [self.get_run_ref(run_id) for run_id in await self._client.started.aio_start_many(workflows)]
 
     def get_run_ref(self, run_id: str) -> TaskRunRef[TInput, R]:
         """A reference to a run of this task by its id. Asks nobody whether it exists."""

@@ -3,8 +3,6 @@
 Every method that talks to the server has a blocking form and an `aio_` form of the same name.
 """
 
-# ruff: noqa: A002 - `input` is the documented name
-
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, Protocol, Unpack, cast, overload
@@ -13,11 +11,10 @@ from broadaxe._annotations import caller_locals
 from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._conditions import Condition, OrGroup
 from broadaxe._context import Context
-from broadaxe._definition import BaseWorkflow
-from broadaxe._errors import BroadaxeError
-from broadaxe._options import BatchTaskConfig, TriggerWorkflowOptions, WorkflowRunTriggerConfig
+from broadaxe._options import BatchTaskConfig
 from broadaxe._refs import WorkflowRunRef
-from broadaxe._runs import RunOptions, outputs_by_name
+from broadaxe._runnable import Runnable
+from broadaxe._runs import outputs_by_name
 from broadaxe._task import Task, TaskPlace, TaskSettings
 from broadaxe._types import P, R, TInput
 from broadaxe.wire.stream_pb2 import RunFinished
@@ -69,7 +66,7 @@ class BroadcastBatchTaskDecorator(Protocol[TInput]):
     ) -> Task[TInput, R]: ...
 
 
-class Workflow(BaseWorkflow[TInput]):
+class Workflow(Runnable[TInput, dict[str, Any], WorkflowRunRef]):
     """A workflow of one or more tasks, made by `Broadaxe.workflow`."""
 
     # ---- declaring
@@ -218,188 +215,8 @@ class Workflow(BaseWorkflow[TInput]):
 
     # ---- running
 
-    @overload
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[True] = True,
-        **given: Unpack[RunOptions],
-    ) -> dict[str, Any]: ...
-    @overload
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[False],
-        **given: Unpack[RunOptions],
-    ) -> WorkflowRunRef: ...
-    def run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: bool = True,
-        **given: Unpack[RunOptions],
-    ) -> dict[str, Any] | WorkflowRunRef:
-        """Run the workflow, wait for its end, and return the outputs of its tasks by name.
-
-        With `wait_for_result=False` returns a reference as soon as the run is durable. Raises `InvalidInputError`,
-        `RequestRefusedError` (`IdempotencyCollisionError` among them), `ServerUnavailableError`; and, when waiting, `FailedRunError` or `RunCancelledError`.
-        """
-        config = self._config(input, options, given)
-        if wait_for_result:
-            return cast("dict[str, Any]", self._run(config))
-        return self._ref(self._client.started.start_one(config))
-
-    @overload
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[True] = True,
-        **given: Unpack[RunOptions],
-    ) -> dict[str, Any]: ...
-    @overload
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: Literal[False],
-        **given: Unpack[RunOptions],
-    ) -> WorkflowRunRef: ...
-    async def aio_run(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        *,
-        wait_for_result: bool = True,
-        **given: Unpack[RunOptions],
-    ) -> dict[str, Any] | WorkflowRunRef:
-        """As `run`."""
-        config = self._config(input, options, given)
-        if wait_for_result:
-            return cast("dict[str, Any]", await self._aio_run(config))
-        return self._ref(await self._client.started.aio_start_one(config))
-
-    def run_no_wait(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        **given: Unpack[RunOptions],
-    ) -> WorkflowRunRef:
-        """Start a run, and return a reference as soon as it is durable."""
-        return self.run(input, options, wait_for_result=False, **given)
-
-    async def aio_run_no_wait(
-        self,
-        input: TInput | None = None,
-        options: TriggerWorkflowOptions | None = None,
-        **given: Unpack[RunOptions],
-    ) -> WorkflowRunRef:
-        """As `run_no_wait`."""
-        return await self.aio_run(input, options, wait_for_result=False, **given)
-
-    @overload
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[False] = False,
-        wait_for_result: Literal[True] = True,
-    ) -> list[dict[str, Any]]: ...
-    @overload
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[True],
-        wait_for_result: Literal[True] = True,
-    ) -> list[dict[str, Any] | BroadaxeError]: ...
-    @overload
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        *,
-        wait_for_result: Literal[False],
-    ) -> list[WorkflowRunRef]: ...
-    def run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        wait_for_result: bool = True,
-    ) -> list[Any]:
-        """Start many runs together, wait until all have ended, and return their results in order.
-
-        With `wait_for_result=False` it does what `run_many_no_wait` does.
-
-        Runs are sent in parts of up to 100, each created as a whole or not at all. The first failed or cancelled run
-        raises, after all have ended; with `return_exceptions` its error stands in the list instead. Runs whose idempotency keys
-        others hold are not created: a `BulkTriggerIdempotencyCollisionError` tells which and is raised at once, while the others
-        run; with `return_exceptions` an `IdempotencyCollisionError` stands in the place of each.
-        """
-        if not wait_for_result:
-            return self.run_many_no_wait(workflows)
-        return self._decode_all(
-            self._client.started.run_many(workflows, return_exceptions), return_exceptions
-        )
-
-    @overload
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[False] = False,
-        wait_for_result: Literal[True] = True,
-    ) -> list[dict[str, Any]]: ...
-    @overload
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: Literal[True],
-        wait_for_result: Literal[True] = True,
-    ) -> list[dict[str, Any] | BroadaxeError]: ...
-    @overload
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        *,
-        wait_for_result: Literal[False],
-    ) -> list[WorkflowRunRef]: ...
-    async def aio_run_many(
-        self,
-        workflows: Sequence[WorkflowRunTriggerConfig],
-        return_exceptions: bool = False,
-        wait_for_result: bool = True,
-    ) -> list[Any]:
-        """As `run_many`."""
-        if not wait_for_result:
-            return await self.aio_run_many_no_wait(workflows)
-        return self._decode_all(
-            await self._client.started.aio_run_many(workflows, return_exceptions), return_exceptions
-        )
-
-    def run_many_no_wait(self, workflows: Sequence[WorkflowRunTriggerConfig]) -> list[WorkflowRunRef]:
-        """Start many runs together, and return references as soon as all are durable.
-
-        Raises `BulkTriggerIdempotencyCollisionError`, which names the runs that were created, when others hold idempotency keys.
-        """
-        return [self._ref(run_id) for run_id in self._client.started.start_many(workflows)]
-
-    async def aio_run_many_no_wait(
-        self, workflows: Sequence[WorkflowRunTriggerConfig]
-    ) -> list[WorkflowRunRef]:
-        """As `run_many_no_wait`."""
-        return [self._ref(run_id) for run_id in await self._client.started.aio_start_many(workflows)]
-
     def get_run_ref(self, run_id: str) -> WorkflowRunRef:
         """A reference to a run of this workflow by its id. Asks nobody whether it exists."""
-        return self._ref(run_id)
-
-    def _ref(self, run_id: str) -> WorkflowRunRef:
         return WorkflowRunRef(self._client, run_id)
 
     def decode(self, finished: RunFinished) -> dict[str, Any]:
