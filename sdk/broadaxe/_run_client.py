@@ -7,7 +7,7 @@ works where the REST port is not open. Lists, and what only they show, go over R
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -195,14 +195,10 @@ class RunsClient:
         children of that task run. include_payloads: with inputs and outputs.
         """
         query = {
-            "since": time_text(since or datetime.now(UTC) - DEFAULT_AGE),
-            "until": time_text(until),
+            **_filter_query(since, until, statuses, additional_metadata, workflow_ids),
             "only_tasks": only_tasks,
             "offset": offset,
             "limit": limit,
-            "statuses": [V1TaskStatus(status).value for status in statuses or ()],
-            "additional_metadata": metadata_items(additional_metadata),
-            "workflow_ids": [*(workflow_ids or ())],
             "worker_id": worker_id,
             "parent_task_external_id": parent_task_external_id,
             "triggering_event_external_id": triggering_event_external_id,
@@ -302,11 +298,8 @@ class RunsClient:
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
         """Cancel any number of runs by filter: their ids are fetched, and cancelled in chunks with `sleep_time` seconds between."""
-        ids = self._ids(since, until, statuses, additional_metadata, workflow_ids)
-        for number, chunk in enumerate(_chunks(ids, chunk_size)):
-            if number:
-                time.sleep(sleep_time)
-            self.bulk_cancel(chunk)
+        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        self._in_chunks(self.bulk_cancel, query, chunk_size, sleep_time)
 
     async def aio_bulk_cancel_by_filters_with_pagination(
         self,
@@ -319,11 +312,8 @@ class RunsClient:
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
         """As `bulk_cancel_by_filters_with_pagination`."""
-        ids = await asyncio.to_thread(self._ids, since, until, statuses, additional_metadata, workflow_ids)
-        for number, chunk in enumerate(_chunks(ids, chunk_size)):
-            if number:
-                await asyncio.sleep(sleep_time)
-            await self.aio_bulk_cancel(chunk)
+        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        await self._aio_in_chunks(self.aio_bulk_cancel, query, chunk_size, sleep_time)
 
     def bulk_replay_by_filters_with_pagination(
         self,
@@ -336,11 +326,8 @@ class RunsClient:
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
         """Replay any number of runs by filter: their ids are fetched, and replayed in chunks with `sleep_time` seconds between."""
-        ids = self._ids(since, until, statuses, additional_metadata, workflow_ids)
-        for number, chunk in enumerate(_chunks(ids, chunk_size)):
-            if number:
-                time.sleep(sleep_time)
-            self.bulk_replay(chunk)
+        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        self._in_chunks(self.bulk_replay, query, chunk_size, sleep_time)
 
     async def aio_bulk_replay_by_filters_with_pagination(
         self,
@@ -353,29 +340,49 @@ class RunsClient:
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
         """As `bulk_replay_by_filters_with_pagination`."""
-        ids = await asyncio.to_thread(self._ids, since, until, statuses, additional_metadata, workflow_ids)
-        for number, chunk in enumerate(_chunks(ids, chunk_size)):
-            if number:
-                await asyncio.sleep(sleep_time)
-            await self.aio_bulk_replay(chunk)
+        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        await self._aio_in_chunks(self.aio_bulk_replay, query, chunk_size, sleep_time)
 
-    def _ids(
+    def _in_chunks(
+        self, act: Callable[[BulkCancelReplayOpts], object], query: Mapping[str, Any], size: int, pause: float
+    ) -> None:
+        for number, chunk in enumerate(_chunks(self._ids(query), size)):
+            if number:
+                time.sleep(pause)
+            act(chunk)
+
+    async def _aio_in_chunks(
         self,
-        since: datetime | None,
-        until: datetime | None,
-        statuses: Sequence[V1TaskStatus] | None,
-        additional_metadata: Mapping[str, str] | None,
-        workflow_ids: Sequence[str] | None,
-    ) -> builtins.list[str]:
-        query = {
-            "since": time_text(since or datetime.now(UTC) - DEFAULT_AGE),
-            "until": time_text(until),
-            "statuses": [V1TaskStatus(status).value for status in statuses or ()],
-            "additional_metadata": metadata_items(additional_metadata),
-            "workflow_ids": [*(workflow_ids or ())],
-        }
+        act: Callable[[BulkCancelReplayOpts], Awaitable[object]],
+        query: Mapping[str, Any],
+        size: int,
+        pause: float,
+    ) -> None:
+        for number, chunk in enumerate(_chunks(await asyncio.to_thread(self._ids, query), size)):
+            if number:
+                await asyncio.sleep(pause)
+            await act(chunk)
+
+    def _ids(self, query: Mapping[str, Any]) -> builtins.list[str]:
         answer = self._client.rest.call("GET", f"{self._tenant}/workflow-runs/external-ids", query=query)
         return [str(run_id) for run_id in answer or ()]
+
+
+def _filter_query(
+    since: datetime | None,
+    until: datetime | None,
+    statuses: Sequence[V1TaskStatus] | None,
+    additional_metadata: Mapping[str, str] | None,
+    workflow_ids: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The parameters that lists of runs and of their ids have in common."""
+    return {
+        "since": time_text(since or datetime.now(UTC) - DEFAULT_AGE),
+        "until": time_text(until),
+        "statuses": [V1TaskStatus(status).value for status in statuses or ()],
+        "additional_metadata": metadata_items(additional_metadata),
+        "workflow_ids": [*(workflow_ids or ())],
+    }
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[BulkCancelReplayOpts]:
