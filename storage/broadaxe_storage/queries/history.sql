@@ -1,61 +1,11 @@
 -- What people list and look up, live and ended alike. Columns of runs and task runs are in the order of `RunSummary`. The queries whose
 -- arguments may be null are planned for each call (see `History`), so that what is not asked for is not there.
 
--- name: list_runs
--- A page of runs, newest first. $1 tenant, $2 created not before, $3 nor after, $4 left the live table not before (spares partitions);
--- then each null for all: $5 states, $6 workflows, $7 and $8 metadata keys and their values ($9: how many must be met), $10 parent
--- task run, $11 triggering event, $12 idempotency keys; $13 live ones too: not worth looking for if all states are final. $14 with
--- payloads, $15 rows, $16 rows before them.
-SELECT
-    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
-    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
-    CASE WHEN $14 THEN s.input ELSE '' END, CASE WHEN $14 THEN s.output END, s.error,
-    s.triggering_event_id::text, s.idempotency_key
-FROM run_summary AS s
-WHERE s.tenant_id = $1 AND s.is_run
-    AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
-    AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
-    AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
-    AND (
-        $7::text[] IS NULL
-        OR (
-            SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
-        ) >= $9
-    )
-    AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
-    AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
-    AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
-    AND ($13 OR s.left_at < 'infinity')
-ORDER BY s.created_at DESC, s.id DESC
-LIMIT $15 OFFSET $16;
-
--- name: count_runs
--- How many, at most $14. $1 to $13 as above.
-SELECT count(*) FROM (
-    SELECT
-    FROM run_summary AS s
-    WHERE s.tenant_id = $1 AND s.is_run
-        AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
-        AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
-        AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
-        AND (
-            $7::text[] IS NULL
-            OR (
-                SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
-            ) >= $9
-        )
-        AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
-        AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
-        AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
-        AND ($13 OR s.left_at < 'infinity')
-    LIMIT $14
-) AS c;
-
--- name: list_run_ids
--- Ids of all of them. $1 to $13 as above.
-SELECT s.id::text
-FROM run_summary AS s
-WHERE s.tenant_id = $1 AND s.is_run
+-- part: wanted_runs
+-- Runs that a listing means. $1 tenant, $2 created not before, $3 nor after, $4 left the live table not before (spares partitions); then
+-- each null for all: $5 states, $6 workflows, $7 and $8 metadata keys and their values ($9: how many must be met), $10 parent task run,
+-- $11 triggering event, $12 idempotency keys; $13 live ones too: not worth looking for if all states are final.
+s.tenant_id = $1 AND s.is_run
     AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
     AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
     AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
@@ -70,10 +20,55 @@ WHERE s.tenant_id = $1 AND s.is_run
     AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
     AND ($13 OR s.left_at < 'infinity');
 
+-- part: wanted_members
+-- Task runs of runs of several tasks, found by what their runs have. $1 to $12 as above, $14 worker or null for all.
+s.tenant_id = $1 AND s.id <> s.run_id
+    AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
+    AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
+    AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
+    AND (
+        $7::text[] IS NULL
+        OR (
+            SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value)
+            WHERE (SELECT o.metadata FROM run_summary AS o WHERE o.id = s.run_id AND o.left_at = s.left_at LIMIT 1)
+                ->> w.key = w.value
+        ) >= $9
+    )
+    AND ($10::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.parent_task_run_id = $10)))
+    AND ($11::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.triggering_event_id = $11)))
+    AND ($12::text[] IS NULL OR s.run_id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
+    AND ($14::uuid IS NULL OR s.worker_id = $14);
+
+-- name: list_runs
+-- A page of runs, newest first. $14 with payloads, $15 rows, $16 rows before them.
+SELECT
+    s.id::text, s.run_id::text, s.workflow_id::text, s.workflow_version_id::text, s.step_index, s.state, s.attempt, s.created_at,
+    s.queued_at, s.assigned_at, s.started_at, s.finished_at, s.worker_id::text, s.parent_task_run_id::text, s.metadata,
+    CASE WHEN $14 THEN s.input ELSE '' END, CASE WHEN $14 THEN s.output END, s.error,
+    s.triggering_event_id::text, s.idempotency_key
+FROM run_summary AS s
+WHERE -- include: wanted_runs
+ORDER BY s.created_at DESC, s.id DESC
+LIMIT $15 OFFSET $16;
+
+-- name: count_runs
+-- How many, at most $14.
+SELECT count(*) FROM (
+    SELECT
+    FROM run_summary AS s
+    WHERE -- include: wanted_runs
+    LIMIT $14
+) AS c;
+
+-- name: list_run_ids
+-- Ids of all of them.
+SELECT s.id::text
+FROM run_summary AS s
+WHERE -- include: wanted_runs;
+
 -- name: list_task_runs
 -- A page of task runs, newest first; one of a run of several tasks shows, and is found by, what its run has: metadata, input, parent,
--- event, key. $1 to $13 as above ($13 is for runs of one task), $14 worker or null for all, $15 with payloads, $16 rows, $17 rows
--- before them.
+-- event, key. $14 worker or null for all, $15 with payloads, $16 rows, $17 rows before them.
 SELECT
     t.id::text, t.run_id::text, t.workflow_id::text, t.workflow_version_id::text, t.step_index, t.state, t.attempt, t.created_at,
     t.queued_at, t.assigned_at, t.started_at, t.finished_at, t.worker_id::text,
@@ -84,20 +79,7 @@ FROM (
     (
         SELECT s.*
         FROM run_summary AS s
-        WHERE s.tenant_id = $1 AND s.is_run AND s.step_index >= 0
-            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
-            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
-            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
-            AND (
-                $7::text[] IS NULL
-                OR (
-                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
-                ) >= $9
-            )
-            AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
-            AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
-            AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
-            AND ($13 OR s.left_at < 'infinity')
+        WHERE s.step_index >= 0 AND -- include: wanted_runs
             AND ($14::uuid IS NULL OR s.worker_id = $14)
         ORDER BY s.created_at DESC, s.id DESC
         LIMIT $16::bigint + $17::bigint
@@ -106,22 +88,7 @@ FROM (
     (
         SELECT s.*
         FROM run_summary AS s
-        WHERE s.tenant_id = $1 AND s.id <> s.run_id
-            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
-            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
-            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
-            AND (
-                $7::text[] IS NULL
-                OR (
-                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value)
-                    WHERE (SELECT o.metadata FROM run_summary AS o WHERE o.id = s.run_id AND o.left_at = s.left_at LIMIT 1)
-                        ->> w.key = w.value
-                ) >= $9
-            )
-            AND ($10::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.parent_task_run_id = $10)))
-            AND ($11::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.triggering_event_id = $11)))
-            AND ($12::text[] IS NULL OR s.run_id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
-            AND ($14::uuid IS NULL OR s.worker_id = $14)
+        WHERE -- include: wanted_members
         ORDER BY s.created_at DESC, s.id DESC
         LIMIT $16::bigint + $17::bigint
     )
@@ -135,25 +102,12 @@ LEFT JOIN LATERAL (
 ORDER BY t.created_at DESC, t.id DESC;
 
 -- name: count_task_runs
--- How many, at most $15. $1 to $14 as above.
+-- How many, at most $15.
 SELECT least(count(*), $15::bigint) FROM (
     (
         SELECT
         FROM run_summary AS s
-        WHERE s.tenant_id = $1 AND s.is_run AND s.step_index >= 0
-            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
-            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
-            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
-            AND (
-                $7::text[] IS NULL
-                OR (
-                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value) WHERE s.metadata ->> w.key = w.value
-                ) >= $9
-            )
-            AND ($10::uuid IS NULL OR s.parent_task_run_id = $10)
-            AND ($11::uuid IS NULL OR s.triggering_event_id = $11)
-            AND ($12::text[] IS NULL OR s.id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
-            AND ($13 OR s.left_at < 'infinity')
+        WHERE s.step_index >= 0 AND -- include: wanted_runs
             AND ($14::uuid IS NULL OR s.worker_id = $14)
         LIMIT $15
     )
@@ -161,22 +115,7 @@ SELECT least(count(*), $15::bigint) FROM (
     (
         SELECT
         FROM run_summary AS s
-        WHERE s.tenant_id = $1 AND s.id <> s.run_id
-            AND s.created_at >= $2 AND s.created_at <= $3 AND s.left_at >= $4
-            AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
-            AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
-            AND (
-                $7::text[] IS NULL
-                OR (
-                    SELECT count(*) FROM unnest($7::text[], $8::text[]) AS w (key, value)
-                    WHERE (SELECT o.metadata FROM run_summary AS o WHERE o.id = s.run_id AND o.left_at = s.left_at LIMIT 1)
-                        ->> w.key = w.value
-                ) >= $9
-            )
-            AND ($10::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.parent_task_run_id = $10)))
-            AND ($11::uuid IS NULL OR s.run_id = ANY (ARRAY(SELECT o.id FROM run_summary AS o WHERE o.triggering_event_id = $11)))
-            AND ($12::text[] IS NULL OR s.run_id = ANY (ARRAY(SELECT runs_with_keys($1, $12))))
-            AND ($14::uuid IS NULL OR s.worker_id = $14)
+        WHERE -- include: wanted_members
         LIMIT $15
     )
 ) AS c;
