@@ -67,6 +67,36 @@ class Lives:
         ):
             await self.commit(batch)
 
+    async def live_beside_a_crowd(self) -> None:
+        crowd = [make_task_run() for _ in range(CROWD)]
+        claims = tuple(make_claim(new_id()) for _ in range(CROWD))
+        await self.commit(Batch(created=tuple(crowd), claimed_keys=claims))
+        await self.commit(Batch(finished=tuple(map(make_finish, crowd[: CROWD // 2]))))
+        await self.live(LIVES)
+
+
+async def check_reads(other: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """That a life beside the crowd was led by probes: nothing scanned, and not more read than the crowd's own half and the probes."""
+    async with asyncio.timeout(10):
+        # A session tells what it has read when it ends, and nobody of its end.
+        while await other.fetchval(  # noqa: ASYNC110
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'broadaxe%'"
+            " AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)
+    scans, read = await other.fetchrow(
+        "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables"
+        " WHERE relname ~ '^(task_run|idempotency_key)'"
+    )
+    entries = await other.fetchval(
+        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname ~ '^(task_run|idempotency_key)'"
+    )
+    # A run's life is some 20 probes; one wrong plan would read the crowd at each.
+    most = CROWD // 2 + 40 * (LIVES + 1)
+    assert scans == 0
+    assert CROWD // 2 < read < most
+    assert CROWD // 2 < entries < most
+
 
 async def test_plans_stay_right_after_a_vacuum_of_empty_tables(database_config: DatabaseConfig) -> None:
     other = await asyncpg.connect(database_config.url)
@@ -92,32 +122,10 @@ async def test_plans_stay_right_after_a_vacuum_of_empty_tables(database_config: 
                 await other.execute(f"VACUUM (ANALYZE, TRUNCATE off) {table}")
             await other.execute("SELECT pg_stat_force_next_flush()")
             await other.execute("SELECT pg_stat_reset()")
-            crowd = [make_task_run() for _ in range(CROWD)]
-            claims = tuple(make_claim(new_id()) for _ in range(CROWD))
-            await lives.commit(Batch(created=tuple(crowd), claimed_keys=claims))
-            await lives.commit(Batch(finished=tuple(map(make_finish, crowd[: CROWD // 2]))))
-            await lives.live(LIVES)
+            await lives.live_beside_a_crowd()
         finally:
             await store.close()
-        async with asyncio.timeout(10):
-            # A session tells what it has read when it ends, and nobody of its end.
-            while await other.fetchval(  # noqa: ASYNC110
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'broadaxe%'"
-                " AND datname = current_database()"
-            ):
-                await asyncio.sleep(0.01)
-        scans, read = await other.fetchrow(
-            "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables"
-            " WHERE relname ~ '^(task_run|idempotency_key)'"
-        )
-        entries = await other.fetchval(
-            "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname ~ '^(task_run|idempotency_key)'"
-        )
-        # A run's life is some 20 probes; one wrong plan would read the crowd at each.
-        most = CROWD // 2 + 40 * (LIVES + 1)
-        assert scans == 0
-        assert CROWD // 2 < read < most
-        assert CROWD // 2 < entries < most
+        await check_reads(other)
     finally:
         await other.close()
 
@@ -134,32 +142,10 @@ async def test_plans_made_while_the_tables_were_empty_stay_right(database_config
         try:
             lives = Lives(store, await store.open_shards())
             await lives.live(1)
-            crowd = [make_task_run() for _ in range(CROWD)]
-            claims = tuple(make_claim(new_id()) for _ in range(CROWD))
-            await lives.commit(Batch(created=tuple(crowd), claimed_keys=claims))
-            await lives.commit(Batch(finished=tuple(map(make_finish, crowd[: CROWD // 2]))))
-            await lives.live(LIVES)
+            await lives.live_beside_a_crowd()
         finally:
             await store.close()
-        async with asyncio.timeout(10):
-            # A session tells what it has read when it ends, and nobody of its end.
-            while await other.fetchval(  # noqa: ASYNC110
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'broadaxe%'"
-                " AND datname = current_database()"
-            ):
-                await asyncio.sleep(0.01)
-        scans, read = await other.fetchrow(
-            "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables"
-            " WHERE relname ~ '^(task_run|idempotency_key)'"
-        )
-        entries = await other.fetchval(
-            "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname ~ '^(task_run|idempotency_key)'"
-        )
-        # A run's life is some 20 probes; one wrong plan would read the crowd at each.
-        most = CROWD // 2 + 40 * (LIVES + 1)
-        assert scans == 0
-        assert CROWD // 2 < read < most
-        assert CROWD // 2 < entries < most
+        await check_reads(other)
     finally:
         await other.close()
 
