@@ -276,8 +276,12 @@ def test_08_input_that_is_no_object_arrives_as_null(wire: Wire, bare_worker: Bar
 def test_11_run_subscription_answers_late_and_repeated_subscribers(
     wire: Wire, bare_worker: BareWorkers
 ) -> None:
-    worker, _, run_id = started(wire, bare_worker)
-    early = wire.runs(run_id, run_id)
+    worker, name, over = started(wire, bare_worker)
+    wire.complete(worker.next())
+    wire.result(over)
+    run_id = wire.trigger(name)
+    early = wire.runs(run_id, run_id, over)
+    assert early.next().workflow_run_id == over  # the server takes requests in order: it has all three
     wire.complete(worker.next(), '{"v": 1}')
     assert json.loads(early.next().results[0].output) == {"v": 1}
     assert early.silent_for(1.5)  # asked twice before the end: answered once
