@@ -18,7 +18,7 @@ AFTERWARDS = -1
 REWATCH = -2
 """Likewise: the run was read from the record, and its gates have heard of all ends: go on with what waits for sleeps and events."""
 _COUNTER = {S.COMPLETED: "succeeded_tasks", S.FAILED: "failed_tasks", S.CANCELLED: "cancelled_tasks"}
-_EVENT = {
+END_EVENTS = {
     S.COMPLETED: RunEventKind.COMPLETED,
     S.SKIPPED: RunEventKind.COMPLETED,
     S.FAILED: RunEventKind.FAILED,
@@ -90,7 +90,7 @@ class Endings(Lines):
             turn.ended_parents.append(task.id)
         self._telemetry.count(_COUNTER.get(state, "skipped_tasks"), self._tenant_id)
         if self._subscriptions and not is_told:
-            self._tell(task, _EVENT[state], output or error or b"", turn)
+            self._tell(task, END_EVENTS[state], output or error or b"", turn)
         run = task.run
         if run is not None:
             self.record(task.settle_record(self._tenant_id, now, output, error))
@@ -115,7 +115,7 @@ class Endings(Lines):
         for gateway in self._watchers.pop(finished.run_id):
             turn.deliver_after(gateway, finished)
         if self._subscriptions:
-            self._tell_run(finished.run_id, metadata, _EVENT[TaskRunState(finished.state)], turn)
+            self._tell_run(finished.run_id, metadata, END_EVENTS[TaskRunState(finished.state)], turn)
 
     def _end_claim(self, key: str, run_id: str, settings: object) -> None:
         """A claim by STATUS lasts no longer than its run (behaviour-core 4.6)."""

@@ -12,7 +12,7 @@ from broadaxe_actors.cel import EvaluationFailed, Expression
 from broadaxe_actors.gates import Gate, Verdict
 from broadaxe_actors.messages import RunEventKind
 from broadaxe_actors.run import SKIPPED_OUTPUT, Ended, Run, make_ended
-from broadaxe_actors.run_tracker.endings import AFTERWARDS, REWATCH, Endings
+from broadaxe_actors.run_tracker.endings import AFTERWARDS, END_EVENTS, REWATCH, Endings
 from broadaxe_actors.states import Transition, after
 from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
 from broadaxe_actors.turn import Turn
@@ -25,11 +25,6 @@ _NO_RESULTS: Mapping[Expression, bool] = MappingProxyType({})
 _WITH_OUTPUT = (S.COMPLETED, S.SKIPPED)
 SLICE = 200
 """Tasks that hear of an end in one turn."""
-_BORN = {
-    S.SKIPPED: RunEventKind.COMPLETED,
-    S.CANCELLED: RunEventKind.CANCELLED,
-    S.FAILED: RunEventKind.FAILED,
-}
 _ENDS = {Verdict.SKIP: S.SKIPPED, Verdict.CANCEL: S.CANCELLED, Verdict.DEAD: S.CANCELLED}
 
 
@@ -220,13 +215,17 @@ class Progress(Endings):
         if self._subscriptions:
             self._tell(task, RunEventKind.STARTED, b"", turn)
 
+    def _wake(self, task: TaskRun, turn: Turn) -> None:
+        """Nothing keeps a task run from a slot any more. The caller records it."""
+        task.state = after(task.state, Transition.WAKE)
+        task.queue_priority = RETRY_PRIORITY if task.attempt else task.priority
+        self._queue_up(task, turn)
+
     def _admit(self, run: Run, index: int, turn: Turn) -> None:
         """A task may run."""
         task, is_new = self._task_of(run, index)
         self._at = task.id
-        task.state = after(task.state, Transition.WAKE)
-        task.queue_priority = RETRY_PRIORITY if task.attempt else task.priority
-        self._queue_up(task, turn)
+        self._wake(task, turn)
         self._enter(task, turn, is_new=is_new)
 
     def _bear_ended(self, run: Run, index: int, state: TaskRunState, error: bytes | None, turn: Turn) -> None:
@@ -241,7 +240,7 @@ class Progress(Endings):
         self._telemetry.count("created_tasks", self._tenant_id)
         if self._subscriptions:
             self._tell(task, RunEventKind.STARTED, b"", turn)
-            self._tell(task, _BORN[state], error or b"", turn)
+            self._tell(task, END_EVENTS[state], error or b"", turn)
         self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error))
 
     # ------------------------------------------------------------ sleeps and events
@@ -263,8 +262,7 @@ class Progress(Endings):
             self._save(task)
             self._watch(task, Gate(plan), turn)
         else:
-            task.state = after(task.state, Transition.WAKE)
-            self._queue_up(task, turn)
+            self._wake(task, turn)
             self._save(task)
 
     def _watch(self, task: TaskRun, gate: Gate, turn: Turn) -> None:
@@ -312,9 +310,7 @@ class Progress(Endings):
         self._release(task, turn)
         waits.until = now
         if verdict is Verdict.QUEUE:
-            task.state = after(task.state, Transition.WAKE)
-            task.queue_priority = RETRY_PRIORITY if task.attempt else task.priority
-            self._queue_up(task, turn)
+            self._wake(task, turn)
             self._save(task)
         else:
             task.state = _ENDS[verdict]
@@ -327,11 +323,19 @@ class Progress(Endings):
             self._meet(task_run_id, attempt, number, payload, turn)
         self._close(turn)
 
-    def _meet(self, task_run_id: str, attempt: int, number: int, payload: str, turn: Turn) -> None:
+    def _waits_of(self, task_run_id: str, attempt: int) -> tuple[TaskRun, Waits] | None:
+        """A task run, and what it waits for, unless it does so no more."""
         task = self._live.get(task_run_id)
         if task is None or task.state != S.WAITING or task.waits is None or task.attempt != attempt:
+            return None
+        return task, task.waits
+
+    def _meet(self, task_run_id: str, attempt: int, number: int, payload: str, turn: Turn) -> None:
+        found = self._waits_of(task_run_id, attempt)
+        if found is None:
             return
-        if task.waits.meet(number, payload):
+        task, waits = found
+        if waits.meet(number, payload):
             self._judge_waiting(task, self._gate_of(task), turn)
             if task.state == S.WAITING:
                 self._save(task)
@@ -340,11 +344,11 @@ class Progress(Endings):
         """`EventRouter` has looked at the events that came before these task runs (id, attempt) began to wait."""
         turn = Turn()
         for task_run_id, attempt in items:
-            task = self._live.get(task_run_id)
-            if task is None or task.state != S.WAITING or task.waits is None or task.attempt != attempt:
-                continue
-            task.waits.is_checked = True
-            self._judge_waiting(task, self._gate_of(task), turn)
+            found = self._waits_of(task_run_id, attempt)
+            if found is not None:
+                task, waits = found
+                waits.is_checked = True
+                self._judge_waiting(task, self._gate_of(task), turn)
         self._close(turn)
 
     def wait_failed(self, task_run_id: str, attempt: int, text: str) -> None:

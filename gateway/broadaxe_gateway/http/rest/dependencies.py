@@ -23,19 +23,19 @@ class EngineLink(Protocol):
     async def ask(self, message: type, tenant_id: str, *fields: object) -> Any: ...
 
 
-def _engine(request: Request) -> EngineLink:
+async def _engine(request: Request) -> EngineLink:
     return cast(EngineLink, request.app.state.hub)
 
 
-def _reads(request: Request) -> Reads:
+async def _reads(request: Request) -> Reads:
     return cast(Reads, request.app.state.reads)
 
 
-def _versions(request: Request) -> Versions:
+async def _versions(request: Request) -> Versions:
     return cast(Versions, request.app.state.versions)
 
 
-def _is_replay_enabled(request: Request) -> bool:
+async def _is_replay_enabled(request: Request) -> bool:
     return cast(bool, request.app.state.is_replay_enabled)
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import KnownVersions, Read, Tenant, optional_us, texts
@@ -24,29 +24,20 @@ MAX_WORKFLOWS = 10_000
 
 router = APIRouter(prefix="/api/v1/stable")
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LINES)]
-Levels = Annotated[list[LogLevel] | None, Query()]
-Attempt = Annotated[int | None, Query(ge=1)]
 Ids = Annotated[list[UUID] | None, Query()]
 
 
-@router.get("/tasks/{task}/logs", response_model=LogLineList)
-async def list_task_logs(
-    task: UUID,
-    caller: Caller,
-    reads: Read,
-    versions: KnownVersions,
-    limit: Limit = 50,
+async def _asked(
+    limit: Annotated[int, Query(ge=1, le=MAX_LINES)] = 50,
     since: datetime | None = None,
     until: datetime | None = None,
     search: str = "",
-    levels: Levels = None,
+    levels: Annotated[list[LogLevel] | None, Query()] = None,
     order_by_direction: Direction = Direction.ASC,
-    attempt: Attempt = None,
-) -> Response:
-    row = await fetch_task(caller.tenant_id, str(task), reads)
-    query = LogQuery(
-        task_run_ids=(row.id,),
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+) -> LogQuery:
+    """What both listings take."""
+    return LogQuery(
         since=optional_us(since),
         until=optional_us(until),
         search=check_text(search, "search"),
@@ -55,7 +46,21 @@ async def list_task_logs(
         is_descending=order_by_direction is Direction.DESC,
         limit=limit,
     )
-    return await _lines(caller.tenant_id, query, reads, versions)
+
+
+Asked = Annotated[LogQuery, Depends(_asked)]
+
+
+@router.get("/tasks/{task}/logs", response_model=LogLineList)
+async def list_task_logs(
+    task: UUID,
+    caller: Caller,
+    reads: Read,
+    versions: KnownVersions,
+    asked: Asked,
+) -> Response:
+    row = await fetch_task(caller.tenant_id, str(task), reads)
+    return await _lines(caller.tenant_id, asked._replace(task_run_ids=(row.id,)), reads, versions)
 
 
 @router.get("/tenants/{tenant}/logs", response_model=LogLineList)
@@ -63,28 +68,15 @@ async def list_tenant_logs(
     tenant: Tenant,
     reads: Read,
     versions: KnownVersions,
-    limit: Limit = 50,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    search: str = "",
-    levels: Levels = None,
-    order_by_direction: Direction = Direction.ASC,
-    attempt: Attempt = None,
+    asked: Asked,
     task_external_ids: Annotated[list[UUID] | None, Query(alias="taskExternalIds")] = None,
     workflow_ids: Ids = None,
     step_ids: Ids = None,
 ) -> Response:
-    query = LogQuery(
+    query = asked._replace(
         task_run_ids=texts(task_external_ids),
-        since=optional_us(since),
-        until=optional_us(until),
-        search=check_text(search, "search"),
-        levels=tuple(levels or ()),
-        attempt=None if attempt is None else attempt - 1,
         workflow_ids=texts(workflow_ids),
         steps=await _steps(tenant, texts(step_ids), reads, versions) if step_ids else None,
-        is_descending=order_by_direction is Direction.DESC,
-        limit=limit,
     )
     return await _lines(tenant, query, reads, versions)
 
