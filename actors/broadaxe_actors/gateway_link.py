@@ -20,6 +20,7 @@ from broadaxe_actors.messages import (
     OpenSession,
     OpenSubscription,
     PauseWorker,
+    PauseWorkflow,
     PushEvents,
     PutLogs,
     PutStream,
@@ -36,6 +37,7 @@ from broadaxe_actors.messages import (
     SessionFull,
     StopWorker,
     TriggerRuns,
+    UnpauseWorkflow,
     UnwatchRuns,
     UpsertLabels,
     WatchRuns,
@@ -72,6 +74,8 @@ _TO_TRACKER: dict[type, str] = {
     ReplayRuns: "replay_runs",
     RefreshTimeout: "refresh_timeout",
     ReleaseSlot: "release_slot",
+    PauseWorkflow: "pause_workflow",
+    UnpauseWorkflow: "unpause_workflow",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}

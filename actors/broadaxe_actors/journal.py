@@ -37,6 +37,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import ShardStore, shard_of
@@ -82,6 +83,7 @@ class _Builder:
         self.revived: dict[str, RunRevival] = {}
         self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
+        self.pauses: dict[str, WorkflowPause] = {}
         self.other: dict[type, list[Any]] = {
             kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
         }
@@ -140,6 +142,8 @@ class _Builder:
             self.claimed_keys[record.tenant_id, record.key] = record
         elif kind is IdempotencyRelease:
             self.released_keys[record.tenant_id, record.key, record.run_id] = record
+        elif kind is WorkflowPause:
+            self.pauses[record.workflow_id] = record
         else:
             if kind is WorkerRow:
                 workers = self.other[kind]
@@ -161,6 +165,7 @@ class _Builder:
             tuple(self.revived.values()),
             tuple(self.claimed_keys.values()),
             tuple(self.released_keys.values()),
+            tuple(self.pauses.values()),
         )
 
 

@@ -188,6 +188,14 @@ class Matcher:
         worker = self._workers.get(worker_id)
         return (dict(worker.total), dict(worker.free)) if worker else ({}, {})
 
+    def units_by_worker(self) -> dict[str, tuple[int, int]]:
+        """By worker: units of all pools, in all and in use."""
+        found: dict[str, tuple[int, int]] = {}
+        for worker_id, worker in self._workers.items():
+            total = sum(worker.total.values())
+            found[worker_id] = (total, total - sum(worker.free.values()))
+        return found
+
     def totals(self) -> tuple[int, int]:
         """Units of all workers: total, used."""
         total = sum(sum(worker.total.values()) for worker in self._workers.values())

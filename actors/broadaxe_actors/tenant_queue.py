@@ -48,6 +48,9 @@ class TenantQueue(Actor):
             push(item)
         self._match_soon()
 
+    def set_paused(self, actions: Sequence[str], is_paused: bool) -> None:
+        """Whether task runs of these actions stay where they stand. `RunTracker` refuses what is proposed all the same."""
+
     def release(self, freed: Sequence[tuple[str, str, int]]) -> None:
         """Attempts (worker id, task run id, attempt) that hold their slots no more."""
         for worker_id, task_run_id, attempt in freed:
@@ -119,6 +122,14 @@ class TenantQueue(Actor):
         if found:
             # Unless all was matched, or a slot that was not needed came back.
             self._match_soon()
+
+    def worker_slots(self) -> dict[str, tuple[int, int]]:
+        """By worker: units of all pools, in all and in use."""
+        return self._matcher.units_by_worker()
+
+    def label_slots(self) -> dict[tuple[str, str | int, str], tuple[int, int]]:
+        """By label key, label value and pool: units of the workers with that label, in all and in use."""
+        return {}
 
     def stats(self) -> tuple[int, int, int]:
         """Units in all and in use, and how often a match was tried."""

@@ -15,7 +15,14 @@ May touch asyncpg through `pool`. Facts to know:
 from collections.abc import Sequence
 
 from broadaxe_storage.pool import Pool
-from broadaxe_storage.records import FINAL_STATES, LogRow, TaskEventRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.records import (
+    FINAL_STATES,
+    LogRow,
+    TaskEventRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
 from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
 
 LISTING_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
@@ -162,6 +169,11 @@ class History:
         """The newest version of a workflow. `ShardStore.fetch_version` has the others."""
         rows = await self._look_ups.fetch("fetch_workflow", tenant_id, workflow_id)
         return WorkflowVersionRow._make(rows[0]) if rows else None
+
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
+        """Of these workflows those that are paused, or were once; in any order."""
+        rows = await self._look_ups.fetch("fetch_workflow_pauses", tenant_id, workflow_ids)
+        return [WorkflowPause._make(row) for row in rows]
 
     async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
         """Workers that are active, or have changed at `since` or later; the newest first."""

@@ -26,6 +26,9 @@ COPY_FROM = 256
 """Created task runs in one batch from which COPY is the cheaper way."""
 _CREATED_COLUMNS = TaskRunRow._fields
 _COMMIT = query("commit_batch")
+_COMMIT_MORE = query("commit_batch_and_more")
+_KINDS = Batch._fields.index("pauses")
+"""Of records that `commit_batch` takes itself; those after them have functions of their own, called only when there are any."""
 _ENDING_CODES = ("08", "57P")
 """The session ends, says Postgres, or pgbouncer in its place: whether a commit that was under way took place is not said."""
 _ENDING_SEVERITIES = ("FATAL", "PANIC")
@@ -81,7 +84,7 @@ class JournalWriter:
     ) -> None:
         copied = batch.created if len(batch.created) >= COPY_FROM else ()
         if not copied and not self._config.is_pgbouncer:
-            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
+            await _call(connection, epoch, flush, shards, batch)
             return
         transaction = connection.transaction()
         await transaction.start()
@@ -89,7 +92,7 @@ class JournalWriter:
             if copied:
                 await self._copy_created(connection, copied)
                 batch = batch._replace(created=())
-            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
+            await _call(connection, epoch, flush, shards, batch)
         except Exception:
             # Not when cancelled: the time is up, and a rollback would wait for the same silent Postgres.
             await transaction.rollback()
@@ -128,6 +131,13 @@ class JournalWriter:
         self._lost.append(self._name)
         connection.terminate()
         self._connection = None
+
+
+async def _call(connection: Connection, epoch: int, flush: int, shards: Sequence[int], batch: Batch) -> None:
+    if any(batch[_KINDS:]):
+        await connection.fetchrow(_COMMIT_MORE, epoch, flush, shards, *batch)
+    else:
+        await connection.fetchval(_COMMIT, epoch, flush, shards, *batch[:_KINDS])
 
 
 def _ends_session(error: asyncpg.PostgresError) -> bool:

@@ -314,6 +314,22 @@ class WorkflowVersionRow(NamedTuple):
     created_at: int
 
 
+class WorkflowPause(NamedTuple):
+    """Whether a workflow is paused, and how. The settings and the end of the last pause stay when it is over."""
+
+    workflow_id: str
+    tenant_id: str
+    paused_at: int | None
+    """None while it is not paused."""
+    unpaused_at: int | None
+    queue_ttl: int | None
+    """Microseconds that a task run may wait while the workflow is paused."""
+    cron_behavior: str | None
+    """`DROP` or `QUEUE`: what becomes of the runs of crons while it is paused."""
+    scheduled_behavior: str | None
+    """Likewise of scheduled runs."""
+
+
 class EventRow(NamedTuple):
     """A pushed event."""
 
@@ -433,6 +449,7 @@ Record = (
     | TaskEventRow
     | WorkerRow
     | WorkflowVersionRow
+    | WorkflowPause
     | EventRow
     | LogRow
 )
@@ -458,3 +475,4 @@ class Batch(NamedTuple):
     revived: tuple[RunRevival, ...] = ()
     claimed_keys: tuple[IdempotencyKeyRow, ...] = ()
     released_keys: tuple[IdempotencyRelease, ...] = ()
+    pauses: tuple[WorkflowPause, ...] = ()

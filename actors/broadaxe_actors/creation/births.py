@@ -93,6 +93,8 @@ class Births(Stage):
         if task.waits is not None:
             task.waits.is_checked = not step.plan.has_event_waits
         self._t._live[row.id] = task
+        if task.waits is None:
+            self._t._counts.queue(task)
         self._t._ledger.hold_bytes(task.size)
         if run is not None:
             run.put(task)
@@ -117,6 +119,7 @@ class Births(Stage):
         task = tracker._live.pop(row.id, None)
         if task is not None:
             tracker._ledger.hold_bytes(-task.size)
+            tracker._counts.unqueue(task)
             if task.is_in_line:
                 tracker._ledger.leave((task.step.queue_key, row.queue_priority))
         elif row.spill_queue:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from broadaxe_actors.matching import Ready
 from broadaxe_actors.run import Run, Spilled, ended_of
-from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.run_tracker.pausing import Pausing
 from broadaxe_actors.states import Transition, after
 from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
 from broadaxe_actors.turn import Turn
@@ -31,12 +31,14 @@ def line_of(task: TaskRun) -> Line:
     return task.step.queue_key, task.queue_priority
 
 
-class Lines(TrackerState):
+class Lines(Pausing):
     """See the module."""
 
     # ------------------------------------------------------------ in memory
 
     def _line_up(self, task: TaskRun, turn: Turn) -> None:
+        if self._pauses and self._hold_aside(task):
+            return
         self._set_deadline(task, task.schedule_deadline)
         if task.batching is not None:
             self._batches.to_group.append((task.id, task.attempt))
@@ -60,6 +62,9 @@ class Lines(TrackerState):
         self._ledger.enter_memory(line_of(task))
 
     def _leave_line(self, task: TaskRun) -> None:
+        self._counts.unqueue(task)
+        if self._pauses:
+            self._unhold(task)
         line = line_of(task)
         if self._held_back and self._held_back.get(line, {}).pop(task.id, None) is not None:
             return
@@ -85,7 +90,7 @@ class Lines(TrackerState):
         task.started_at = None
         task.execution_deadline = now + task.step.execution_timeout
         self._set_deadline(task, task.execution_deadline)
-        self._count_running(task, 1)
+        self._counts.run(task)
 
     def _queue_up(self, task: TaskRun, turn: Turn) -> None:
         """To the end of its line, once that is committed. `task.state` is QUEUED already; the caller records it."""
@@ -96,6 +101,7 @@ class Lines(TrackerState):
         task.is_slot_released = False
         task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
         self._deadlines.drop(task.id)
+        self._counts.queue(task)
         turn.queued.append((task.id, task.attempt))
 
     def queued(self, items: tuple[tuple[str, int], ...]) -> None:
@@ -108,7 +114,7 @@ class Lines(TrackerState):
             line = line_of(task)
             if self._ledger.waits_in_postgres(line):
                 self._held_back.setdefault(line, {})[task.id] = task
-                self._set_deadline(task, task.schedule_deadline)
+                self._set_deadline(task, self._waits_until(task))
             else:
                 self._enter_line(task)
                 self._line_up(task, turn)
@@ -145,8 +151,9 @@ class Lines(TrackerState):
         rows = await self._store.page_spilled(self._tenant_id, queue_key, queue_priority, after_seq, limit)
         return await self._with_companions(rows)
 
-    async def _load_expired(self, now: int) -> Page:
-        rows = await self._store.load_expired_spilled(self._tenant_id, now, self._settings.queue_page)
+    async def _load_expired(self, now: int, except_workflows: tuple[str, ...]) -> Page:
+        limit = self._settings.queue_page
+        rows = await self._store.load_expired_spilled(self._tenant_id, now, limit, except_workflows)
         return await self._with_companions(rows)
 
     async def _with_companions(self, rows: list[TaskRunRow]) -> Page:
@@ -225,6 +232,8 @@ class Lines(TrackerState):
         run = self._runs[row.run_id] if row.id != row.run_id else None
         task = TaskRun(row, version.steps[row.step_index], is_recovered=True, run=run)
         self._live[task.id] = task
+        if task.state == S.QUEUED:
+            self._counts.queue(task)
         self._ledger.hold_bytes(task.size)
         if run is not None:
             run.put(task)
