@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse
 
 from broadaxe_actors.messages import ActionStats, GetStats, StateStats, TenantStats
 from broadaxe_gateway.http.metrics import EngineCollector, exposition
@@ -39,7 +40,7 @@ async def get_queue_metrics(tenant: Tenant, engine: Engine) -> Response:
     return await made(lambda: _queue_metrics(stats), _size(stats))
 
 
-@router.get("/tenants/{tenant}/prometheus-metrics")
+@router.get("/tenants/{tenant}/prometheus-metrics", response_class=PlainTextResponse)
 async def get_prometheus_metrics(tenant: Tenant, telemetry: Telemetry) -> Response:
     """The series of this tenant in Prometheus' text format."""
     return exposition(EngineCollector(await telemetry(tenant), tenant))
