@@ -199,11 +199,13 @@ def make_rules(places: Sequence[PlaceRule], limits: Sequence[LimitRule]) -> Rule
 class Admission:
     """How far a task run, or a run of several tasks, is on its way through its concurrency groups."""
 
-    __slots__ = ("held", "rendered", "ticket", "tickets", "waits_since")
+    __slots__ = ("held", "is_evaluating", "rendered", "ticket", "tickets", "waits_since")
 
     def __init__(self) -> None:
         self.rendered: Rendered | None = None
         """None until the expressions have been evaluated."""
+        self.is_evaluating = False
+        """They are, outside of this process."""
         self.held = 0
         """Places held: the first so many of `rendered.places`."""
         self.tickets: list[int] = []

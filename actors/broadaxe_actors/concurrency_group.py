@@ -41,10 +41,12 @@ class ConcurrencyGroup(Actor):
 
     def leave(self, member_ids: Sequence[str]) -> None:
         """Members that hold their places, or wait for them, no more."""
-        if self._group is not None:
-            for member_id in member_ids:
-                self._group.leave(member_id)
-            self._admit(self._group)
+        if self._group is None:
+            self.retire()  # nobody was left, and this message activated it again
+            return
+        for member_id in member_ids:
+            self._group.leave(member_id)
+        self._admit(self._group)
 
     def _with(self, strategy: Strategy) -> Group:
         if self._group is None:

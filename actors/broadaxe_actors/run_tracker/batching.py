@@ -214,7 +214,7 @@ class Batches(Progress):
         text = f"batch {batch.id} of {len(tasks):,}: {draw.reason}".encode()
         for task in tasks:
             self._at = task.id
-            self._assign(task, draw.worker_id, now)
+            self._assign(task, draw.worker_id, now, turn)
             batch.join(task)
             self._save_soon(task)
             self._note(task, TaskEventKind.BATCH_FLUSHED, text)

@@ -15,6 +15,7 @@ from broadaxe_actors.creation import Creation
 from broadaxe_actors.deadlines import Deadlines
 from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
+from broadaxe_actors.matching import Demand
 from broadaxe_actors.messages import (
     Assignment,
     BatchStart,
@@ -68,12 +69,21 @@ class TrackerState(Actor):
         self._router: Handle[Any]
         self._supervisor: Handle[Any] | None = None
         self._buffers: Directory[BatchKey]
+        self._buckets: Directory[str]
         self._workers: dict[str, Handle[Any]] = {}
         self._catalog = Catalog()
         self._live: dict[str, TaskRun] = {}
         """Task runs in memory that have not ended."""
         self._runs: dict[str, Run] = {}
         """Runs of several tasks in memory."""
+        self._tickets = 0
+        """Requests for places in concurrency groups, so far."""
+        self._seek_later: list[str] = []
+        """Task runs and runs that ask for a place once all who run hold theirs."""
+        self._unheld: set[str] = set()
+        """Task runs and runs that run, and whose keys are being evaluated."""
+        self._demands: dict[str, Demand] = {}
+        """Demands of task runs for which their step's does not say all, by key."""
         self._settled: dict[str, Run] = {}
         """By id of a task run that has ended: its run, which has not."""
         self._to_progress: deque[tuple[Run, int, int]] = deque()
@@ -305,6 +315,8 @@ class TrackerState(Actor):
         if turn.freed:
             self._queue.release.send(tuple(turn.freed))
         self._tell_workers(turn)
+        if turn.to_start:
+            self.send_after_commit(self.me.start_committed, tuple(turn.to_start))
         if turn.queued:
             self.send_after_commit(self.me.queued, tuple(turn.queued))
         for gateway, messages in turn.deliveries_after.items():
@@ -315,8 +327,15 @@ class TrackerState(Actor):
             self._claims.forget.send(tuple(turn.ended_parents))
         if turn.waits or turn.waits_over or turn.groups:
             self._tell_waits(turn)
+        if turn.asks or turn.places_left or turn.places_held:
+            self._tell_groups(turn)
+        for key, limit in turn.limits.items():
+            self._buckets.send(key, "define", *limit)
         self._arm()
         self._at = None
+
+    def _tell_groups(self, turn: Turn) -> None:
+        """Ask for places, and give them up: `places.Places` does."""
 
     def _tell_waits(self, turn: Turn) -> None:
         if turn.waits:

@@ -1,0 +1,345 @@
+"""Places in concurrency groups: the part of `RunTracker` that asks for them before a task run may have a slot, and gives them up.
+
+The chain of a task run: the entries of its workflow, then its own; it asks for one place after the other and keeps those it has. In a workflow
+of several tasks the workflow's entries are the run's: it asks when its first task is ready, and holds them until it ends.
+Places are kept over retries at once and over reassignments, and given up for a back-off. Keys are evaluated when they are first needed: they
+depend on nothing that changes. What was running before a restart holds its places before anybody asks for one.
+
+Source: behaviour-core 6.8.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from broadaxe_actors import cel
+from broadaxe_actors.admission import Admission, GroupKey, Place, Rendered, Rules, Strategy
+from broadaxe_actors.concurrency import Ask
+from broadaxe_actors.run import Ended, Run
+from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.runtime import Directory
+from broadaxe_actors.states import HELD_STATES
+from broadaxe_actors.task_run import TaskRun
+from broadaxe_actors.turn import Turn
+from broadaxe_storage.records import TaskRunState
+
+S = TaskRunState
+NEW_STAGE_US = 1_000_000
+"""Who waited at least this long for a place has its schedule timeout anew for what comes next; for less no record is worth it."""
+SHOWN_KEY_CHARACTERS = 200
+Member = TaskRun | Run
+
+
+class Work(NamedTuple):
+    """Expressions to be evaluated outside of this process."""
+
+    member_id: str
+    expressions: tuple[tuple[str, cel.Expression], ...]
+    values: Mapping[str, bytes | str]
+
+
+class Places(TrackerState):
+    """See the module."""
+
+    _groups: Directory[GroupKey]
+
+    def connect_groups(self, groups: "Directory[GroupKey]") -> None:
+        """Where places are asked for, by group."""
+        self._groups = groups
+
+    # ------------------------------------------------------------ on the way
+
+    def _is_admitted(self, task: TaskRun, turn: Turn) -> bool:
+        """Whether a ready task run of a gated step has all its places; if not, it is lined up again when it has."""
+        run = task.run
+        is_free = task.step.plan.is_on_failure  # of its run's places; it has its own (behaviour-core 6.8)
+        if run is not None and run.admission is not None and not is_free and not run.admission.is_complete:
+            run.seekers.append((task.id, task.attempt))
+            return self._go_on_seeking(run, run.admission, turn)
+        return task.admission is None or self._go_on_seeking(task, task.admission, turn)
+
+    def _go_on_seeking(self, member: Member, admission: Admission, turn: Turn) -> bool:
+        """Ask for the next place, unless all are held. False while something is still to come."""
+        if admission.rendered is None and not self._is_rendered(member, admission, turn):
+            return False
+        if admission.is_complete:
+            return True
+        if self._is_restoring or self._unheld:
+            self._seek_later.append(member.id)  # until all who run hold their places
+        elif not admission.ticket:
+            self._tickets += 1
+            admission.ask(self._tickets, self.clock.monotonic())
+            place = admission.next_place
+            turn.asks.setdefault((place.group, place.strategy), []).append(_ask(member, admission.ticket))
+        return False
+
+    def admitted(self, key: GroupKey, items: tuple[tuple[str, int], ...]) -> None:
+        """A group has places for these members, by the number of their requests."""
+        turn = Turn()
+        for member_id, ticket in items:
+            member = self._member(member_id)
+            admission = member.admission if member is not None else None
+            if member is None or admission is None or admission.ticket != ticket:
+                continue  # it is over; the group hears of that
+            admission.admit()
+            waited = self.clock.monotonic() - admission.waits_since
+            if not self._go_on_seeking(member, admission, turn):
+                if waited >= NEW_STAGE_US:
+                    self._begin_stage(member)
+                continue
+            self._let_in(member, turn, is_late=waited >= NEW_STAGE_US)
+        self._close(turn)
+
+    def _let_in(self, member: Member, turn: Turn, *, is_late: bool = False) -> None:
+        """A member holds all its places: what waited for that goes on."""
+        if is_late:
+            self._begin_stage(member)
+        if isinstance(member, TaskRun):
+            self._line_up(member, turn)
+            return
+        seekers, member.seekers = member.seekers, []
+        for task_run_id, attempt in seekers:
+            task = self._live.get(task_run_id)
+            if task is not None and task.state == S.QUEUED and task.attempt == attempt:
+                self._line_up(task, turn)
+
+    def _begin_stage(self, member: Member) -> None:
+        """Each stage has the schedule timeout to itself (behaviour-core 6.6)."""
+        tasks = [member] if isinstance(member, TaskRun) else member.task_runs()
+        for task in tasks:
+            if task.state == S.QUEUED:
+                task.schedule_deadline = self.clock.now() + task.step.schedule_timeout
+                self._set_deadline(task, task.schedule_deadline)
+                self._save_soon(task)
+
+    def displaced(self, key: GroupKey, strategy: Strategy, items: tuple[tuple[str, int], ...]) -> None:
+        """A group has no room for these members: they are cancelled; their places are passed on once that is committed."""
+        turn = Turn()
+        reason = f"cancelled by concurrency strategy {strategy.name}: group {shown(key.key)} has {strategy.max_runs} already"
+        for member_id, ticket in items:
+            member = self._member(member_id)
+            if (
+                member is not None
+                and member.admission is not None
+                and member.admission.is_current(ticket)
+            ):
+                self._cancel_member(member, reason.encode(), turn)
+        self._close(turn)
+
+    def _member(self, member_id: str) -> Member | None:
+        # A run of several tasks and its task runs have different ids.
+        return self._live.get(member_id) or self._runs.get(member_id)
+
+    def _give_up_places(self, member: Member, turn: Turn) -> None:
+        """A member holds nothing any more, once what it records now is committed."""
+        if member.admission is not None:
+            for key in member.admission.give_up():
+                turn.places_left.setdefault(key, []).append(member.id)
+
+    def _tell_groups(self, turn: Turn) -> None:
+        for key, member_ids in turn.places_left.items():
+            self.send_after_commit(self._groups.method(key, "leave"), tuple(member_ids))
+        for (key, strategy), held in turn.places_held.items():
+            self._groups.send(key, "hold", strategy, tuple(held))
+        for (key, strategy), asks in turn.asks.items():
+            self._groups.send(key, "ask", strategy, tuple(asks))
+
+    # ------------------------------------------------------------ what runs already
+
+    def _hold_places(self, member: Member, turn: Turn) -> None:
+        """A member runs, as the record or its worker says: it has its places, whatever the limits say."""
+        admission = member.admission
+        if admission is None or admission.is_complete:
+            return
+        if admission.rendered is None and not self._is_rendered(member, admission, turn):
+            if admission.is_evaluating:
+                self._unheld.add(member.id)
+            return
+        self._tickets += 1
+        for place in admission.hold_all(self._tickets):
+            held = turn.places_held.setdefault((place.group, place.strategy), [])
+            held.append(_ask(member, self._tickets))
+
+    def _hold_places_of(self, task: TaskRun, turn: Turn) -> None:
+        """A task run is with a worker without having been admitted by us: it and its run have their places."""
+        if task.step.is_gated:
+            if task.run is not None and not task.step.plan.is_on_failure:
+                self._hold_places(task.run, turn)
+            self._hold_places(task, turn)
+
+    def _hold_places_of_runs(self, turn: Turn) -> None:
+        """Runs of several tasks from the record: those of which a task was ever with a worker hold their places."""
+        for run in self._runs.values():
+            if run.admission is not None and any(_has_begun(entry) for entry in run.entries):
+                self._hold_places(run, turn)
+
+    def _seek_now(self, turn: Turn) -> None:
+        """Who runs holds its places: let the others ask for theirs, in the order in which they came."""
+        if self._is_restoring or self._unheld:
+            return
+        waiting, self._seek_later = self._seek_later, []
+        for member_id in waiting:
+            member = self._member(member_id)
+            if member is None or member.admission is None:
+                continue
+            if self._go_on_seeking(member, member.admission, turn):
+                self._let_in(member, turn)
+
+    # ------------------------------------------------------------ expressions
+
+    def _is_rendered(self, member: Member, admission: Admission, turn: Turn) -> bool:
+        """Evaluate what a member's definition says, here if that is quick. False when it is not there yet, or cannot be."""
+        if admission.is_evaluating:
+            return False
+        rules = self._rules_of(member)
+        values = values_of(member)
+        found: list[Any] | str
+        try:
+            expressions = rules.expressions()
+            if not all(expression.is_cheap(values) for _, expression in expressions):
+                admission.is_evaluating = True
+                work = Work(member.id, tuple(expressions), values)
+                self.fetch(self._evaluate_rules, work, then=self.me.rules_evaluated, context=member.id)
+                return False
+            found = _evaluate_here(expressions, values)
+        except cel.CelError as error:
+            found = str(error)
+        return self._take_rendered(member, admission, rules, found, turn)
+
+    async def _evaluate_rules(self, work: Work) -> list[Any] | str:
+        """Each value, or what is wrong."""
+        found: list[Any] = []
+        for what, expression in work.expressions:
+            try:
+                found.append(await self._evaluator.evaluate_apart(expression, work.values))
+            except cel.EvaluationFailed as error:
+                return f"{what}: {error}"
+        return found
+
+    def rules_evaluated(
+        self, member_id: str, found: list[Any] | str | None, error: BaseException | None
+    ) -> None:
+        """Expressions that were evaluated outside of this process."""
+        if error is not None:
+            raise error
+        assert found is not None
+        is_held = member_id in self._unheld
+        self._unheld.discard(member_id)
+        turn = Turn()
+        member = self._member(member_id)
+        admission = member.admission if member is not None else None
+        if member is not None and admission is not None and admission.is_evaluating:
+            admission.is_evaluating = False
+            rules = self._rules_of(member)
+            if self._take_rendered(member, admission, rules, found, turn):
+                if is_held:
+                    self._hold_places(member, turn)
+                elif self._go_on_seeking(member, admission, turn):
+                    self._let_in(member, turn)
+        if is_held:
+            self._seek_now(turn)
+        self._close(turn)
+
+    def _take_rendered(
+        self, member: Member, admission: Admission, rules: Rules, found: list[Any] | str, turn: Turn
+    ) -> bool:
+        try:
+            if isinstance(found, str):
+                raise ValueError(found)  # noqa: TRY004 - not a type: what the user's expression met
+            admission.rendered = rules.assemble(found)
+        except ValueError as error:
+            self._fail_to_render(member, str(error), turn)
+            return False
+        return True
+
+    def _fail_to_render(self, member: Member, cause: str, turn: Turn) -> None:
+        """Without its keys nothing can run: it fails at once, and is not retried (behaviour-core 6.8)."""
+        tasks = [member] if isinstance(member, TaskRun) else member.task_runs()
+        for task in tasks:
+            if isinstance(member, Run) and task.state != S.QUEUED:
+                continue
+            name = task.step.ref.task_name
+            self._fail_for_good(task, f"task {name!r} cannot be admitted: {cause}".encode(), turn)
+
+    def _rules_of(self, member: Member) -> Rules:
+        rules = member.step.rules if isinstance(member, TaskRun) else member.version.run_rules
+        assert rules is not None
+        return rules
+
+    # ------------------------------------------------------------ what other parts do
+
+    def _line_up(self, task: TaskRun, turn: Turn) -> None:
+        """`lines`: a task run is ready for the next stage."""
+        raise NotImplementedError
+
+    def _cancel_member(self, member: Member, reason: bytes, turn: Turn) -> None:
+        """`endings`: end a task run, or all of a run."""
+        raise NotImplementedError
+
+    def _fail_for_good(self, task: TaskRun, error: bytes, turn: Turn) -> None:
+        """`endings`: a task run that no worker has fails, whatever retries it has."""
+        raise NotImplementedError
+
+
+def render_now(rules: Rules, values: Mapping[str, bytes | str]) -> Rendered | None:
+    """What becomes of rules, if that is quick to tell and nothing is wrong."""
+    try:
+        expressions = rules.expressions()
+        if not all(expression.is_cheap(values) for _, expression in expressions):
+            return None
+        found = _evaluate_here(expressions, values)
+        return rules.assemble(found) if not isinstance(found, str) else None
+    except (cel.CelError, ValueError):
+        return None
+
+
+def shown(key: str) -> str:
+    """A key as texts have it."""
+    return repr(key if len(key) <= SHOWN_KEY_CHARACTERS else f"{key[: SHOWN_KEY_CHARACTERS - 3]}...")
+
+
+def waiting_text(place: Place) -> str:
+    """What who waits for a place waits for."""
+    return (
+        f"no place in concurrency group {shown(place.group.key)} of {place.expression!r} "
+        f"(max_runs {place.strategy.max_runs}) came free"
+    )
+
+
+def _evaluate_here(
+    expressions: Sequence[tuple[str, cel.Expression]], values: Mapping[str, bytes | str]
+) -> list[Any] | str:
+    found: list[Any] = []
+    for what, expression in expressions:
+        try:
+            found.append(expression.evaluate(values))
+        except cel.EvaluationFailed as error:
+            return f"{what}: {error}"
+    return found
+
+
+def values_of(member: Member) -> Mapping[str, bytes | str]:
+    """What expressions see of a member."""
+    return {
+        "input": member.input or b"{}",
+        "additional_metadata": member.metadata,
+        "workflow_run_id": member.run_id if isinstance(member, TaskRun) else member.id,
+    }
+
+
+def _ask(member: Member, ticket: int) -> Ask:
+    is_task = isinstance(member, TaskRun)
+    return Ask(
+        member.id,
+        ticket,
+        member.queue_priority if is_task else member.priority,
+        (member.created_at, member.id),
+        is_again=is_task and member.attempt > 0,
+    )
+
+
+def _has_begun(entry: object) -> bool:
+    if isinstance(entry, Ended):
+        return entry.worker_id is not None
+    if isinstance(entry, TaskRun):
+        return entry.state in HELD_STATES or entry.state == S.EVICTED or entry.attempt > 0
+    return False
