@@ -185,7 +185,7 @@ def limit_rules(entries: Sequence[Mapping[str, Any]]) -> list[LimitRule]:
             entry.get("units") or 0,
             entry.get("units_expr") or "",
             entry.get("limit_values_expr") or "",
-            _SECONDS[entry["duration"]],
+            _SECONDS[entry.get("duration", "MINUTE")],
         )
         for entry in entries
     ]

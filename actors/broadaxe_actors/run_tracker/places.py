@@ -327,14 +327,10 @@ def values_of(member: Member) -> Mapping[str, bytes | str]:
 
 
 def _ask(member: Member, ticket: int) -> Ask:
-    is_task = isinstance(member, TaskRun)
-    return Ask(
-        member.id,
-        ticket,
-        member.queue_priority if is_task else member.priority,
-        (member.created_at, member.id),
-        is_again=is_task and member.attempt > 0,
-    )
+    rank = (member.created_at, member.id)
+    if isinstance(member, TaskRun):
+        return Ask(member.id, ticket, member.queue_priority, rank, is_again=member.attempt > 0)
+    return Ask(member.id, ticket, member.priority, rank, is_again=False)
 
 
 def _has_begun(entry: object) -> bool:
