@@ -259,6 +259,24 @@ class Admission:
         return tuple(place.group for place in self.rendered.places[:count])
 
 
+class Seeking:
+    """Who asks for places, over all members of a tenant."""
+
+    __slots__ = ("last_ticket", "later", "unheld")
+
+    def __init__(self) -> None:
+        self.last_ticket = 0
+        self.later: list[str] = []
+        """Members that ask once all who run hold their places."""
+        self.unheld: set[str] = set()
+        """Members that run, and whose keys are being evaluated."""
+
+    def next_ticket(self) -> int:
+        """The number of a request."""
+        self.last_ticket += 1
+        return self.last_ticket
+
+
 def digest(text: str) -> str:
     """A short name for a text of any length, as part of the key of a line."""
     return blake2b(text.encode(), digest_size=12).hexdigest()

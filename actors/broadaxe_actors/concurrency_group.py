@@ -26,12 +26,14 @@ class ConcurrencyGroup(Actor):
         """Members ask for places, in order; the newest definition of a shared entry counts."""
         group = self._with(strategy)
         displaced: list[Ask] = []
+        admitted: list[Ask] = []
         for item in asks:
             displaced += group.ask(item)
+            admitted += group.admit()
         if displaced:
             gone = tuple((item.member_id, item.ticket) for item in displaced)
             self._tracker.displaced.send(self._key, strategy, gone)
-        self._admit(group)
+        self._tell_admitted(admitted)
 
     def hold(self, strategy: Strategy, asks: Sequence[Ask]) -> None:
         """Members that run already."""
@@ -46,7 +48,7 @@ class ConcurrencyGroup(Actor):
             return
         for member_id in member_ids:
             self._group.leave(member_id)
-        self._admit(self._group)
+        self._tell_admitted(self._group.admit())
 
     def _with(self, strategy: Strategy) -> Group:
         if self._group is None:
@@ -54,10 +56,9 @@ class ConcurrencyGroup(Actor):
         self._group.strategy = strategy
         return self._group
 
-    def _admit(self, group: Group) -> None:
-        admitted = group.admit()
+    def _tell_admitted(self, admitted: Sequence[Ask]) -> None:
         if admitted:
             told = tuple((item.member_id, item.ticket) for item in admitted)
             self._tracker.admitted.send(self._key, told)
-        if not group:
+        if not self._group:
             self.retire()

@@ -51,6 +51,7 @@ class Run:
 
     __slots__ = (
         "admission",
+        "begun_at",
         "child_index",
         "child_key",
         "created_at",
@@ -91,6 +92,8 @@ class Run:
         self.input = row.input
         self.admission = Admission() if version.run_rules is not None else None
         """For a workflow with concurrency: its places are the run's."""
+        self.begun_at = row.assigned_at
+        """When the first of its tasks went to a worker, for a run with places to hold; by the record, from then on it holds them."""
         self.seekers: list[tuple[str, int]] = []
         """Task runs (id, attempt) that wait for the run's places, or for it to be known which worker the run sticks to."""
         self.scout: str | None = None
@@ -199,8 +202,8 @@ class Run:
                 found.append(TaskDetails(entry.id, name, TaskRunState.QUEUED, 0, None, None))
         return tuple(found)
 
-    def unspill_record(self, tenant_id: str) -> TaskRunUpdate:
-        """The run is in memory now: its row no longer waits in Postgres."""
+    def update_record(self, tenant_id: str) -> TaskRunUpdate:
+        """What its row says: that it is in memory, not in Postgres alone, and when it began."""
         return TaskRunUpdate(
             self.id,
             tenant_id,
@@ -214,7 +217,7 @@ class Run:
             self.created_at,
             None,
             None,
-            None,
+            self.begun_at,
             None,
             None,
         )

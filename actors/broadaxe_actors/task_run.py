@@ -95,7 +95,11 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
     is_single = workflow.is_single_task
     rules = make_rules(
         [
-            *(place_rules(ref.workflow_version_id, workflow.concurrency, WORKFLOW_LEVEL) if is_single else ()),
+            *(
+                place_rules(ref.workflow_version_id, workflow.concurrency, WORKFLOW_LEVEL)
+                if is_single
+                else ()
+            ),
             *place_rules(ref.step_id, task.concurrency),
         ],
         limit_rules(task.rate_limits),
@@ -253,7 +257,9 @@ class TaskRun:
     @property
     def size(self) -> int:
         """Bytes of its payload in memory; what it shares with its run is counted there."""
-        size = len(self.input) + len(self.metadata) if self.run is None else 0
+        if self.run is not None:
+            return 0
+        size = len(self.input) + len(self.metadata)
         return size + OVERHEAD_BYTES if self.step.is_routed else size
 
     @property

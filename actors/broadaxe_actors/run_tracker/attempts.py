@@ -60,7 +60,7 @@ class Attempts(Batches):
                 continue
             self._assign(task, proposal.worker_id, now, turn)
             if task.step.is_gated:
-                self._save(task)
+                self._record_start(task)
                 turn.to_start.append((task.id, task.attempt))
             else:
                 self._save_soon(task)

@@ -106,7 +106,9 @@ class Endings(Lines):
             if run.scout == task.id and run.desired_worker_id is None:
                 self._scout_ended(run, turn)
             self.record(task.settle_record(self._tenant_id, now, output, error))
-            self._note_end(run, task.step.index, make_ended(task.id, state, task.attempt, output, error, task.worker_id))
+            self._note_end(
+                run, task.step.index, make_ended(task.id, state, task.attempt, output, error, task.worker_id)
+            )
             return
         self.record(task.finish_record(self._tenant_id, now, output, error))
         self._ledger.hold_bytes(-task.size)

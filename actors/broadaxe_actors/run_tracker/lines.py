@@ -236,7 +236,7 @@ class Lines(Routing):
             if row.step_index != RUN_STEP or row.run_id in self._runs or self._recent.has_ended(row.run_id):
                 continue
             run = self._put_run(row)
-            self.record(run.unspill_record(self._tenant_id))
+            self.record(run.update_record(self._tenant_id))
             for other in rows:
                 if other.run_id == run.id and other.step_index != RUN_STEP:
                     self._attach(run, other)

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 from broadaxe_actors import cel
 from broadaxe_actors.admission import Admission, GroupKey, Place, Rendered, Rules, Strategy
 from broadaxe_actors.concurrency import Ask
-from broadaxe_actors.run import Ended, Run
+from broadaxe_actors.run import Run
 from broadaxe_actors.run_tracker.state import TrackerState
 from broadaxe_actors.runtime import Directory
-from broadaxe_actors.states import HELD_STATES
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.records import TaskRunState
@@ -40,8 +39,6 @@ class Work(NamedTuple):
 class Places(TrackerState):
     """See the module."""
 
-    _groups: Directory[GroupKey]
-
     def connect_groups(self, groups: "Directory[GroupKey]") -> None:
         """Where places are asked for, by group."""
         self._groups = groups
@@ -63,11 +60,10 @@ class Places(TrackerState):
             return False
         if admission.is_complete:
             return True
-        if self._is_restoring or self._unheld:
-            self._seek_later.append(member.id)  # until all who run hold their places
+        if self._is_restoring or self._seeking.unheld:
+            self._seeking.later.append(member.id)  # until all who run hold their places
         elif not admission.ticket:
-            self._tickets += 1
-            admission.ask(self._tickets, self.clock.monotonic())
+            admission.ask(self._seeking.next_ticket(), self.clock.monotonic())
             place = admission.next_place
             turn.asks.setdefault((place.group, place.strategy), []).append(_ask(member, admission.ticket))
         return False
@@ -94,7 +90,8 @@ class Places(TrackerState):
         if is_late:
             self._begin_stage(member)
         if isinstance(member, TaskRun):
-            self._line_up(member, turn)
+            if member.state == S.QUEUED:
+                self._line_up(member, turn)
             return
         seekers, member.seekers = member.seekers, []
         for task_run_id, attempt in seekers:
@@ -117,11 +114,7 @@ class Places(TrackerState):
         reason = f"cancelled by concurrency strategy {strategy.name}: group {shown(key.key)} has {strategy.max_runs} already"
         for member_id, ticket in items:
             member = self._member(member_id)
-            if (
-                member is not None
-                and member.admission is not None
-                and member.admission.is_current(ticket)
-            ):
+            if member is not None and member.admission is not None and member.admission.is_current(ticket):
                 self._cancel_member(member, reason.encode(), turn)
         self._close(turn)
 
@@ -142,6 +135,8 @@ class Places(TrackerState):
             self._groups.send(key, "hold", strategy, tuple(held))
         for (key, strategy), asks in turn.asks.items():
             self._groups.send(key, "ask", strategy, tuple(asks))
+        for bucket, limit in turn.limits.items():
+            self._buckets.send(bucket, "define", *limit)
 
     # ------------------------------------------------------------ what runs already
 
@@ -152,12 +147,12 @@ class Places(TrackerState):
             return
         if admission.rendered is None and not self._is_rendered(member, admission, turn):
             if admission.is_evaluating:
-                self._unheld.add(member.id)
+                self._seeking.unheld.add(member.id)
             return
-        self._tickets += 1
-        for place in admission.hold_all(self._tickets):
+        ticket = self._seeking.next_ticket()
+        for place in admission.hold_all(ticket):
             held = turn.places_held.setdefault((place.group, place.strategy), [])
-            held.append(_ask(member, self._tickets))
+            held.append(_ask(member, ticket))
 
     def _hold_places_of(self, task: TaskRun, turn: Turn) -> None:
         """A task run is with a worker without having been admitted by us: it and its run have their places."""
@@ -167,16 +162,24 @@ class Places(TrackerState):
             self._hold_places(task, turn)
 
     def _hold_places_of_runs(self, turn: Turn) -> None:
-        """Runs of several tasks from the record: those of which a task was ever with a worker hold their places."""
+        """Runs of several tasks from the record: those that had begun hold their places."""
         for run in self._runs.values():
-            if run.admission is not None and any(_has_begun(entry) for entry in run.entries):
+            if run.begun_at is not None:
                 self._hold_places(run, turn)
+
+    def _record_start(self, task: TaskRun) -> None:
+        """Record an assignment that is to be committed before it is told to the worker, and that its run has begun."""
+        self._save(task)
+        run = task.run
+        if run is not None and run.admission is not None and run.begun_at is None:
+            run.begun_at = task.assigned_at
+            self.record(run.update_record(self._tenant_id))
 
     def _seek_now(self, turn: Turn) -> None:
         """Who runs holds its places: let the others ask for theirs, in the order in which they came."""
-        if self._is_restoring or self._unheld:
+        if self._is_restoring or self._seeking.unheld:
             return
-        waiting, self._seek_later = self._seek_later, []
+        waiting, self._seeking.later = self._seeking.later, []
         for member_id in waiting:
             member = self._member(member_id)
             if member is None or member.admission is None:
@@ -222,8 +225,8 @@ class Places(TrackerState):
         if error is not None:
             raise error
         assert found is not None
-        is_held = member_id in self._unheld
-        self._unheld.discard(member_id)
+        is_held = member_id in self._seeking.unheld
+        self._seeking.unheld.discard(member_id)
         turn = Turn()
         member = self._member(member_id)
         admission = member.admission if member is not None else None
@@ -231,9 +234,10 @@ class Places(TrackerState):
             admission.is_evaluating = False
             rules = self._rules_of(member)
             if self._take_rendered(member, admission, rules, found, turn):
-                if is_held:
+                # A task run may have failed meanwhile, and be waiting for its next attempt.
+                if is_held and not (isinstance(member, TaskRun) and member.state == S.QUEUED):
                     self._hold_places(member, turn)
-                elif self._go_on_seeking(member, admission, turn):
+                if self._go_on_seeking(member, admission, turn):
                     self._let_in(member, turn)
         if is_held:
             self._seek_now(turn)
@@ -242,14 +246,15 @@ class Places(TrackerState):
     def _take_rendered(
         self, member: Member, admission: Admission, rules: Rules, found: list[Any] | str, turn: Turn
     ) -> bool:
-        try:
-            if isinstance(found, str):
-                raise ValueError(found)  # noqa: TRY004 - not a type: what the user's expression met
-            admission.rendered = rules.assemble(found)
-        except ValueError as error:
-            self._fail_to_render(member, str(error), turn)
-            return False
-        return True
+        cause = found if isinstance(found, str) else ""
+        if not isinstance(found, str):
+            try:
+                admission.rendered = rules.assemble(found)
+            except ValueError as error:
+                cause = str(error)
+        if cause:
+            self._fail_to_render(member, cause, turn)
+        return not cause
 
     def _fail_to_render(self, member: Member, cause: str, turn: Turn) -> None:
         """Without its keys nothing can run: it fails at once, and is not retried (behaviour-core 6.8)."""
@@ -331,11 +336,3 @@ def _ask(member: Member, ticket: int) -> Ask:
     if isinstance(member, TaskRun):
         return Ask(member.id, ticket, member.queue_priority, rank, is_again=member.attempt > 0)
     return Ask(member.id, ticket, member.priority, rank, is_again=False)
-
-
-def _has_begun(entry: object) -> bool:
-    if isinstance(entry, Ended):
-        return entry.worker_id is not None
-    if isinstance(entry, TaskRun):
-        return entry.state in HELD_STATES or entry.state == S.EVICTED or entry.attempt > 0
-    return False

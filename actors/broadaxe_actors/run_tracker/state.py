@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from broadaxe_actors.admission import GroupKey, Seeking
 from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchBook, BatchKey, RunningBatch
 from broadaxe_actors.catalog import Catalog, Version
 from broadaxe_actors.cel import Evaluator, InlineEvaluator
@@ -50,6 +51,13 @@ Row = TypeVar("Row", TaskRunRow, FinishedTaskRun)
 class TrackerState(Actor):
     """The live runs of a tenant in memory; the base of the tracker's parts."""
 
+    _queue: Handle[Any]
+    _claims: Handle[Any]
+    _router: Handle[Any]
+    _buffers: Directory[BatchKey]
+    _groups: Directory[GroupKey]
+    _buckets: Directory[str]
+
     def __init__(
         self,
         tenant_id: str,
@@ -64,24 +72,14 @@ class TrackerState(Actor):
         self._settings = settings
         self._telemetry = telemetry
         self._evaluator = evaluator or InlineEvaluator()
-        self._queue: Handle[Any]
-        self._claims: Handle[Any]
-        self._router: Handle[Any]
         self._supervisor: Handle[Any] | None = None
-        self._buffers: Directory[BatchKey]
-        self._buckets: Directory[str]
         self._workers: dict[str, Handle[Any]] = {}
         self._catalog = Catalog()
         self._live: dict[str, TaskRun] = {}
         """Task runs in memory that have not ended."""
         self._runs: dict[str, Run] = {}
         """Runs of several tasks in memory."""
-        self._tickets = 0
-        """Requests for places in concurrency groups, so far."""
-        self._seek_later: list[str] = []
-        """Task runs and runs that ask for a place once all who run hold theirs."""
-        self._unheld: set[str] = set()
-        """Task runs and runs that run, and whose keys are being evaluated."""
+        self._seeking = Seeking()
         self._demands: dict[str, Demand] = {}
         """Demands of task runs for which their step's does not say all, by key."""
         self._settled: dict[str, Run] = {}
@@ -315,24 +313,26 @@ class TrackerState(Actor):
         if turn.freed:
             self._queue.release.send(tuple(turn.freed))
         self._tell_workers(turn)
-        if turn.to_start:
-            self.send_after_commit(self.me.start_committed, tuple(turn.to_start))
-        if turn.queued:
-            self.send_after_commit(self.me.queued, tuple(turn.queued))
+        self._tell_self(turn)
         for gateway, messages in turn.deliveries_after.items():
             self.send_after_commit(gateway.deliver, tuple(messages))
-        if turn.ended:
-            self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
         if turn.ended_parents:
             self._claims.forget.send(tuple(turn.ended_parents))
         if turn.waits or turn.waits_over or turn.groups:
             self._tell_waits(turn)
-        if turn.asks or turn.places_left or turn.places_held:
+        if turn.asks or turn.places_left or turn.places_held or turn.limits:
             self._tell_groups(turn)
-        for key, limit in turn.limits.items():
-            self._buckets.send(key, "define", *limit)
         self._arm()
         self._at = None
+
+    def _tell_self(self, turn: Turn) -> None:
+        """What goes on once this is committed."""
+        if turn.to_start:
+            self.send_after_commit(self.me.start_committed, tuple(turn.to_start))
+        if turn.queued:
+            self.send_after_commit(self.me.queued, tuple(turn.queued))
+        if turn.ended:
+            self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
 
     def _tell_groups(self, turn: Turn) -> None:
         """Ask for places, and give them up: `places.Places` does."""

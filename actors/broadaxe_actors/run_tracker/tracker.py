@@ -262,9 +262,7 @@ class RunTracker(Attempts, Control, Following, Reading):
         """Go on creating the runs of a large trigger."""
         self._creation.create_slice(job)
 
-    def created(
-        self, ids: tuple[str, ...], spilled: int, spilled_lines: tuple[tuple[str, int], ...]
-    ) -> None:
+    def created(self, ids: tuple[str, ...], spilled: int, spilled_lines: tuple[tuple[str, int], ...]) -> None:
         """The commit of new task runs: they may run."""
         turn = Turn()
         self._uncommitted_spills -= spilled
