@@ -36,6 +36,7 @@ class Turn:
     __slots__ = (
         "asks",
         "batches",
+        "batches_to_start",
         "cancels",
         "deliveries_after",
         "done",
@@ -75,6 +76,8 @@ class Turn:
         """Attempts (task run, attempt) that start once their assignment is committed: they hold what others wait for."""
         self.limits: dict[str, tuple[int, int]] = {}
         """By bucket: a limit that a task run says, and its window in seconds."""
+        self.batches_to_start: list[str] = []
+        """Likewise, of batches."""
         self.asks: dict[tuple[GroupKey, Strategy], list[Ask]] = {}
         """Requests for places in concurrency groups."""
         self.places_held: dict[tuple[GroupKey, Strategy], list[Ask]] = {}

@@ -15,6 +15,7 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_actors.run_tracker.batching import Batches
 from broadaxe_actors.run_tracker.lines import Page
+from broadaxe_actors.run_tracker.places import place_waited_for, waiting_text
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none
 from broadaxe_actors.task_run import TaskRun
@@ -85,6 +86,21 @@ class Attempts(Batches):
                 turn.starts.setdefault(task.worker_id, []).append(task.assignment())
             else:
                 self._reassign(task, turn, f"worker {task.worker_id} has left")
+        self._close(turn)
+
+    def over_limit(self, items: tuple[tuple[str, int, str, int, int], ...]) -> None:
+        """Attempts (task run, attempt) that want more units of a rate limit (key, units, limit) than a whole window has."""
+        turn = Turn()
+        for task_run_id, attempt, key, units, limit in items:
+            task = self._live.get(task_run_id)
+            if task is None or task.state != S.QUEUED or task.attempt != attempt:
+                continue
+            self._at = task.id
+            error = (
+                f"task {task.step.ref.task_name!r} needs {units} units of rate limit {key!r}, whose limit is {limit}: it could never "
+                "start; lower its units or raise the limit"
+            )
+            self._fail_for_good(task, error.encode(), turn)
         self._close(turn)
 
     def adopt(self, worker_id: str, held: tuple[HeldAttempt, ...]) -> None:
@@ -404,14 +420,16 @@ class Attempts(Batches):
 
     def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:
         name, within = task.step.ref.task_name, task.step.definition.schedule_timeout
-        if task.batching is not None and task.batching.is_buffered:
+        place = place_waited_for(task)
+        if place is not None:
+            text = f"{waiting_text(place)} for task {name!r} within {within}"
+        elif task.batching is not None and task.batching.is_buffered:
             text = (
                 f"task {name!r} was not started in a batch within {within}: its batch was not due, no worker had a free slot, "
                 "or as many batches of its group ran as may"
             )
         else:
-            pools = ", ".join(f"{units} of pool {pool!r}" for pool, units in task.step.slots)
-            text = f"no worker had a free slot ({pools}) for task {name!r} within {within}"
+            text = f"{self._unrouted(task)} for task {name!r} within {within}"
         text += self._held_by_ancestors(task)
         self._event(task, TaskEventKind.SCHEDULING_TIMED_OUT, text.encode())
         self._telemetry.count("scheduling_timed_out", self._tenant_id)

@@ -302,6 +302,15 @@ def shown(key: str) -> str:
     return repr(key if len(key) <= SHOWN_KEY_CHARACTERS else f"{key[: SHOWN_KEY_CHARACTERS - 3]}...")
 
 
+def place_waited_for(task: TaskRun) -> Place | None:
+    """The place for want of which a task run waits, if that is why."""
+    run = task.run
+    for admission in (run.admission if run is not None else None, task.admission):
+        if admission is not None and admission.ticket:
+            return admission.next_place
+    return None
+
+
 def waiting_text(place: Place) -> str:
     """What who waits for a place waits for."""
     return (

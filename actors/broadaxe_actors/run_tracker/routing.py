@@ -89,6 +89,27 @@ class Routing(Places):
         lane = _lane(task)
         task.line_key = f"{key}#{digest(lane)}" if lane else key
 
+    def _unrouted(self, task: TaskRun) -> str:
+        """What a task run that stood in line did not find."""
+        step = task.step
+        pools = ", ".join(f"{units} of pool {pool!r}" for pool, units in step.slots)
+        found = f"had a free slot ({pools})"
+        if step.workflow.sticky is not None:
+            worker_id = _sticky_worker(task)
+            if step.workflow.sticky == HARD and worker_id is not None:
+                how = "was not there" if worker_id in self._workers else "is gone, and never"
+                return f"worker {worker_id}, on which its run must stay (sticky HARD), {how} with a free slot ({pools})"
+        else:
+            labels = json.loads(task.desired_labels) if task.desired_labels else step.definition.worker_labels
+            required = shown_labels({key: item for key, item in labels.items() if item.get("required")})
+            if required:
+                found = f"with {required} {found}"
+        rendered = task.admission.rendered if task.admission is not None else None
+        if rendered is not None and rendered.limits:
+            units = ", ".join(f"{limit.units} of {limit.key!r}" for limit in rendered.limits)
+            found += f" while its rate limits had units left ({units})"
+        return f"no worker {found}"
+
     # ------------------------------------------------------------ sticky runs
 
     def _waits_for_scout(self, run: Run, task: TaskRun) -> bool:
@@ -149,8 +170,8 @@ def _key(step: Step, worker_id: str | None, labels: str | None, limits: tuple[Li
     return "".join(parts)
 
 
-def shown_demand(mapping: Mapping[str, Any]) -> str:
+def shown_labels(labels: Mapping[str, Any]) -> str:
     """Desired labels as texts have them."""
     return ", ".join(
-        f"{key} {item.get('comparator', 'EQUAL')} {item['value']!r}" for key, item in mapping.items()
+        f"label {key} {item.get('comparator', 'EQUAL')} {item['value']!r}" for key, item in labels.items()
     )

@@ -329,6 +329,8 @@ class TrackerState(Actor):
         """What goes on once this is committed."""
         if turn.to_start:
             self.send_after_commit(self.me.start_committed, tuple(turn.to_start))
+        if turn.batches_to_start:
+            self.send_after_commit(self.me.batches_committed, tuple(turn.batches_to_start))
         if turn.queued:
             self.send_after_commit(self.me.queued, tuple(turn.queued))
         if turn.ended:
