@@ -225,9 +225,11 @@ class Admission:
         assert self.rendered is not None
         return self.rendered.places[self.held]
 
-    def is_current(self, ticket: int) -> bool:
-        """Whether a group that names this request means something that still holds."""
-        return ticket == self.ticket or ticket in self.tickets
+    def place_of(self, group: GroupKey, ticket: int) -> Place | None:
+        """The place that a group means by the number of a request, if that still holds."""
+        if self.rendered is None or (ticket != self.ticket and ticket not in self.tickets):
+            return None
+        return next((place for place in self.rendered.places if place.group == group), None)
 
     def ask(self, ticket: int, now: int) -> None:
         """The next place is asked for."""

@@ -111,11 +111,12 @@ class Places(TrackerState):
     def displaced(self, key: GroupKey, strategy: Strategy, items: tuple[tuple[str, int], ...]) -> None:
         """A group has no room for these members: they are cancelled; their places are passed on once that is committed."""
         turn = Turn()
-        reason = f"cancelled by concurrency strategy {strategy.name}: group {shown(key.key)} has {strategy.max_runs} already"
         for member_id, ticket in items:
             member = self._member(member_id)
-            if member is not None and member.admission is not None and member.admission.is_current(ticket):
-                self._cancel_member(member, reason.encode(), turn)
+            admission = member.admission if member is not None else None
+            place = admission.place_of(key, ticket) if admission is not None else None
+            if member is not None and place is not None:
+                self._cancel_member(member, displaced_text(place, strategy).encode(), turn)
         self._close(turn)
 
     def _member(self, member_id: str) -> Member | None:
@@ -164,7 +165,7 @@ class Places(TrackerState):
     def _hold_places_of_runs(self, turn: Turn) -> None:
         """Runs of several tasks from the record: those that had begun hold their places."""
         for run in self._runs.values():
-            if run.begun_at is not None:
+            if run.begun_at is not None and not run.is_but_on_failure:
                 self._hold_places(run, turn)
 
     def _record_start(self, task: TaskRun) -> None:
@@ -300,6 +301,14 @@ def render_now(rules: Rules, values: Mapping[str, bytes | str]) -> Rendered | No
 def shown(key: str) -> str:
     """A key as texts have it."""
     return repr(key if len(key) <= SHOWN_KEY_CHARACTERS else f"{key[: SHOWN_KEY_CHARACTERS - 3]}...")
+
+
+def displaced_text(place: Place, strategy: Strategy) -> str:
+    """Why a member was cancelled."""
+    return (
+        f"cancelled by concurrency strategy {strategy.name}: only {strategy.max_runs} may be in group {shown(place.group.key)} "
+        f"of {place.expression!r}"
+    )
 
 
 def place_waited_for(task: TaskRun) -> Place | None:
