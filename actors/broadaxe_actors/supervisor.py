@@ -17,6 +17,7 @@ from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.claims import Claims
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
+from broadaxe_actors.rate_limit_bucket import RateLimitBucket, RateLimitReader
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.runtime import Actor, Directory, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
@@ -160,7 +161,14 @@ class Supervisor(Actor):
             self._runtime,
             lambda key: spawn(BatchBuffer, key, queue, tracker, self._settings.batch_bytes, lane=tenant_id),
         )
-        actors = TenantActors(tracker, queue, claims, router, registry)
+        reader = RateLimitReader(self._store, tenant_id)
+        limits: Directory[str] = Directory(
+            self._runtime,
+            lambda key: spawn(
+                RateLimitBucket, tenant_id, key, reader, queue, self._telemetry, lane=tenant_id
+            ),
+        )
+        actors = TenantActors(tracker, queue, claims, router, registry, limits)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
         tracker.connect_buffers.send(buffers)
