@@ -19,6 +19,7 @@ from broadaxe_actors.claims import Claims
 from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
+from broadaxe_actors.rate_limit_bucket import RateLimitBucket, RateLimitReader
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.runtime import Actor, Directory, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
@@ -165,11 +166,19 @@ class Supervisor(Actor):
         groups: Directory[GroupKey] = Directory(
             self._runtime, lambda key: spawn(ConcurrencyGroup, key, tracker, lane=tenant_id)
         )
-        actors = TenantActors(tracker, queue, claims, router, registry)
+        reader = RateLimitReader(self._store, tenant_id)
+        limits: Directory[str] = Directory(
+            self._runtime,
+            lambda key: spawn(
+                RateLimitBucket, tenant_id, key, reader, queue, self._telemetry, lane=tenant_id
+            ),
+        )
+        actors = TenantActors(tracker, queue, claims, router, registry, limits)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
         tracker.connect_buffers.send(buffers)
         tracker.connect_groups.send(groups)
+        tracker.connect_buckets.send(limits)
         queue.connect.send(tracker)
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)

@@ -33,6 +33,7 @@ from broadaxe._options import (
     StickyStrategy,
     TaskDefaults,
 )
+from broadaxe._rate_limits import RateLimitsClient
 from broadaxe._resource_clients import LogsClient, WorkersClient, WorkflowsClient
 from broadaxe._rest import RestClient
 from broadaxe._run_client import RunsClient
@@ -186,6 +187,11 @@ class Broadaxe:
     def workflows(self) -> WorkflowsClient:
         """Reads registered workflows: the declarations. Their runs are read by `runs`."""
         return WorkflowsClient(self)
+
+    @cached_property
+    def rate_limits(self) -> RateLimitsClient:
+        """Sets, pauses and reads rate limits."""
+        return RateLimitsClient(self)
 
     @cached_property
     def rest(self) -> RestClient:
