@@ -119,6 +119,11 @@ class Births(Stage):
         """A new task run that waits in Postgres; the ledger counts it already."""
         job.rows.append(row)
         job.spilled += 1
+        for repeat in self._repeats.values():
+            # It asked Postgres before this was there, and memory will not know of it.
+            if repeat is not job and row.run_id in repeat.run_ids and row.run_id not in repeat.existing:
+                repeat.existing.add(row.run_id)
+                repeat.borrowed.append(row.run_id)
         job.spilled_lines.add((row.spill_queue or "", row.queue_priority))
         self._t.note_spilled_deadline(row.schedule_deadline)
 
