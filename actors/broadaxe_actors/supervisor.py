@@ -150,7 +150,7 @@ class Supervisor(Actor):
             self._evaluator,
             lane=tenant_id,
         )
-        queue = spawn(TenantQueue, lane=tenant_id)
+        queue = spawn(TenantQueue, self._settings.priority_ageing, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
         router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
         registry = spawn(

@@ -16,6 +16,7 @@ from broadaxe_actors.batches import (
 )
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, duration_us
 from broadaxe_actors.gates import Plan, make_plan
+from broadaxe_actors.lanes import Demand
 from broadaxe_actors.messages import Assignment, CancelOrder, StepRef
 from broadaxe_actors.waits import Waits
 from broadaxe_storage.records import (
@@ -43,6 +44,8 @@ class Step(NamedTuple):
     slots: tuple[tuple[str, int], ...]
     queue_key: str
     """Sub-queue of its task runs: action, slot cost, worker signature."""
+    demand: Demand
+    """What its task runs need."""
     schedule_timeout: int
     execution_timeout: int
     plan: Plan
@@ -59,6 +62,7 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         slots = BATCH_SLOTS
     cost = ",".join(f"{pool}={units}" for pool, units in slots)
     queue_key = f"{task.action}|{cost}|"
+    demand = Demand(queue_key, task.action, slots)
     return Step(
         ref=ref,
         index=index,
@@ -66,10 +70,11 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         workflow=workflow,
         slots=slots,
         queue_key=queue_key,
+        demand=demand,
         schedule_timeout=duration_us(task.schedule_timeout),
         execution_timeout=duration_us(task.execution_timeout),
         plan=make_plan(workflow, index),
-        batch=rules_of(task.batch, task.action, queue_key) if task.batch is not None else None,
+        batch=rules_of(task.batch, demand) if task.batch is not None else None,
     )
 
 

@@ -46,9 +46,8 @@ class Lines(TrackerState):
             Ready(
                 task.id,
                 task.attempt,
-                step.queue_key,
-                step.definition.action,
-                step.slots,
+                step.demand,
+                "",
                 task.queue_priority,
                 task.seq,
             )
