@@ -153,7 +153,7 @@ class Supervisor(Actor):
             self._evaluator,
             lane=tenant_id,
         )
-        queue = spawn(TenantQueue, lane=tenant_id)
+        queue = spawn(TenantQueue, self._settings.priority_ageing, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
         router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
         registry = spawn(
@@ -179,6 +179,7 @@ class Supervisor(Actor):
         tracker.connect_buffers.send(buffers)
         tracker.connect_groups.send(groups)
         tracker.connect_buckets.send(limits)
+        queue.connect_buckets.send(limits)
         queue.connect.send(tracker)
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)

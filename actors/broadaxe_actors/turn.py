@@ -53,6 +53,7 @@ class Turn:
         "started",
         "starts",
         "to_start",
+        "unspent",
         "waits",
         "waits_over",
     )
@@ -68,6 +69,8 @@ class Turn:
         """Task runs that wait for no event any more."""
         self.freed: list[tuple[str, str, int]] = []
         """Attempts (worker, task run, attempt) whose slots are free again."""
+        self.unspent: list[tuple[str, str, int]] = []
+        """Likewise, of proposals that were refused: what they spent of rate limits is there for others."""
         self.held: list[TaskRun] = []
         """Task runs that a worker turns out to hold."""
         self.starts: dict[str, list[Assignment]] = {}

@@ -53,10 +53,11 @@ class Attempts(Batches):
                     or (task.worker_id, task.attempt) != (proposal.worker_id, proposal.attempt)
                     or task.is_slot_released
                 ):
-                    turn.freed.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
+                    turn.unspent.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 continue
             self._at = task.id
             if proposal.worker_id not in self._workers:
+                turn.unspent.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 self._line_up(task, turn)
                 continue
             self._assign(task, proposal.worker_id, now, turn)

@@ -43,9 +43,7 @@ class Lines(Routing):
             if ready is not None:
                 turn.ready.append(ready)
         else:
-            turn.ready.append(
-                Ready(task.id, task.attempt, step.demand, "", task.queue_priority, task.seq, None)
-            )
+            turn.ready.append(Ready(task.id, task.attempt, step.demand, "", task.queue_priority, task.seq))
 
     def _enter_line(self, task: TaskRun) -> None:
         """Count a task run among those that wait in memory."""

@@ -16,7 +16,7 @@ from broadaxe_actors.creation import Creation
 from broadaxe_actors.deadlines import Deadlines
 from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
-from broadaxe_actors.matching import Demand
+from broadaxe_actors.lanes import Demand
 from broadaxe_actors.messages import (
     Assignment,
     BatchStart,
@@ -310,6 +310,8 @@ class TrackerState(Actor):
             self._progress(turn)
         if turn.ready:
             self._queue.enqueue.send(tuple(turn.ready))
+        if turn.unspent:
+            self._queue.unspent.send(tuple(turn.unspent))
         if turn.freed:
             self._queue.release.send(tuple(turn.freed))
         self._tell_workers(turn)
