@@ -11,6 +11,7 @@ from broadaxe_storage.records import (
     EventRow,
     IdempotencyKeyRow,
     LogRow,
+    RateLimitRow,
     RunFinish,
     TaskEventKind,
     TaskEventRow,
@@ -120,6 +121,12 @@ def make_run_finish(run: TaskRunRow, task_count: int, **fields: Any) -> RunFinis
 
 def make_claim(key: str = "k", **fields: Any) -> IdempotencyKeyRow:
     return IdempotencyKeyRow(TENANT, key, new_id(), now_us() + 60_000_000)._replace(**fields)
+
+
+def make_rate_limit(key: str = "k", **fields: Any) -> RateLimitRow:
+    """A limit of 10 a minute, with 4 left of the window that has just begun."""
+    now = now_us()
+    return RateLimitRow(TENANT, key, 10, 60_000_000, now, 4, None, 1, 1_000_000, now)._replace(**fields)
 
 
 def make_update(row: TaskRunRow, **fields: Any) -> TaskRunUpdate:

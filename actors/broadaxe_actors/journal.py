@@ -4,8 +4,8 @@ Group commit: while one transaction is in flight the next one fills. An append i
 that may leave once they are durable; appends of a tenant commit, and release their effects, in the order they came.
 
 - Log lines wait for nobody: they ride along, or leave after `LOG_HOLD_US`. A crash loses at most those.
-- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected. A run that is revived
-  waits for the flush after the one that ends it.
+- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected; of a rate limit the last
+  one is written. A run that is revived waits for the flush after the one that ends it.
 - While several tenants are active a flush is short, they take turns within it, and those with little to write go before a bulk: in every
   other flush alone, in the one between along with it.
 - Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
@@ -29,6 +29,8 @@ from broadaxe_storage.records import (
     IdempotencyKeyRow,
     IdempotencyRelease,
     LogRow,
+    RateLimitDrop,
+    RateLimitRow,
     RunFinish,
     RunRevival,
     TaskEventRow,
@@ -84,6 +86,8 @@ class _Builder:
         self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
         self.pauses: dict[str, WorkflowPause] = {}
+        self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
+        """By tenant and key: what became of it in the end."""
         self.other: dict[type, list[Any]] = {
             kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
         }
@@ -144,6 +148,8 @@ class _Builder:
             self.released_keys[record.tenant_id, record.key, record.run_id] = record
         elif kind is WorkflowPause:
             self.pauses[record.workflow_id] = record
+        elif kind is RateLimitRow or kind is RateLimitDrop:
+            self.rate_limits[record.tenant_id, record.key] = record
         else:
             if kind is WorkerRow:
                 workers = self.other[kind]
@@ -165,6 +171,8 @@ class _Builder:
             tuple(self.revived.values()),
             tuple(self.claimed_keys.values()),
             tuple(self.released_keys.values()),
+            tuple(row for row in self.rate_limits.values() if type(row) is RateLimitRow),
+            tuple(row for row in self.rate_limits.values() if type(row) is RateLimitDrop),
             tuple(self.pauses.values()),
         )
 
@@ -504,6 +512,8 @@ def _size(record: Any) -> int:
     if kind is TaskRunRow:
         size = len(record.input) + len(record.metadata) + len(record.waits or "")
         return size + len(record.output or b"") + len(record.error or b"")
+    if kind is RateLimitRow:
+        return len(record.key)
     return len(record.payload) if kind is EventRow else 0
 
 

@@ -337,6 +337,33 @@ class UnpauseWorkflow(NamedTuple):
     workflow_id: str
 
 
+class PutRateLimit(NamedTuple):
+    """Set a rate limit; the window under way goes on. Reply, after the commit: None."""
+
+    request_id: int
+    tenant_id: str
+    key: str
+    limit: int
+    window_us: int
+
+
+class PauseRateLimit(NamedTuple):
+    """Start nothing that needs this rate limit until then. Reply, after the commit: until when it is paused, which may be later."""
+
+    request_id: int
+    tenant_id: str
+    key: str
+    until: int
+
+
+class DeleteRateLimit(NamedTuple):
+    """Forget a rate limit, its pause included; unknown is fine. Reply, after the commit: None."""
+
+    request_id: int
+    tenant_id: str
+    key: str
+
+
 class GetStats(NamedTuple):
     """Reply: `TenantStats`, read from counters."""
 

@@ -29,6 +29,7 @@ class Pause:
     __slots__ = (
         "fresh_until",
         "held",
+        "is_mixed",
         "is_passing",
         "muted",
         "phase",
@@ -42,8 +43,10 @@ class Pause:
         """From the record."""
         self.held: OrderedDict[str, TaskRun] = OrderedDict()
         """Task runs held aside, by id, in the order in which they came."""
+        self.is_mixed = False
+        """Some of them came after others that are behind them in line."""
         self.is_passing = False
-        """What was held aside passes just now."""
+        """What is ready passes just now."""
         self.muted: tuple[str, ...] = ()
         """Actions that `TenantQueue` was told to hold."""
         self.fresh_until = 0
@@ -81,6 +84,13 @@ class Pause:
         """The workflow is paused, or a pause gets other settings."""
         self._take(row)
         self.phase = Phase.PAUSED
+
+    def sort(self) -> None:
+        """Put what is held aside into the order of its places in line."""
+        if self.is_mixed:
+            self.is_mixed = False
+            in_order = sorted(self.held.values(), key=lambda task: task.seq)
+            self.held = OrderedDict((task.id, task) for task in in_order)
 
     def end(self, row: WorkflowPause, longest_timeout: int) -> None:
         """The end of the pause is about to be committed."""

@@ -237,7 +237,7 @@ async def _gauges(actors: TenantActors) -> Gauges:
             WorkerSlots(worker_id, names.get(worker_id, ""), total, used)
             for worker_id, (total, used) in slots.items()
         ),
-        tuple((key, str(value), pool, *units) for (key, value, pool), units in labels.items()),
+        tuple(labels),
         tuple((item.action, item.workflow_name, item.queued.total) for item in stats.actions),
         await actors.tracker.queued_metadata.remote(),
     )

@@ -11,12 +11,15 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from broadaxe_actors.admission import GroupKey
 from broadaxe_actors.batch_buffer import BatchBuffer
 from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.claims import Claims
+from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
+from broadaxe_actors.rate_limit_bucket import RateLimitBucket, RateLimitReader
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.runtime import Actor, Directory, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
@@ -163,7 +166,7 @@ class Supervisor(Actor):
             self._evaluator,
             lane=tenant_id,
         )
-        queue = spawn(TenantQueue, lane=tenant_id)
+        queue = spawn(TenantQueue, self._settings.priority_ageing, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
         router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
         registry = spawn(
@@ -173,10 +176,23 @@ class Supervisor(Actor):
             self._runtime,
             lambda key: spawn(BatchBuffer, key, queue, tracker, self._settings.batch_bytes, lane=tenant_id),
         )
-        actors = TenantActors(tracker, queue, claims, router, registry)
+        groups: Directory[GroupKey] = Directory(
+            self._runtime, lambda key: spawn(ConcurrencyGroup, key, tracker, lane=tenant_id)
+        )
+        reader = RateLimitReader(self._store, tenant_id)
+        limits: Directory[str] = Directory(
+            self._runtime,
+            lambda key: spawn(
+                RateLimitBucket, tenant_id, key, reader, queue, self._telemetry, lane=tenant_id
+            ),
+        )
+        actors = TenantActors(tracker, queue, claims, router, registry, limits)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
         tracker.connect_buffers.send(buffers)
+        tracker.connect_groups.send(groups)
+        tracker.connect_buckets.send(limits)
+        queue.connect_buckets.send(limits)
         queue.connect.send(tracker)
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)

@@ -23,6 +23,7 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_actors.runtime import Actor, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
+from broadaxe_actors.worker_labels import labels_from
 from broadaxe_storage.records import WorkerRow, WorkerStatus
 
 ToWorker = OpenSession | CloseSession | SessionFull | Heartbeat | StopWorker | UpsertLabels | PauseWorker
@@ -135,6 +136,7 @@ class WorkerRegistry(Actor):
         if row.status == WorkerStatus.ACTIVE:
             # Here, not by the worker itself: what recovery holds for it must find its slots.
             slots = tuple(sorted(json.loads(row.slot_config).items()))
-            self._queue.put_worker.send(row.id, frozenset(row.actions), slots)
+            labels = labels_from(row.labels)
+            self._queue.put_worker.send(row.id, frozenset(row.actions), slots, labels)
         self._tracker.worker_joined.send(row.id, worker)
         return worker

@@ -130,6 +130,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         rng=SystemRng(),
         settings=ShardSettings(
             max_internal_retries=config.max_internal_retries,
+            priority_ageing=config.priority_ageing,
             is_log_ingestion_enabled=config.is_log_ingestion_enabled,
             batch_bytes=min(DEFAULT_BATCH_BYTES, limits.max_message_bytes * 19 // 20),
         ),

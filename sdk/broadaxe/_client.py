@@ -33,6 +33,7 @@ from broadaxe._options import (
     StickyStrategy,
     TaskDefaults,
 )
+from broadaxe._rate_limits import RateLimitsClient
 from broadaxe._resource_clients import LogsClient, MetricsClient, WorkersClient, WorkflowsClient
 from broadaxe._rest import RestClient
 from broadaxe._run_client import RunsClient
@@ -191,6 +192,11 @@ class Broadaxe:
     def metrics(self) -> MetricsClient:
         """Reads how much waits and runs, and the tenant's metrics."""
         return MetricsClient(self)
+
+    @cached_property
+    def rate_limits(self) -> RateLimitsClient:
+        """Sets, pauses and reads rate limits."""
+        return RateLimitsClient(self)
 
     @cached_property
     def rest(self) -> RestClient:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from broadaxe._durations import duration_to_wire
 from broadaxe._errors import TaskRunError
+from broadaxe._options import StickyStrategy
 from broadaxe._services import NoServices, TaskServices, WorkerContext, awaitable
 from broadaxe._types import Duration, R
 from broadaxe.wire.stream_pb2 import Assignment, LogLine, StepInfo, StreamChunk
@@ -201,6 +202,11 @@ class Context:
     @property
     def worker_labels(self) -> dict[str, str | int]:
         return dict(self._services.worker_labels)
+
+    @property
+    def sticky_strategies(self) -> Mapping[str, StickyStrategy | None] | None:
+        """Whether the workflows that the worker serves are sticky, by their names with the namespace; None without a worker."""
+        return self._services.sticky_strategies
 
     @property
     def lifespan(self) -> Any:

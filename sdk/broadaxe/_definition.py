@@ -74,7 +74,7 @@ class BaseWorkflow(Generic[TInput]):
             raise DefinitionError(
                 f"workflow {self.base_name!r}: default_priority is {self._priority}, expected 1 to 3"
             )
-        concurrency_to_wire(settings.concurrency)
+        concurrency_to_wire(settings.concurrency, f"workflow {self.base_name!r}")
         self._idempotency = self._checked_idempotency()
         self._tasks: list[Task[Any, Any]] = []
         self._metadata = metadata_text(
@@ -180,7 +180,7 @@ class BaseWorkflow(Generic[TInput]):
             tasks=[task.to_wire() for task in ordinary],
             sticky=wire.StickyStrategy.Value(settings.sticky.value) if settings.sticky is not None else None,
             default_priority=self._priority,
-            concurrency_arr=concurrency_to_wire(settings.concurrency),
+            concurrency_arr=concurrency_to_wire(settings.concurrency, f"workflow {self.base_name!r}"),
             default_filters=[
                 wire.DefaultFilter(
                     expression=item.expression,

@@ -17,6 +17,9 @@ from broadaxe._types import Duration
 from broadaxe.wire.v1 import workflows_pb2 as wire
 from broadaxe.wire.v1.shared.trigger_pb2 import DesiredWorkerLabels as WireLabel
 
+MOST_UNITS = 1_000_000
+"""Runs of a concurrency group, and units of a rate limit, that the engine takes."""
+
 
 def check_number(
     where: str, setting: str, value: object, least: float, most: float, *, is_whole: bool = True
@@ -90,15 +93,20 @@ class ConcurrencyExpression(BaseModel):
     name: str | None = None
     is_tenant_scoped: bool = False
 
-    def to_wire(self) -> wire.Concurrency:
-        if isinstance(self.max_runs, int) and self.max_runs < 1:
+    def to_wire(self, where: str) -> wire.Concurrency:
+        """where: the workflow or task, as errors call it. Raises `DefinitionError`."""
+        if not self.expression.strip():
             raise DefinitionError(
-                f"concurrency {self.expression!r}: max_runs is {self.max_runs}, expected 1 or more"
+                f"{where}: a concurrency expression is empty: write it in CEL, such as input.user_id"
             )
+        where = f"{where}: concurrency {self.expression!r}"
+        if isinstance(self.max_runs, str):
+            if not self.max_runs.strip():
+                raise DefinitionError(f"{where}: max_runs is empty: give a number, or write it in CEL")
+        else:
+            check_number(where, "max_runs", self.max_runs, 1, MOST_UNITS)
         if self.is_tenant_scoped and not self.name:
-            raise DefinitionError(
-                f"concurrency {self.expression!r} is tenant-scoped: give it the name by which workflows share it"
-            )
+            raise DefinitionError(f"{where} is tenant-scoped: give it the name by which workflows share it")
         return wire.Concurrency(
             expression=self.expression,
             max_runs=self.max_runs if isinstance(self.max_runs, int) else 1,
@@ -112,25 +120,31 @@ class ConcurrencyExpression(BaseModel):
 Concurrency = int | ConcurrencyExpression | Sequence[ConcurrencyExpression]
 
 
-def concurrency_to_wire(value: Concurrency | None) -> list[wire.Concurrency]:
-    """A number is a limit over all runs, admitted in turn."""
+def concurrency_to_wire(value: Concurrency | None, where: str) -> list[wire.Concurrency]:
+    """A number is a limit over all runs, admitted in turn. Raises `DefinitionError` naming `where`."""
     if value is None:
         return []
     if isinstance(value, int):
+        check_number(where, "concurrency", value, 1, MOST_UNITS)
         value = ConcurrencyExpression(
             expression="'constant'",
             max_runs=value,
             limit_strategy=ConcurrencyLimitStrategy.GROUP_ROUND_ROBIN,
         )
-    items = [value] if isinstance(value, ConcurrencyExpression) else value
-    return [item.to_wire() for item in items]
+    items: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+    for item in items:
+        if not isinstance(item, ConcurrencyExpression):
+            raise DefinitionError(
+                f"{where}: concurrency is {item!r}, expected a number, or one ConcurrencyExpression or more"
+            )
+    return [item.to_wire(where) for item in items]
 
 
 class RateLimit(BaseModel):
     """What a task spends of a rate limit when it starts.
 
-    static_key: name of a limit declared apart. dynamic_key: CEL giving the name; then `limit` (number or CEL) is needed.
-    units: how much one task spends, a number or CEL.
+    static_key: name of a limit declared apart. dynamic_key: CEL giving the name; then `limit` (number or CEL) is needed, a whole
+    number of units for each window of `duration`. units: how much one attempt spends, a number or CEL.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -141,11 +155,19 @@ class RateLimit(BaseModel):
     limit: int | str | None = None
     duration: RateLimitDuration = RateLimitDuration.MINUTE
 
-    def to_wire(self) -> wire.CreateTaskRateLimit:
-        if (self.static_key is None) == (self.dynamic_key is None):
-            raise DefinitionError("a rate limit needs exactly one of static_key and dynamic_key")
-        if self.dynamic_key is not None and self.limit is None:
-            raise DefinitionError(f"rate limit with dynamic_key {self.dynamic_key!r} needs a limit")
+    def to_wire(self, where: str) -> wire.CreateTaskRateLimit:
+        """where: the task, as errors call it. Raises `DefinitionError`."""
+        if bool(self.static_key) == bool(self.dynamic_key):
+            raise DefinitionError(f"{where}: a rate limit needs exactly one of static_key and dynamic_key")
+        where = f"{where}: rate limit {self.static_key or self.dynamic_key!r}"
+        if self.dynamic_key and self.limit is None:
+            raise DefinitionError(f"{where} has a dynamic_key and needs a limit")
+        for name, value in (("units", self.units), ("limit", self.limit)):
+            if isinstance(value, str):
+                if not value.strip():
+                    raise DefinitionError(f"{where}: {name} is empty: give a number, or write it in CEL")
+            elif value is not None:
+                check_number(where, name, value, 0, MOST_UNITS)
         # A limit of -1 is the wire's way to say: spend from the bucket, do not change its limit.
         return wire.CreateTaskRateLimit(
             key=self.static_key or self.dynamic_key or "",
@@ -158,7 +180,12 @@ class RateLimit(BaseModel):
 
 
 class DesiredWorkerLabel(BaseModel):
-    """A label that a worker should, or with `required` must, have. `key` is for lists; in a mapping the key stands outside."""
+    """A label that a worker should, or with `required` must, have. `key` is for lists; in a mapping the key stands outside.
+
+    comparator: how the worker's value is compared with this one, EQUAL if not given; the ordering ones are for numbers.
+    weight: of a label that is not required, 100 if not given. Of the workers that have all required labels and a free slot, the one
+    with the largest sum of weights is chosen.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -168,7 +195,17 @@ class DesiredWorkerLabel(BaseModel):
     weight: int | None = None
     comparator: WorkerLabelComparator | None = None
 
-    def to_wire(self) -> WireLabel:
+    def to_wire(self, where: str) -> WireLabel:
+        """where: the task or run and the label, as errors call it. Raises `DefinitionError`."""
+        if isinstance(self.value, str):
+            if self.comparator is not None and self.comparator >= WorkerLabelComparator.GREATER_THAN:
+                raise DefinitionError(
+                    f"{where}: comparator {self.comparator.name} needs a number, and the value is {self.value!r}"
+                )
+        else:
+            check_number(where, "value", self.value, -(2**31), 2**31 - 1)
+        if self.weight is not None:
+            check_number(where, "weight", self.weight, -(2**31), 2**31 - 1)
         return WireLabel(
             str_value=self.value if isinstance(self.value, str) else None,
             int_value=self.value if isinstance(self.value, int) else None,
@@ -181,18 +218,23 @@ class DesiredWorkerLabel(BaseModel):
 DesiredLabels = Mapping[str, DesiredWorkerLabel] | Sequence[DesiredWorkerLabel]
 
 
-def labels_to_wire(labels: DesiredLabels | None) -> dict[str, WireLabel]:
-    """Raises `DefinitionError` for a label in a list that has no key."""
-    if labels is None:
-        return {}
+def labels_to_wire(labels: DesiredLabels | None, where: str) -> dict[str, WireLabel]:
+    """Desired labels by key. Raises `DefinitionError` naming `where`, also for a label in a list that has no key."""
+    named: dict[str, DesiredWorkerLabel] = {}
     if isinstance(labels, Mapping):
-        return {key: label.to_wire() for key, label in labels.items()}
-    named: dict[str, WireLabel] = {}
-    for label in labels:
-        if not label.key:
-            raise DefinitionError(f"desired worker label {label.value!r} stands in a list: give it a key")
-        named[label.key] = label.to_wire()
-    return named
+        named.update(labels)
+    else:
+        for label in labels or ():
+            if not label.key:
+                raise DefinitionError(
+                    f"{where}: desired worker label {label.value!r} stands in a list: give it a key"
+                )
+            if label.key in named:
+                raise DefinitionError(
+                    f"{where}: desired worker label {label.key!r} stands in the list twice: one label has one value"
+                )
+            named[label.key] = label
+    return {key: label.to_wire(f"{where}: desired worker label {key!r}") for key, label in named.items()}
 
 
 class DefaultFilter(BaseModel):

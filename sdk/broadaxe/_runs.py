@@ -15,6 +15,7 @@ from broadaxe._context import Context, current_context
 from broadaxe._errors import (
     BroadaxeError,
     BulkTriggerIdempotencyCollisionError,
+    DefinitionError,
     FailedRunError,
     IdempotencyCollisionError,
     InvalidInputError,
@@ -341,16 +342,37 @@ def _apply_options(
     if options.additional_metadata:
         merged = {**config.default_metadata, **options.additional_metadata}
         run.metadata = dump(merged, f"the metadata of a {where}", InvalidInputError)
-    if options.sticky:
-        if context is None:
-            raise InvalidInputError(
-                f"{where}: sticky=True keeps a child on its parent's worker; there is no parent outside of a task"
-            )
-        run.desired_worker_id = context.worker_id
     if options.desired_worker_id:
         run.desired_worker_id = options.desired_worker_id
-    for label, wanted in labels_to_wire(options.desired_worker_label).items():
+    elif options.sticky:
+        run.desired_worker_id = _parents_worker(where, config.workflow_name, context)
+    try:
+        labels = labels_to_wire(options.desired_worker_label, where)
+    except DefinitionError as error:
+        raise InvalidInputError(str(error)) from None
+    for label, wanted in labels.items():
         run.desired_worker_labels[label].CopyFrom(wanted)
+
+
+def _parents_worker(where: str, workflow_name: str, context: Context | None) -> str:
+    """The worker that a sticky child is to run on. Raises `InvalidInputError` for a child that cannot, or would not, run there."""
+    if context is None:
+        raise InvalidInputError(
+            f"{where}: sticky=True keeps a child on its parent's worker; there is no parent outside of a task"
+        )
+    strategies = context.sticky_strategies
+    if strategies is not None:
+        if workflow_name not in strategies:
+            raise InvalidInputError(
+                f"{where}: sticky=True runs a child on its parent's worker, and that worker does not serve {workflow_name!r}: "
+                "register it there too, or leave sticky out"
+            )
+        if strategies[workflow_name] is None:
+            raise InvalidInputError(
+                f"{where}: sticky=True needs a child that is sticky itself: declare {workflow_name!r} with "
+                "sticky=StickyStrategy.SOFT or HARD, or leave sticky out"
+            )
+    return context.worker_id
 
 
 def completed_results(finished: RunFinished) -> Sequence[TaskResult]:

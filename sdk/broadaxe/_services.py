@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from broadaxe._options import StickyStrategy
 from broadaxe.wire.stream_pb2 import LogLine, StreamChunk
 
 
@@ -17,6 +18,10 @@ class TaskServices(Protocol):
     def worker_labels(self) -> Mapping[str, str | int]: ...
     @property
     def lifespan(self) -> Any: ...
+    @property
+    def sticky_strategies(self) -> Mapping[str, StickyStrategy | None] | None:
+        """Of each workflow that the worker serves, by its name with the namespace; None without a worker."""
+        ...
 
     def put_log(self, line: LogLine) -> None: ...
     def put_chunk(self, chunk: StreamChunk) -> None: ...
@@ -66,6 +71,7 @@ class NoServices:
     """The services of a context that has no worker."""
 
     worker_id = "test-worker"
+    sticky_strategies = None
 
     def __init__(self, lifespan: Any) -> None:
         self.lifespan = lifespan

@@ -221,11 +221,11 @@ class Task(Generic[TInput, R]):
             inputs="{}",
             parents=[parent.name for parent in self.parents],
             retries=self.retries,
-            rate_limits=[limit.to_wire() for limit in self.settings.get("rate_limits") or ()],
-            worker_labels=labels_to_wire(self.settings.get("desired_worker_labels")),
+            rate_limits=[limit.to_wire(self.where) for limit in self.settings.get("rate_limits") or ()],
+            worker_labels=labels_to_wire(self.settings.get("desired_worker_labels"), self.where),
             backoff_factor=self._setting("backoff_factor", defaults.backoff_factor),
             backoff_max_seconds=self._setting("backoff_max_seconds", defaults.backoff_max_seconds),
-            concurrency=concurrency_to_wire(concurrency),
+            concurrency=concurrency_to_wire(concurrency, self.where),
             conditions=conditions_to_wire(
                 self.place.wait_for, self.place.skip_if, self.place.cancel_if, self.workflow.namespaced
             ),

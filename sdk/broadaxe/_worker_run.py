@@ -12,6 +12,7 @@ from broadaxe._config import Settings
 from broadaxe._errors import RequestRefusedError
 from broadaxe._heartbeat_process import HeartbeatProcess
 from broadaxe._logging import OutputSender, TaskLogHandler, show_logs
+from broadaxe._options import StickyStrategy
 from broadaxe._rest import RestClient
 from broadaxe._runner import Runner
 from broadaxe._transport.base import Transport
@@ -46,6 +47,7 @@ class WorkerRun:
     ) -> None:
         self._registration = registration
         self._workflows = workflows
+        self._sticky_strategies = {workflow.name: workflow.settings.sticky for workflow in workflows}
         self._settings = settings
         self._transport = transport
         self._io_loop = io_loop
@@ -227,6 +229,10 @@ class WorkerRun:
     @property
     def worker_labels(self) -> Mapping[str, str | int]:
         return self._registration.labels
+
+    @property
+    def sticky_strategies(self) -> Mapping[str, StickyStrategy | None]:
+        return self._sticky_strategies
 
     def put_log(self, line: LogLine) -> None:
         self._output.put_log(line)

@@ -1,4 +1,4 @@
-"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, task stats.
+"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, rate limits, task stats.
 
 Fields are named as in the answers, in snake case; what a server adds beside them is ignored. Times are in UTC; those of a run that a
 server writes as the year 1 are not known yet. Import what is not exported by the package itself from here.
@@ -16,6 +16,10 @@ __all__ = [
     "ConcurrencySetting",
     "ConcurrencyStat",
     "PaginationResponse",
+    "RateLimit",
+    "RateLimitList",
+    "RateLimitOrderByDirection",
+    "RateLimitOrderByField",
     "RegisteredWorkflow",
     "SemaphoreSlots",
     "TaskStat",
@@ -320,6 +324,39 @@ class UpdateWorkerRequest(_Answer):
     """What is to be changed of a worker."""
 
     is_paused: bool | None = None
+
+
+# ---- rate limits
+
+
+class RateLimitOrderByField(StrEnum):
+    KEY = "key"
+    VALUE = "value"
+    LIMITVALUE = "limitValue"
+
+
+class RateLimitOrderByDirection(StrEnum):
+    ASC = "asc"
+    DESC = "desc"
+
+
+class RateLimit(_Answer):
+    """A rate limit as the server has it. What a task spends of one is declared by `broadaxe.RateLimit`."""
+
+    key: str
+    tenant_id: str
+    limit_value: int
+    value: int
+    """The units that are there now."""
+    window: str
+    """Its length: `1 minute`."""
+    last_refill: datetime
+    paused_until: datetime | None = None
+
+
+class RateLimitList(_Answer):
+    pagination: PaginationResponse | None = None
+    rows: list[RateLimit] | None = None
 
 
 # ---- workflows

@@ -31,6 +31,7 @@ from broadaxe_storage.records import (
     EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
+    RateLimitRow,
     RunFilter,
     SpilledQueue,
     TaskRunRow,
@@ -269,6 +270,11 @@ class MemoryStore(MemoryDirectory):
         for row in oldest:
             del self.disk.idempotency_keys[row.tenant_id, row.key]
         return len(oldest)
+
+    async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
+        await self._reading("fetch_rate_limits")
+        found = (self.disk.rate_limits.get((tenant_id, key)) for key in dict.fromkeys(keys))
+        return [row for row in found if row is not None]
 
 
 def _of_ids(rows: Iterable[_Row], ids: Sequence[str]) -> list[_Row]:

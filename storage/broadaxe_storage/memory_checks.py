@@ -16,6 +16,7 @@ from broadaxe_storage.records import (
     FINAL_STATES,
     RUN_STEP,
     Batch,
+    RateLimitRow,
     RunFinish,
     TaskRunFinish,
     TaskRunRow,
@@ -78,7 +79,7 @@ def _fault(row: tuple[object, ...]) -> str | None:
 
 
 def state_fault(row: object) -> str | None:
-    """What the CHECK constraints of task_run and task_run_history say against a record or row, or None."""
+    """What the CHECK constraints of task_run, task_run_history and rate_limit say against a record or row, or None."""
     if isinstance(row, TaskRunFinish | TaskRunSettle):
         if row.state not in FINAL_STATES:
             return f"state {row.state} is not final"
@@ -93,6 +94,8 @@ def state_fault(row: object) -> str | None:
         if not 0 <= row.state <= TaskRunState.EVICTED:
             return f"state {row.state} is not one of a task run that goes on"
         return _worker_fault(row)
+    if isinstance(row, RateLimitRow):
+        return _limit_fault(row)
     return None
 
 
@@ -105,6 +108,13 @@ def _pause_fault(row: WorkflowPause) -> str | None:
     if not {row.cron_behavior, row.scheduled_behavior} <= {None, "DROP", "QUEUE"}:
         return "a behavior is DROP or QUEUE"
     return None
+
+
+def _limit_fault(row: RateLimitRow) -> str | None:
+    limit = row.limit_value or 0
+    if limit < 0 or row.window_us <= 0:
+        return f"limit {limit} of {row.window_us} us is not one"
+    return None if 0 <= row.units_left <= limit else f"{row.units_left} units are left of {limit}"
 
 
 def _result_fault(row: TaskRunRow | TaskRunFinish | TaskRunSettle) -> str | None:

@@ -18,6 +18,7 @@ from broadaxe_storage.records import (
     FinishedTaskRun,
     IdempotencyKeyRow,
     LogRow,
+    RateLimitRow,
     TaskEventRow,
     TaskRunRow,
     TenantMemberRow,
@@ -81,6 +82,8 @@ class MemoryDisk:
         self.events: list[EventRow] = []
         self.logs: list[LogRow] = []
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
+        """By tenant and key."""
+        self.rate_limits: dict[tuple[str, str], RateLimitRow] = {}
         """By tenant and key."""
         self.tenants: dict[str, TenantRow] = {}
         self.users: dict[str, UserRow] = {}

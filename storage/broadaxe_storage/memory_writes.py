@@ -1,4 +1,4 @@
-"""How the memory store writes a batch: the guards and effects of `commit_batch`, on a `MemoryDisk`.
+"""How the memory store writes a batch: the guards and effects of `commit_batch` and `commit_rate_limits`, on a `MemoryDisk`.
 
 Touches nothing outside the process. Changes are collected aside, in the order of `records.Batch`, and applied when all have passed.
 """
@@ -57,6 +57,10 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         held = disk.idempotency_keys.get((release.tenant_id, release.key))
         if held is not None and held.run_id == release.run_id:
             del disk.idempotency_keys[release.tenant_id, release.key]
+    for limit in batch.rate_limits:
+        disk.rate_limits[limit.tenant_id, limit.key] = limit
+    for dropped in batch.dropped_rate_limits:
+        disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
     disk.commits += 1
 
 

@@ -21,6 +21,7 @@ from broadaxe_storage.records import (
     EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
+    RateLimitRow,
     RunFilter,
     SpilledQueue,
     TaskRunRow,
@@ -195,6 +196,11 @@ class PostgresStore(PostgresDirectory):
     async def purge_idempotency_keys(self, now: int, limit: int) -> int:
         count: int = await self._pool.fetchval("purge_idempotency_keys", now, limit)
         return count
+
+    async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
+        return [
+            RateLimitRow._make(row) for row in await self._pool.fetch("fetch_rate_limits", tenant_id, keys)
+        ]
 
 
 def _arguments(wanted: RunFilter) -> tuple[object, ...]:

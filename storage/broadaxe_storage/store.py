@@ -20,6 +20,7 @@ from broadaxe_storage.records import (
     EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
+    RateLimitRow,
     RunFilter,
     SpilledQueue,
     TaskRunRow,
@@ -151,6 +152,10 @@ class ShardStore(Protocol):
 
     async def purge_idempotency_keys(self, now: int, limit: int) -> int:
         """Delete claims of any tenant that have expired at `now`, at most `limit`, oldest first. Returns how many."""
+        ...
+
+    async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
+        """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
         ...
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,8 +48,8 @@ class Workers:
     connection: Wire
 
     @classmethod
-    def of(cls, *actions: str, name: str = "bare", slots: int = 10) -> BareWorker:
-        worker = BareWorker(cls.connection, *actions, name=name, slots=slots)
+    def of(cls, *actions: str, **fields: Any) -> BareWorker:
+        worker = BareWorker(cls.connection, *actions, **fields)
         cls.workers.append(worker)
         return worker
 

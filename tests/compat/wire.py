@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar
 
 import grpc
@@ -34,6 +34,16 @@ OPTIONS = (
 def unique(prefix: str) -> str:
     """A name that no other test uses."""
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def wire_labels(labels: Mapping[str, str | int]) -> dict[str, dispatcher.WorkerLabels]:
+    """Labels of a worker as they travel."""
+    return {
+        key: dispatcher.WorkerLabels(int_value=value)
+        if isinstance(value, int)
+        else dispatcher.WorkerLabels(str_value=value)
+        for key, value in labels.items()
+    }
 
 
 class Stream(Generic[M]):
@@ -192,9 +202,21 @@ class Wire:
 
     # ---- being a worker
 
-    def register(self, *actions: str, name: str = "bare", slots: int = 10) -> str:
+    def register(
+        self,
+        *actions: str,
+        name: str = "bare",
+        slots: int = 10,
+        pools: Mapping[str, int] | None = None,
+        labels: Mapping[str, str | int] | None = None,
+    ) -> str:
+        """pools: slots by pool, instead of `slots` of the default one."""
         request = dispatcher.WorkerRegisterRequest(
-            worker_name=name, actions=actions, services=["default"], slot_config={"default": slots}
+            worker_name=name,
+            actions=actions,
+            services=["default"],
+            slot_config=pools or {"default": slots},
+            labels=wire_labels(labels or {}),
         )
         return str(self.unary("/Dispatcher/Register", request, dispatcher.WorkerRegisterResponse).worker_id)
 
@@ -290,9 +312,9 @@ class Wire:
 class BareWorker:
     """A registered worker with an open stream and heartbeats every 2 s."""
 
-    def __init__(self, wire: Wire, *actions: str, name: str = "bare", slots: int = 10) -> None:
+    def __init__(self, wire: Wire, *actions: str, **fields: Any) -> None:
         self.wire = wire
-        self.id = wire.register(*actions, name=name, slots=slots)
+        self.id = wire.register(*actions, **fields)
         self.stream = wire.listen(self.id)
         self._over = threading.Event()
         self.heartbeat_errors: list[grpc.RpcError] = []

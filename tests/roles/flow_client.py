@@ -9,14 +9,30 @@ import sys
 import time
 import traceback
 from datetime import datetime, timedelta
+from types import ModuleType
 from typing import Any
 
-from flows.base import Plan, declared
+from flows.base import Plan, declared, desired_label
 from pydantic import BaseModel
 
 
 def chosen(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def as_options(sdk: ModuleType, **values: Any) -> dict[str, Any]:
+    """Options of a run from JSON: `labels` is a list of desired labels, `labels_by_key` the same as a mapping."""
+    options = chosen(**values)
+    for name, is_mapping in (("labels", False), ("labels_by_key", True)):
+        given = options.pop(name, None)
+        if given is None:
+            continue
+        if is_mapping:
+            wanted = {key: desired_label(sdk, **label) for key, label in given.items()}
+            options["options"] = sdk.TriggerWorkflowOptions(desired_worker_label=wanted)
+        else:
+            options["desired_worker_labels"] = [desired_label(sdk, **label) for label in given]
+    return options
 
 
 class Commands:
@@ -57,7 +73,7 @@ class Commands:
     async def start(self, *, flow: str, plan: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Triggers a flow without waiting; what the trigger raises is answered."""
         try:
-            ref = await self._flow(flow).aio_run_no_wait(Plan(**plan), **chosen(**options))
+            ref = await self._flow(flow).aio_run_no_wait(Plan(**plan), **as_options(self._sdk, **options))
         except Exception as error:
             return {"raised": self._plain(error)}
         return {"run_id": ref.workflow_run_id}
@@ -221,6 +237,13 @@ class Commands:
             return received
 
         return {"chunks": await asyncio.gather(*(follow(run_id) for run_id in run_ids))}
+
+    # ---- rate limits
+
+    async def put_limit(self, *, key: str, limit: int, duration: str) -> dict[str, Any]:
+        """Declares a static limit; `duration` by name."""
+        await self._client.rate_limits.aio_put(key, limit, self._sdk.RateLimitDuration[duration])
+        return {}
 
     # ---- stubs
 

@@ -136,11 +136,27 @@ class Pausing(TrackerState):
         if pause is None:
             return False
         if not pause.holds_newcomers:
-            task.schedule_deadline = self._waits_until(task)
+            if not pause.is_holding:
+                task.schedule_deadline = self._waits_until(task)
             return False
         pause.held[task.id] = task
         self._set_deadline(task, self._waits_until(task))
         return True
+
+    def _put_back(self, task: TaskRun, turn: Turn) -> None:
+        """The queue proposed a task run of a paused workflow, as it had not heard of the pause: it keeps its place in line."""
+        pause = self._pauses[task.step.ref.workflow_id]
+        if task.step.definition.action not in pause.muted:
+            pause.is_mixed = True
+            self._line_up(task, turn)
+            return
+        before = len(turn.ready)
+        pause.is_passing = True
+        self._line_up(task, turn)
+        pause.is_passing = False
+        turn.first += turn.ready[before:]
+        del turn.ready[before:]
+        self._set_deadline(task, self._waits_until(task))
 
     def _unhold(self, task: TaskRun) -> None:
         """A task run does not wait any more."""
@@ -219,6 +235,7 @@ class Pausing(TrackerState):
         if pause is None or pause.phase is not Phase.ENDING or pause.unpaused_at != unpaused_at:
             return  # it was paused again meanwhile
         pause.phase = Phase.LIFTING
+        pause.sort()
         self._unmute(pause, pause.muted)
         self._set_deadlines_of(pause, self._catalog.of_workflow(workflow_id))
         self.lift_more(workflow_id)

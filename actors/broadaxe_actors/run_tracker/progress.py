@@ -45,6 +45,8 @@ class Progress(Endings):
                 continue  # it has ended, or was replayed since
             if child == AFTERWARDS:
                 self._judge_on_failure(run, turn)
+                if run.admission is not None and run.is_but_on_failure:
+                    self._give_up_places(run, turn)  # the on-failure task needs none (behaviour-core 6.8)
                 if not run.open_count:
                     self._end_run(run, turn)
             elif child == REWATCH:
@@ -241,7 +243,7 @@ class Progress(Endings):
         if self._subscriptions:
             self._tell(task, RunEventKind.STARTED, b"", turn)
             self._tell(task, END_EVENTS[state], error or b"", turn)
-        self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error))
+        self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error, None))
 
     # ------------------------------------------------------------ sleeps and events
 

@@ -1,7 +1,8 @@
 """One real server for all of `tests/e2e/runs`; for each SDK a worker and a client that know the flows of `tests/roles/flows`."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.compat.conftest import PYTHON_1375
 from tests.compat.wire import Wire
 from tests.e2e.runs.harness import FlowsUnderTest
 from tests.e2e.runs.stage import Stage
-from tests.processes import PYTHON, Server, closing, role, server_directory
+from tests.processes import PYTHON, Process, Server, closing, role, server_directory, wait_until
 from tests.rest import Rest
 
 
@@ -100,9 +101,20 @@ def flows(request: pytest.FixtureRequest, served: Callable[[Sdk], FlowsUnderTest
 
 
 class serving:  # noqa: N801 - it is used as a function
-    """`with serving(sdk, topics, server, directory, slots) as flows`: a worker and a client in a namespace of their own."""
+    """`with serving(sdk, topics, server, directory, slots) as flows`: a worker and a client in a namespace of their own.
 
-    def __init__(self, sdk: Sdk, topics: str, server: Server, directory: Path, slots: int) -> None:
+    workers: by name the labels of each; one called `flows` unless said otherwise.
+    """
+
+    def __init__(
+        self,
+        sdk: Sdk,
+        topics: str,
+        server: Server,
+        directory: Path,
+        slots: int,
+        workers: Mapping[str, Mapping[str, str | int]] | None = None,
+    ) -> None:
         if not Path(sdk.python).exists():
             pytest.fail(f"{sdk.python} is missing: make it with `python tests/compat/setup_1375.py`")
         records = directory / "records"
@@ -116,17 +128,26 @@ class serving:  # noqa: N801 - it is used as a function
         shared = {"directory": directory, "python": sdk.python, "env": env}
         environment = server.client_environment()
         self.sdk = sdk
-        self.worker = role(environment, "flow_worker", sdk.module, topics, str(slots), **shared)
+        self._names = list(workers or {"flows": {}})
+
+        def start(name: str, labels: Mapping[str, str | int]) -> Process:
+            arguments = (sdk.module, topics, str(slots), name, json.dumps(labels))
+            return role(environment, "flow_worker", *arguments, **shared)
+
+        self.workers = [start(name, labels) for name, labels in (workers or {"flows": {}}).items()]
+        self.worker = self.workers[0]
         self.client = role(environment, "flow_client", sdk.module, topics, **shared)
         self.wire = Wire(server.grpc_address, server.token)
         self.rest = Rest(server.http_url, server.token)
         self.flows = FlowsUnderTest(
-            sdk.module, server, self.worker, self.client, directory, self.wire, self.rest
+            sdk.module, server, self.worker, self.client, directory, self.wire, self.rest, namespace
         )
 
     def __enter__(self) -> FlowsUnderTest:
         try:
             self.client.call(do="warm", timeout=90)
+            for name in self._names:
+                wait_until(lambda name=name: self.flows.workers(name), what=f"worker {name}", timeout=60)
         except Exception as error:
             worker, server = self.worker.tail(), self.flows.server.process.tail()
             self.__exit__()
@@ -136,5 +157,5 @@ class serving:  # noqa: N801 - it is used as a function
     def __exit__(self, *_: object) -> None:
         self.flows.wire.close()
         self.flows.rest.close()
-        for process in (self.client, self.worker):
+        for process in (self.client, *self.workers):
             process.kill9()  # how a worker stops in order is not the subject here, and takes an official one its time

@@ -5,9 +5,10 @@ wire (`GetRunDetails`, `SubscribeToWorkflowRuns`), and what users are told comes
 outcome.
 """
 
+import contextlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -147,7 +148,10 @@ class FlowsUnderTest:
     directory: Path
     wire: Wire
     rest: Rest
+    namespace: str = ""
+    """Before the names of its workflows and workers, `_` between."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _gates: list[str] = field(default_factory=list)
 
     @property
     def is_ours(self) -> bool:
@@ -198,10 +202,43 @@ class FlowsUnderTest:
         return sorted(found, key=lambda note: float(note["at"]))
 
     def new_gate(self) -> str:
-        return unique("gate")
+        gate = unique("gate")
+        self._gates.append(gate)
+        return gate
+
+    def open_all(self) -> None:
+        """Opens every gate made so far: what a failed test left waiting goes on."""
+        while self._gates:
+            self.open(self._gates.pop())
 
     def open(self, gate: str) -> None:
         (self.directory / "records" / f"gate-{gate}").touch()
+
+    # ---- workers
+
+    def workers(self, name: str) -> list[dict[str, Any]]:
+        """The workers of that name that are not gone, as REST lists them."""
+        rows = self.rest.get(f"tenants/{self.rest.tenant}/worker")["rows"]
+        full = f"{self.namespace}_{name}"
+        return [row for row in rows if row["name"] == full and row["status"] != "INACTIVE"]
+
+    def worker_id(self, name: str) -> str:
+        (row,) = self.workers(name)
+        return str(row["metadata"]["id"])
+
+    def pause(self, *names: str, is_paused: bool = True) -> None:
+        for name in names:
+            self.rest.patch(f"workers/{self.worker_id(name)}", {"isPaused": is_paused})
+
+    @contextlib.contextmanager
+    def paused(self, *names: str) -> Iterator[None]:
+        """Nothing starts on those workers (`flows`, if none is named) until the block is left."""
+        names = names or ("flows",)
+        self.pause(*names)
+        try:
+            yield
+        finally:
+            self.pause(*names, is_paused=False)
 
     def push(self, key: str, payload: dict[str, Any] | None = None, **options: Any) -> None:
         self.call(do="push", key=key, payload=payload or {}, **options)

@@ -270,9 +270,7 @@ class FakeRecord:
         rows = [row for row in self.versions if row.workflow_id == workflow_id and row.tenant_id == tenant_id]
         return max(rows, key=lambda row: row.number, default=None)
 
-    async def fetch_workflow_pauses(
-        self, tenant_id: str, workflow_ids: Sequence[str]
-    ) -> list[WorkflowPause]:
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
         return [
             row
             for row in self.pauses.values()

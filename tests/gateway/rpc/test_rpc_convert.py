@@ -70,6 +70,131 @@ def test_both_concurrency_fields_count():
     assert found[1]["limit_strategy"] == "GROUP_ROUND_ROBIN"
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(0, "CANCEL_IN_PROGRESS"), (3, "GROUP_ROUND_ROBIN"), (4, "CANCEL_NEWEST")]
+)
+@pytest.mark.parametrize("level", ["workflow", "task"])
+def test_concurrency_is_carried_at_both_levels(level, number, name):
+    entry = v1.Concurrency(expression="input.k", max_runs=7, limit_strategy=number)
+    if level == "workflow":
+        (found,) = definition(concurrency_arr=[entry]).concurrency
+    else:
+        task = v1.CreateTaskOpts(readable_id="a", action="f:a", concurrency=[entry])
+        (found,) = definition(tasks=[task]).tasks[0].concurrency
+    assert found == {"expression": "input.k", "max_runs": 7, "limit_strategy": name}
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 6])
+def test_strategies_that_the_engine_does_not_know_are_refused_by_name(number):
+    entry = v1.Concurrency(expression="input.k", limit_strategy=number)
+    with pytest.raises(Refused) as refusal:
+        definition(concurrency_arr=[entry])
+    assert v1.ConcurrencyLimitStrategy.Name(number) in str(refusal.value)
+    assert "GROUP_ROUND_ROBIN" in str(refusal.value)
+
+
+def test_number_as_a_limit_over_all_arrives_as_a_constant_key():
+    """As Python clients send `concurrency=2`."""
+    entry = v1.Concurrency(expression="'constant'", max_runs=2, limit_strategy=v1.GROUP_ROUND_ROBIN)
+    (found,) = definition(concurrency_arr=[entry]).concurrency
+    assert (found["expression"], found["max_runs"]) == ("'constant'", 2)
+
+
+def limited(**fields):
+    task = v1.CreateTaskOpts(
+        readable_id="a", action="f:a", rate_limits=[v1.CreateTaskRateLimit(key="api", **fields)]
+    )
+    return definition(tasks=[task]).tasks[0].rate_limits[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"units": 2}, {"units": 2, "duration": "MINUTE"}),
+        ({"units": 0, "duration": 0}, {"units": 0, "duration": "SECOND"}),
+        (
+            {"units": 1, "limit_values_expr": "-1", "duration": 6},
+            {"units": 1, "limit_values_expr": "-1", "duration": "YEAR"},
+        ),
+        (
+            {"key_expr": "input.k", "units_expr": "input.n", "limit_values_expr": "10"},
+            {
+                "key_expr": "input.k",
+                "units_expr": "input.n",
+                "limit_values_expr": "10",
+                "duration": "MINUTE",
+            },
+        ),
+        ({"units": 1, "key_expr": "", "units_expr": ""}, {"units": 1, "duration": "MINUTE"}),
+    ],
+    ids=["static", "zero", "hatchet-static", "dynamic", "empty-is-none"],
+)
+def test_rate_limits_are_carried(fields, expected):
+    assert limited(**fields) == {"key": "api", **expected}
+
+
+def test_rate_limit_needs_units_that_are_not_empty():
+    with pytest.raises(Refused, match="neither units nor units_expr"):
+        limited(units_expr="")
+
+
+LABELS = [
+    (t.DesiredWorkerLabels(str_value="a"), ("a", "EQUAL", 100, False)),
+    (t.DesiredWorkerLabels(str_value=""), ("", "EQUAL", 100, False)),
+    (t.DesiredWorkerLabels(int_value=0, comparator=1), (0, "NOT_EQUAL", 100, False)),
+    (t.DesiredWorkerLabels(int_value=5, comparator=2, required=True), (5, "GREATER_THAN", 100, True)),
+    (t.DesiredWorkerLabels(int_value=5, comparator=3, weight=0), (5, "GREATER_THAN_OR_EQUAL", 0, False)),
+    (t.DesiredWorkerLabels(int_value=5, comparator=4, weight=-7), (5, "LESS_THAN", -7, False)),
+    (t.DesiredWorkerLabels(int_value=-5, comparator=5), (-5, "LESS_THAN_OR_EQUAL", 100, False)),
+]
+
+
+@pytest.mark.parametrize(("label", "expected"), LABELS)
+def test_desired_labels_have_one_shape_at_definition_and_trigger(label, expected):
+    shape = dict(zip(("value", "comparator", "weight", "required"), expected, strict=True))
+    task = v1.CreateTaskOpts(readable_id="a", action="f:a", worker_labels={"gpu": label})
+    assert definition(tasks=[task]).tasks[0].worker_labels == {"gpu": shape}
+    request = t.TriggerWorkflowRequest(name="f", desired_worker_labels={"gpu": label})
+    assert json.loads(runs.new_run(request, RUN).desired_labels) == {"gpu": shape}
+    admin = v1.TriggerWorkflowRunRequest(workflow_name="f", desired_worker_labels={"gpu": label})
+    assert json.loads(runs.new_admin_run(admin, RUN).desired_labels) == {"gpu": shape}
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (t.DesiredWorkerLabels(required=True), "has no value"),
+        (t.DesiredWorkerLabels(str_value="a", int_value=1), "both a text and a number"),
+        (t.DesiredWorkerLabels(int_value=1, comparator=6), "comparator 6 is not known"),
+        (t.DesiredWorkerLabels(str_value="a", comparator=2), "GREATER_THAN needs a number"),
+        (t.DesiredWorkerLabels(str_value="a", comparator=5), "LESS_THAN_OR_EQUAL needs a number"),
+    ],
+)
+def test_label_that_no_worker_can_satisfy_is_refused_by_its_key(label, words):
+    request = t.TriggerWorkflowRequest(name="f", desired_worker_labels={"gpu": label})
+    with pytest.raises(Refused, match=words) as refusal:
+        runs.new_run(request, RUN)
+    assert "'gpu'" in str(refusal.value)
+    assert "'f'" in str(refusal.value)
+
+
+def test_trigger_without_labels_has_none():
+    assert runs.new_run(t.TriggerWorkflowRequest(name="f"), RUN).desired_labels is None
+
+
+@pytest.mark.parametrize("priority", [None, 1, 2, 3])
+def test_priority_is_carried_when_it_is_given(priority):
+    request = t.TriggerWorkflowRequest(name="f", priority=priority)
+    assert runs.new_run(request, RUN).priority == priority
+    assert definition(default_priority=priority).default_priority == priority
+
+
+@pytest.mark.parametrize("sticky", [None, "SOFT", "HARD"])
+def test_sticky_is_carried_by_name(sticky):
+    number = None if sticky is None else v1.StickyStrategy.Value(sticky)
+    assert definition(sticky=number).sticky == sticky
+
+
 def test_random_groups_of_conditions_do_not_make_versions():
     def with_groups():
         sleep = c.SleepMatchCondition(

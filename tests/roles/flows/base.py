@@ -19,6 +19,8 @@ from pydantic import BaseModel
 
 RECORDS = "ROLE_RECORDS"
 """Variable with the directory of notes and gates."""
+WORKER = "ROLE_WORKER"
+"""Variable with the name of the worker whose process this is."""
 
 
 class Plan(BaseModel):
@@ -50,6 +52,9 @@ def note(plan: Plan, ctx: Any, task: str, what: str, **more: Any) -> None:
     run, task_run = run_ids(ctx)
     line = {
         "tag": plan.tag,
+        "group": plan.group,
+        "worker": os.environ.get(WORKER, ""),
+        "priority": getattr(ctx, "priority", None),
         "task": task,
         "what": what,
         "run": run,
@@ -116,6 +121,22 @@ async def act(plan: Plan, ctx: Any, task: str, parents: Sequence[Any] = ()) -> d
         "attempt_number": ctx.attempt_number,
         **step.get("output", {}),
     }
+
+
+def at_most(sdk: ModuleType, expression: str, count: int, strategy: str = "GROUP_ROUND_ROBIN") -> Any:
+    """A concurrency expression of the SDK; the strategy by its name."""
+    return sdk.ConcurrencyExpression(
+        expression=expression, max_runs=count, limit_strategy=sdk.ConcurrencyLimitStrategy[strategy]
+    )
+
+
+def desired_label(
+    sdk: ModuleType, value: str | int, comparator: str = "EQUAL", *, key: str | None = None, **more: Any
+) -> Any:
+    """A desired worker label of the SDK; the comparator by its name, `more` is required and weight."""
+    return sdk.DesiredWorkerLabel(
+        key=key, value=value, comparator=sdk.WorkerLabelComparator[comparator], **more
+    )
 
 
 class Flows:

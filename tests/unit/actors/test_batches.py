@@ -163,7 +163,7 @@ def test_ready_task_runs_wait_in_the_buffer_of_their_group():
     assert set(added) == {bench.buffer("a"), bench.buffer("b")}
     rules, members = added[bench.buffer("a")]
     assert (rules.max_size, rules.interval_us, rules.group_max_runs) == (2, SECOND, 3)
-    assert (rules.action, rules.queue_key) == ("w:t", "w:t|default=1|")
+    assert (rules.action, rules.demand.key) == ("w:t", "w:t|default=1|")
     assert [(item.task_run_id, item.attempt, item.priority, item.seq) for item in members] == [
         (ids[0], 0, 2, 1),
         (ids[2], 0, 2, 3),
@@ -264,7 +264,7 @@ def test_a_batch_task_within_a_run_joins_by_the_input_of_the_run_and_starts_with
     run = NewRun("d", b'{"g":"x"}', run_id=new_id())
     (said,) = bench.commit(bench.call("trigger", bench.gateway, TriggerRuns(3, TENANT, (run,))))
     ((_, ((ready,),)),) = sent(said, "enqueue")
-    bench.call("propose", (Proposal(ready.task_run_id, 0, "worker", ready.slots),))
+    bench.call("propose", (Proposal(ready.task_run_id, 0, "worker", ready.demand.slots),))
     said = bench.report(TaskReport(ready.task_run_id, 0, ReportKind.COMPLETED, b'{"n":1}'))
     (said,) = [each for each in bench.commit(said) if sent(each, "add")]
     ((_, (_, (member,))),) = sent(said, "add")

@@ -66,7 +66,9 @@ class Bench(TrackerBench):
         said = [self.unpause()] if said is None else [said]
         heard = self.commit(said[0])
         for one in heard:
-            heard += [self.call(sent.method, *sent.args) for sent in one.sends if sent.to is self.probe.handle]
+            heard += [
+                self.call(sent.method, *sent.args) for sent in one.sends if sent.to is self.probe.handle
+            ]
         return [item.task_run_id for one in heard for (items,) in self.sent(one, "enqueue") for item in items]
 
     def enqueued(self, heard):
@@ -116,10 +118,15 @@ def test_what_was_proposed_as_the_pause_came_is_refused_and_held():
     bench.join()
     bench.pause()
     said = bench.call("propose", (Proposal(run_id, 0, "worker", ONE),))
-    assert bench.sent(said, "release") == [((("worker", run_id, 0),),)]
+    assert bench.sent(said, "unspent") == [((("worker", run_id, 0),),)]
     assert bench.sent(said, "start_tasks") == []
+    ((ready,),) = (items for (items,) in bench.sent(said, "put_back"))
+    assert (ready.task_run_id, bench.sent(said, "enqueue")) == (run_id, [])
     assert bench.state(run_id) == S.QUEUED
-    assert bench.lift() == [run_id]
+    assert bench.wait(59 * MINUTE) == []  # it is in line as before, and its deadline is the pause's
+    assert bench.lift() == []
+    assert bench.wait(59 * SECOND) == []
+    assert [end.id for end in bench.wait(2 * SECOND)] == [run_id]
 
 
 def test_what_runs_goes_on_and_its_retry_is_held():
@@ -176,10 +183,14 @@ def test_another_workflow_with_the_same_action_does_not_wait():
     bench = Bench()
     other = WorkflowDefinition("other", (TaskDefinition("t", "w:t"), TaskDefinition("u", "w:u")))
     bench.call("put_workflow", bench.gateway, PutWorkflow(1, TENANT, other))
+    raced = bench.new_run()
     assert bench.sent(bench.pause(), "set_paused") == []
     held, goes = bench.new_run(), NewRun("other", b"{}", run_id=new_id())
     assert len(bench.enqueued(bench.commit(bench.trigger(goes)))) == 2
-    assert bench.lift() == [held]
+    bench.join()
+    said = bench.call("propose", (Proposal(raced, 0, "worker", ONE),))
+    assert bench.sent(said, "put_back") == []
+    assert bench.lift() == [raced, held]
 
 
 def test_an_action_that_another_workflow_comes_to_share_is_held_by_refusals_only():

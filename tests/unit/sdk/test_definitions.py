@@ -323,7 +323,7 @@ def test_foreign_parent_is_refused_so_that_no_cycle_can_be_written(client):
         ({"slot_cost": -1}, "slot_cost is -1"),
         ({"default_priority": 4}, "default_priority is 4"),
         ({"rate_limits": [RateLimit(units=1)]}, "exactly one of static_key"),
-        ({"concurrency": 0}, "max_runs is 0"),
+        ({"concurrency": 0}, "concurrency is 0, expected a whole number from 1"),
         ({"desired_worker_labels": [DesiredWorkerLabel(value=1)]}, "give it a key"),
     ],
 )

@@ -207,7 +207,7 @@ async def test_workflows_are_paused_and_unpaused(server):
         "DROP",
     )
     assert rest == [{"action": "unpause"}] * 2
-    with pytest.raises(DefinitionError, match="queue_ttl is .*: expected 1 ms or more"):
+    with pytest.raises(DefinitionError, match="expected 1 ms or more"):
         client.workflows.pause("id", timedelta(0))
 
 

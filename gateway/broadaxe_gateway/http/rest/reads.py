@@ -6,8 +6,15 @@ What is fetched by id is there once its trigger has been answered; listings may 
 from collections.abc import Sequence
 from typing import Protocol
 
-from broadaxe_storage.records import LogRow, TaskEventRow, WorkerRow, WorkflowPause, WorkflowVersionRow
-from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+from broadaxe_storage.records import (
+    LogRow,
+    RateLimitRow,
+    TaskEventRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
+from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 
 
 class Reads(Protocol):
@@ -75,3 +82,11 @@ class Reads(Protocol):
         ...
 
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None: ...
+
+    async def list_rate_limits(
+        self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0
+    ) -> list[RateLimitRow]: ...
+
+    async def count_rate_limits(self, tenant_id: str, query: RateLimitQuery) -> int:
+        """How many such a listing has in all; many are not counted to the end."""
+        ...

@@ -6,7 +6,9 @@ Expressions are kept as text: what compiles them belongs to the engine. Mappings
                  parent | sleep_for | event_key, and event_scope, consider_events_since (microseconds) if given
     concurrency  expression, max_runs, limit_strategy (name), and name, is_tenant_scoped, max_runs_expression if given
     rate limit   key, duration (name), and units, key_expr, units_expr, limit_values_expr if given
-    worker label value, comparator (name), weight, required
+    worker label by key: value (text or int), comparator (name), weight (int), required (bool). The labels of a trigger
+                 (`NewRun.desired_labels`, then `TaskRunRow.desired_labels`) are that mapping as JSON text, None without any:
+                 {"memory":{"value":512,"comparator":"GREATER_THAN","weight":100,"required":true}}; see `desired_labels`
     batch        max_size, max_interval_ms, group_key, group_max_runs, broadcast_output
     idempotency  expression, ttl_ms, method TTL|STATUS
     filter       expression, scope, payload (JSON text or None)
@@ -52,7 +54,10 @@ MAX_TASKS = 10_000
 MAX_RETRIES = 10_000
 MAX_UNITS = 1_000_000
 """Slots or rate limit units of one task, and runs of one concurrency group."""
-_REJECTED_STRATEGIES = frozenset({"DROP_NEWEST", "QUEUE_NEWEST"})
+_STRATEGIES = ("CANCEL_IN_PROGRESS", "GROUP_ROUND_ROBIN", "CANCEL_NEWEST")
+"""The others of the wire are deprecated (DROP_NEWEST, QUEUE_NEWEST), or newer than what this engine does: to take one for another
+would cancel the wrong runs."""
+_FOR_TEXT = frozenset({"EQUAL", "NOT_EQUAL"})
 _CONDITION_ACTIONS = {
     condition_pb2.QUEUE: "QUEUE",
     condition_pb2.CANCEL: "CANCEL",
@@ -109,6 +114,8 @@ def _task(workflow: str, task: wire.CreateTaskOpts) -> TaskDefinition:
     for parent in task.parents:
         check_name(parent, f"{where}: parent")
     for pool, units in task.slot_requests.items():
+        if not pool:
+            raise refuse(f"{where}: slot request of {units} names no pool: expected one such as 'default'")
         _check_count(f"{where}: slot request {pool!r}", units, 1, MAX_UNITS)
     return TaskDefinition(
         name=task.readable_id,
@@ -150,24 +157,30 @@ def _backoff_factor(value: float) -> float:
 def desired_labels(
     where: str, labels: Mapping[str, trigger_pb2.DesiredWorkerLabels]
 ) -> dict[str, dict[str, Any]]:
-    """Worker labels asked for, by key, with their defaults filled in."""
-    found: dict[str, dict[str, Any]] = {}
-    for key in sorted(labels):
-        label = labels[key]
-        if label.HasField("str_value") and label.HasField("int_value"):
-            raise refuse(f"{where}: worker label {key!r} has both a text and a number: give one")
-        found[key] = {
-            "value": label.int_value if label.HasField("int_value") else label.str_value,
-            "comparator": _enum_name(
-                where,
-                f"worker label {key!r}: comparator",
-                trigger_pb2.WorkerLabelComparator,
-                label.comparator,
-            ),
-            "weight": label.weight if label.HasField("weight") else 100,
-            "required": label.required,
-        }
-    return found
+    """Worker labels asked for, by key, with their defaults filled in; of a task's definition and of a trigger alike.
+
+    Raises `Refused` for what no worker can satisfy: a label that would never be met shows much later, as a run that hangs.
+    """
+    return {key: _desired_label(f"{where}: worker label {key!r}", labels[key]) for key in sorted(labels)}
+
+
+def _desired_label(where: str, label: trigger_pb2.DesiredWorkerLabels) -> dict[str, Any]:
+    has_text, has_number = label.HasField("str_value"), label.HasField("int_value")
+    if has_text and has_number:
+        raise refuse(f"{where} has both a text and a number: give one")
+    if not has_text and not has_number:
+        raise refuse(f"{where} has no value: give a text or a number")
+    comparator = _enum_name(where, "comparator", trigger_pb2.WorkerLabelComparator, label.comparator)
+    if has_text and comparator not in _FOR_TEXT:
+        raise refuse(
+            f"{where}: comparator {comparator} needs a number, and the value is the text {shown(label.str_value)}"
+        )
+    return {
+        "value": label.int_value if has_number else label.str_value,
+        "comparator": comparator,
+        "weight": label.weight if label.HasField("weight") else 100,
+        "required": label.required,
+    }
 
 
 def _enum_name(where: str, field: str, enum: Any, value: int) -> str:
@@ -206,15 +219,14 @@ def _json_text(where: str, field: str, data: bytes) -> str | None:
 
 
 def _concurrency(where: str, entry: wire.Concurrency) -> dict[str, Any]:
-    if not entry.expression:
+    if not entry.expression.strip():
         raise refuse(f"{where}: a concurrency entry has no expression: give one, such as input.user_id")
     strategy = _enum_name(
         where, "concurrency limit_strategy", wire.ConcurrencyLimitStrategy, entry.limit_strategy
     )
-    if strategy in _REJECTED_STRATEGIES:
+    if strategy not in _STRATEGIES:
         raise refuse(
-            f"{where}: concurrency limit_strategy {strategy} is not supported: "
-            "use CANCEL_IN_PROGRESS, GROUP_ROUND_ROBIN or CANCEL_NEWEST"
+            f"{where}: concurrency limit_strategy {strategy} is not supported: use one of {', '.join(_STRATEGIES)}"
         )
     found: dict[str, Any] = {
         "expression": entry.expression,
@@ -232,7 +244,7 @@ def _concurrency(where: str, entry: wire.Concurrency) -> dict[str, Any]:
 def _rate_limit(where: str, limit: wire.CreateTaskRateLimit) -> dict[str, Any]:
     if not limit.key:
         raise refuse(f"{where}: a rate limit has no key: give one")
-    if not limit.HasField("units") and not limit.HasField("units_expr"):
+    if not limit.HasField("units") and not limit.units_expr:
         raise refuse(f"{where}: rate limit {limit.key!r} has neither units nor units_expr: give one")
     if limit.HasField("units"):
         _check_count(f"{where}: units of rate limit {limit.key!r}", limit.units, 0, MAX_UNITS)
@@ -245,8 +257,10 @@ def _rate_limit(where: str, limit: wire.CreateTaskRateLimit) -> dict[str, Any]:
             limit.duration if limit.HasField("duration") else wire.MINUTE,
         ),
     }
-    for field in ("units", "key_expr", "units_expr", "limit_values_expr"):
-        if limit.HasField(field):
+    if limit.HasField("units"):
+        found["units"] = limit.units
+    for field in ("key_expr", "units_expr", "limit_values_expr"):
+        if getattr(limit, field):  # an empty one is none
             found[field] = getattr(limit, field)
     return found
 
