@@ -65,6 +65,7 @@ class Places(Pausing):
         elif not admission.ticket:
             admission.ask(self._seeking.next_ticket(), self.clock.monotonic())
             place = admission.next_place
+            self._flows.wait(*_counted(member, place))
             turn.asks.setdefault((place.group, place.strategy), []).append(_ask(member, admission.ticket))
         return False
 
@@ -76,6 +77,9 @@ class Places(Pausing):
             admission = member.admission if member is not None else None
             if member is None or admission is None or admission.ticket != ticket:
                 continue  # it is over; the group hears of that
+            counted = _counted(member, admission.next_place)
+            self._flows.unwait(*counted)
+            self._flows.hold(*counted)
             admission.admit()
             waited = self.clock.monotonic() - admission.waits_since
             if not self._go_on_seeking(member, admission, turn):
@@ -126,8 +130,16 @@ class Places(Pausing):
     def _give_up_places(self, member: Member, turn: Turn) -> None:
         """A member holds nothing any more, once what it records now is committed."""
         if member.admission is not None:
+            self._count_given_up(member, member.admission)
             for key in member.admission.give_up():
                 turn.places_left.setdefault(key, []).append(member.id)
+
+    def _count_given_up(self, member: Member, admission: Admission) -> None:
+        if admission.ticket:
+            self._flows.unwait(*_counted(member, admission.next_place))
+        if admission.rendered is not None:
+            for place in admission.rendered.places[: admission.held]:
+                self._flows.unhold(*_counted(member, place))
 
     def _tell_groups(self, turn: Turn) -> None:
         for key, member_ids in turn.places_left.items():
@@ -151,7 +163,10 @@ class Places(Pausing):
                 self._seeking.unheld.add(member.id)
             return
         ticket = self._seeking.next_ticket()
+        if admission.ticket:
+            self._flows.unwait(*_counted(member, admission.next_place))
         for place in admission.hold_all(ticket):
+            self._flows.hold(*_counted(member, place))
             held = turn.places_held.setdefault((place.group, place.strategy), [])
             held.append(_ask(member, ticket))
 
@@ -347,6 +362,12 @@ def values_of(member: Member) -> Mapping[str, bytes | str]:
         "additional_metadata": member.metadata,
         "workflow_run_id": member.run_id if isinstance(member, TaskRun) else member.id,
     }
+
+
+def _counted(member: Member, place: Place) -> tuple[str, str, str, str]:
+    """As what task stats count a member at a place; a run of several tasks counts as its first task."""
+    step = member.step if isinstance(member, TaskRun) else member.version.steps[0]
+    return step.definition.action, place.expression, place.strategy.name, place.group.key
 
 
 def _ask(member: Member, ticket: int) -> Ask:

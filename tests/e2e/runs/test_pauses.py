@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broadaxe import Broadaxe, ClientConfig, NotFoundError
+from broadaxe.wire.v1 import workflows_pb2 as v1
 from tests.compat.wire import BareWorker, unique
 from tests.e2e.runs.harness import FlowsUnderTest
 from tests.e2e.runs.stage import Stage
@@ -15,6 +16,7 @@ from tests.processes import Server, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 HOUR = timedelta(hours=1)
+IN_TURN = v1.ConcurrencyLimitStrategy.GROUP_ROUND_ROBIN
 
 
 @pytest.fixture
@@ -138,9 +140,9 @@ def test_a_real_worker_is_held_and_goes_on(flows: FlowsUnderTest, client: Broada
 
 
 def test_task_stats_follow_the_runs_of_a_task(stage: Stage, client: Broadaxe) -> None:
-    worker, name = single(stage, slots=1)
-    task = task_of(client, name)
-    action = f"{name}:{task}"
+    name, task = unique("counted"), unique("task")
+    action = stage.wire.put_workflow(name, task)
+    worker = stage.worker(action, slots=1)
     assert total(client, task) == (0, 0)
     first = stage.wire.trigger(name)
     started = worker.next()
@@ -159,12 +161,6 @@ def test_task_stats_follow_the_runs_of_a_task(stage: Stage, client: Broadaxe) ->
     assert asked[task] == asked["never-seen"] == {"queued": {"total": 0}, "running": {"total": 0}}
 
 
-def task_of(client: Broadaxe, name: str) -> str:
-    """The name of the task of a workflow that has one."""
-    config = client.workflows.get_version(id_of(client, name)).workflow_config
-    return str(config["tasks"][0]["readable_id"])
-
-
 def test_the_metrics_of_a_tenant_tell_its_workers_and_queues(stage: Stage, client: Broadaxe) -> None:
     worker, name = single(stage, slots=3)
     stage.wire.trigger(name)
@@ -176,3 +172,47 @@ def test_the_metrics_of_a_tenant_tell_its_workers_and_queues(stage: Stage, clien
     assert f"hatchet_tenant_worker_slots{{{labels}}} 3.0" in text
     assert f"hatchet_tenant_used_worker_slots{{{labels}}} 1.0" in text
     assert f'workflow_name="{name}"' in text
+
+
+def test_task_stats_tell_who_waits_for_a_place_and_who_has_one(stage: Stage, client: Broadaxe) -> None:
+    name, task = unique("placed"), unique("task")
+    limit = v1.Concurrency(expression="input.user", max_runs=1, limit_strategy=IN_TURN)
+    action = stage.wire.put_workflow(name, task, concurrency=[limit])
+    worker = stage.worker(action)
+    for user in ("ann", "ann", "ann", "bob"):
+        stage.wire.trigger(name, f'{{"user": "{user}"}}')
+    started = [worker.next() for _ in range(2)]
+    wait_until(lambda: total(client, task) == (2, 2), what="two to run and two to wait")
+    stat = client.metrics.get_task_stats()[task]
+    (waiting,), (held,) = stat.queued.concurrency, stat.running.concurrency
+    assert (waiting.expression, waiting.type, waiting.keys) == (
+        "input.user",
+        "GROUP_ROUND_ROBIN",
+        {"ann": 2},
+    )
+    assert held.keys == {"ann": 1, "bob": 1}
+    assert stat.queued.queues is None
+    assert client.metrics.get_queue_metrics()[f"{name}/GROUP_ROUND_ROBIN"] == {"ann": 2}
+    for _ in range(2):
+        for one in started:
+            stage.wire.complete(one)
+        started = [worker.next()]
+    stage.wire.complete(started[0])
+    wait_until(lambda: total(client, task) == (0, 0), what="none to be left")
+
+
+def test_what_waits_for_a_place_as_a_pause_comes_is_held_too(stage: Stage, client: Broadaxe) -> None:
+    name = unique("placed")
+    limit = v1.Concurrency(expression="'all'", max_runs=1, limit_strategy=IN_TURN)
+    worker = stage.worker(stage.wire.put_workflow(name, concurrency=[limit]))
+    runs = [stage.wire.trigger(name) for _ in range(3)]
+    started = worker.next()
+    client.workflows.pause(id_of(client, name), HOUR)
+    late = stage.wire.trigger(name)
+    stage.wire.complete(started)
+    assert worker.stream.silent_for(1.0)
+    client.workflows.unpause(id_of(client, name))
+    for run_id in (*runs[1:], late):
+        started = worker.next()
+        assert started.workflow_run_id == run_id
+        stage.wire.complete(started)
