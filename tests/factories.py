@@ -23,6 +23,7 @@ from broadaxe_storage.records import (
     TenantRow,
     WorkerRow,
     WorkerStatus,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -203,6 +204,20 @@ def make_version(**fields: Any) -> WorkflowVersionRow:
         checksum="c0ffee",
         definition='{"name":"x"}',
         created_at=now_us(),
+    )
+    return row._replace(**fields)
+
+
+def make_pause(workflow_id: str, **fields: Any) -> WorkflowPause:
+    """A workflow that is paused now."""
+    row = WorkflowPause(
+        workflow_id=workflow_id,
+        tenant_id=TENANT,
+        paused_at=now_us(),
+        unpaused_at=None,
+        queue_ttl=3_600_000_000,
+        cron_behavior="QUEUE",
+        scheduled_behavior="QUEUE",
     )
     return row._replace(**fields)
 

@@ -22,6 +22,7 @@ from broadaxe_actors.messages import (
     OpenSubscription,
     PauseRateLimit,
     PauseWorker,
+    PauseWorkflow,
     PushEvents,
     PutLogs,
     PutRateLimit,
@@ -39,6 +40,7 @@ from broadaxe_actors.messages import (
     SessionFull,
     StopWorker,
     TriggerRuns,
+    UnpauseWorkflow,
     UnwatchRuns,
     UpsertLabels,
     WatchRuns,
@@ -77,6 +79,8 @@ _TO_TRACKER: dict[type, str] = {
     ReplayRuns: "replay_runs",
     RefreshTimeout: "refresh_timeout",
     ReleaseSlot: "release_slot",
+    PauseWorkflow: "pause_workflow",
+    UnpauseWorkflow: "unpause_workflow",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}

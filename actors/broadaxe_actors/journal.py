@@ -39,6 +39,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import ShardStore, shard_of
@@ -84,6 +85,7 @@ class _Builder:
         self.revived: dict[str, RunRevival] = {}
         self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
+        self.pauses: dict[str, WorkflowPause] = {}
         self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
         """By tenant and key: what became of it in the end."""
         self.other: dict[type, list[Any]] = {
@@ -144,6 +146,8 @@ class _Builder:
             self.claimed_keys[record.tenant_id, record.key] = record
         elif kind is IdempotencyRelease:
             self.released_keys[record.tenant_id, record.key, record.run_id] = record
+        elif kind is WorkflowPause:
+            self.pauses[record.workflow_id] = record
         elif kind is RateLimitRow or kind is RateLimitDrop:
             self.rate_limits[record.tenant_id, record.key] = record
         else:
@@ -169,6 +173,7 @@ class _Builder:
             tuple(self.released_keys.values()),
             tuple(row for row in self.rate_limits.values() if type(row) is RateLimitRow),
             tuple(row for row in self.rate_limits.values() if type(row) is RateLimitDrop),
+            tuple(self.pauses.values()),
         )
 
 

@@ -91,8 +91,8 @@ class Matcher:
 
     # ------------------------------------------------------------ task runs
 
-    def push(self, item: Ready) -> None:
-        """Put a task run at the end of its lane."""
+    def push(self, item: Ready, *, is_first: bool = False) -> None:
+        """Put a task run at the end of its lane, or at its front: one that was proposed and comes back."""
         demand = item.demand
         queue = self._queues.get(demand.key)
         if queue is None:
@@ -102,7 +102,10 @@ class Matcher:
         cell = cells.get(item.group_key)
         if cell is None:
             cell = self._open_lane(queue, level, item.group_key)
-        cell.items.append((next(self._numbers), item.task_run_id, item.attempt, item.prefers))
+        if is_first and cell.items:
+            cell.items.appendleft((cell.items[0][0], item.task_run_id, item.attempt, item.prefers))
+        else:
+            cell.items.append((next(self._numbers), item.task_run_id, item.attempt, item.prefers))
         queue.size += 1
         queue.need.action.size += 1
         if queue.keys:
@@ -257,6 +260,14 @@ class Matcher:
         """Total and free units of a worker; empty for an unknown one."""
         worker = self._workers.get(worker_id)
         return (dict(worker.total), dict(worker.free)) if worker else ({}, {})
+
+    def units_by_worker(self) -> dict[str, tuple[int, int]]:
+        """By worker: units of all pools, in all and in use."""
+        found: dict[str, tuple[int, int]] = {}
+        for worker_id, worker in self._workers.items():
+            total = sum(worker.total.values())
+            found[worker_id] = (total, total - sum(worker.free.values()))
+        return found
 
     def totals(self) -> tuple[int, int]:
         """Units of all workers: total, used."""

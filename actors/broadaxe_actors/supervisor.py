@@ -27,7 +27,14 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.tenant_queue import TenantQueue
 from broadaxe_actors.worker_registry import WorkerRegistry
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import RUN_STEP, SpilledQueue, TaskRunRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.records import (
+    RUN_STEP,
+    SpilledQueue,
+    TaskRunRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
 from broadaxe_storage.store import ShardStore
 
 logger = logging.getLogger(__name__)
@@ -45,6 +52,7 @@ class TenantRecord(NamedTuple):
     task_runs: tuple[TaskRunRow, ...] = ()
     spilled: tuple[SpilledQueue, ...] = ()
     max_seq: int = 0
+    pauses: tuple[WorkflowPause, ...] = ()
 
 
 async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
@@ -62,7 +70,12 @@ async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
         await asyncio.sleep(0)
     spilled = await store.load_spilled_queues(tenant_id)
     return TenantRecord(
-        tuple(versions), tuple(workers), tuple(rows), tuple(spilled), await store.load_max_seq()
+        tuple(versions),
+        tuple(workers),
+        tuple(rows),
+        tuple(spilled),
+        await store.load_max_seq(),
+        tuple(await store.load_workflow_pauses(tenant_id)),
     )
 
 
@@ -186,6 +199,7 @@ class Supervisor(Actor):
         router.connect.send(tracker)
         tracker.restore_seq.send(record.max_seq)
         tracker.restore_versions.send(record.versions)
+        tracker.restore_pauses.send(record.pauses)
         self._coming[tenant_id] = (actors, record)
         registry.restore.send(record.workers, self.me)
 

@@ -61,6 +61,12 @@ class TenantQueue(Actor):
             push(item)
         self._match_soon()
 
+    def put_back(self, items: Sequence[Ready]) -> None:
+        """Task runs that were proposed, in order, and cannot go yet: to the front of their lanes."""
+        for item in reversed(items):
+            self._matcher.push(item, is_first=True)
+        self._match_soon()
+
     def release(self, freed: Sequence[tuple[str, str, int]]) -> None:
         """Attempts (worker id, task run id, attempt) that hold their slots no more."""
         for worker_id, task_run_id, attempt in freed:
@@ -195,6 +201,10 @@ class TenantQueue(Actor):
             self._tracker.propose.send(tuple(proposals))
         # Unless all was matched, or a slot that was not needed came back.
         self._match_soon()
+
+    def worker_slots(self) -> dict[str, tuple[int, int]]:
+        """By worker: units of all pools, in all and in use."""
+        return self._matcher.units_by_worker()
 
     def stats(self) -> tuple[int, int, int]:
         """Units in all and in use, and how often a match was tried."""

@@ -42,6 +42,7 @@ class Turn:
         "done",
         "ended",
         "ended_parents",
+        "first",
         "freed",
         "groups",
         "held",
@@ -61,6 +62,8 @@ class Turn:
     def __init__(self) -> None:
         self.ready: list[Ready] = []
         """Task runs for the queue."""
+        self.first: list[Ready] = []
+        """Task runs that the queue proposed, and that go back to the front of their lanes."""
         self.queued: list[tuple[str, int]] = []
         """Task runs (id, attempt) that join their lines after the commit."""
         self.waits: list[Wait] = []

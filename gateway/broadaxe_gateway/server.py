@@ -157,8 +157,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
 
-    async def telemetry() -> Telemetry:
-        await shard.refresh_slots()
+    async def telemetry(tenant_id: str | None) -> Telemetry:
+        await shard.refresh_gauges(tenant_id)
         return shard.telemetry
 
     listeners.replace(

@@ -1,5 +1,4 @@
-"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, rate
-limits.
+"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, rate limits, task stats.
 
 Fields are named as in the answers, in snake case; what a server adds beside them is ignored. Times are in UTC; those of a run that a
 server writes as the year 1 are not known yet. Import what is not exported by the package itself from here.
@@ -15,6 +14,7 @@ from pydantic.alias_generators import to_camel
 __all__ = [
     "APIResourceMeta",
     "ConcurrencySetting",
+    "ConcurrencyStat",
     "PaginationResponse",
     "RateLimit",
     "RateLimitList",
@@ -22,6 +22,8 @@ __all__ = [
     "RateLimitOrderByField",
     "RegisteredWorkflow",
     "SemaphoreSlots",
+    "TaskStat",
+    "TaskStatusStat",
     "UpdateWorkerRequest",
     "V1LogLine",
     "V1LogLineLevel",
@@ -428,3 +430,29 @@ class WorkflowVersion(_Answer):
     workflow_config: dict[str, Any] | None = None
     v1_concurrency: list[ConcurrencySetting] | None = Field(default=None, alias="v1Concurrency")
     input_json_schema: dict[str, Any] | None = None
+
+
+# ---- task stats
+
+
+class ConcurrencyStat(_Answer):
+    """How many runs of a task wait for a place of a concurrency expression, or hold one, by key."""
+
+    expression: str | None = None
+    type: str | None = None
+    keys: dict[str, int] | None = None
+
+
+class TaskStatusStat(_Answer):
+    """How many runs of a task are in a state, where, and since when the oldest is."""
+
+    total: int | None = None
+    queues: dict[str, int] | None = None
+    concurrency: list[ConcurrencyStat] | None = None
+    oldest: datetime | None = None
+    oldest_excluding_retries: datetime | None = None
+
+
+class TaskStat(_Answer):
+    queued: TaskStatusStat | None = None
+    running: TaskStatusStat | None = None

@@ -22,6 +22,7 @@ from broadaxe_storage.records import (
     RateLimitRow,
     TaskEventRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
@@ -170,6 +171,11 @@ class History:
         """The newest version of a workflow. `ShardStore.fetch_version` has the others."""
         rows = await self._look_ups.fetch("fetch_workflow", tenant_id, workflow_id)
         return WorkflowVersionRow._make(rows[0]) if rows else None
+
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
+        """Of these workflows those that are paused, or were once; in any order."""
+        rows = await self._look_ups.fetch("fetch_workflow_pauses", tenant_id, workflow_ids)
+        return [WorkflowPause._make(row) for row in rows]
 
     async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
         """Workers that are active, or have changed at `since` or later; the newest first."""

@@ -38,6 +38,7 @@ from broadaxe_storage.records import (
     TaskRunState,
     WorkerRow,
     WorkerStatus,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import LOGICAL_SHARDS
@@ -129,6 +130,10 @@ class MemoryStore(MemoryDirectory):
         ]
         return sorted(found, key=lambda row: (row.tenant_id, row.name, row.number))
 
+    async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
+        await self._reading("load_workflow_pauses")
+        return sorted(of_tenant(self.disk.pauses.values(), tenant_id))
+
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
@@ -170,7 +175,9 @@ class MemoryStore(MemoryDirectory):
         ]
         return heapq.nsmallest(limit, found, key=lambda row: row.seq)
 
-    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
+    async def load_expired_spilled(
+        self, tenant_id: str, now: int, limit: int, except_workflows: Sequence[str] = ()
+    ) -> list[TaskRunRow]:
         await self._reading("load_expired_spilled")
         found = [
             (row.schedule_deadline, row.id, row)
@@ -178,6 +185,7 @@ class MemoryStore(MemoryDirectory):
             if row.spill_queue is not None
             and row.schedule_deadline is not None
             and row.schedule_deadline <= now
+            and row.workflow_id not in except_workflows
         ]
         return [row for _, _, row in heapq.nsmallest(limit, found)]
 

@@ -23,6 +23,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunState,
     TaskRunUpdate,
+    WorkflowPause,
 )
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -65,7 +66,8 @@ def check_record(row: tuple[object, ...]) -> None:
 
 
 def _id_of(row: object) -> str:
-    return str(getattr(row, "id", "") or getattr(row, "task_run_id", "") or getattr(row, "run_id", ""))
+    names = ("id", "task_run_id", "run_id", "workflow_id")
+    return next((str(found) for name in names if (found := getattr(row, name, ""))), "")
 
 
 def _fault(row: tuple[object, ...]) -> str | None:
@@ -84,6 +86,8 @@ def state_fault(row: object) -> str | None:
         return _result_fault(row)
     if isinstance(row, RunFinish) and row.state not in FINAL_STATES:
         return f"state {row.state} is not final"
+    if isinstance(row, WorkflowPause):
+        return _pause_fault(row)
     if isinstance(row, TaskRunRow):
         return _live_fault(row) or _worker_fault(row) or _result_fault(row)
     if isinstance(row, TaskRunUpdate):
@@ -92,6 +96,17 @@ def state_fault(row: object) -> str | None:
         return _worker_fault(row)
     if isinstance(row, RateLimitRow):
         return _limit_fault(row)
+    return None
+
+
+def _pause_fault(row: WorkflowPause) -> str | None:
+    settings = (row.queue_ttl, row.cron_behavior, row.scheduled_behavior)
+    if row.paused_at is not None and None in settings:
+        return "a paused workflow has all settings of a pause"
+    if row.queue_ttl is not None and row.queue_ttl <= 0:
+        return f"queue_ttl {row.queue_ttl} is not positive"
+    if not {row.cron_behavior, row.scheduled_behavior} <= {None, "DROP", "QUEUE"}:
+        return "a behavior is DROP or QUEUE"
     return None
 
 

@@ -25,6 +25,7 @@ from broadaxe_storage.records import (
     TenantRow,
     UserRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import LOGICAL_SHARDS
@@ -76,6 +77,8 @@ class MemoryDisk:
         self.task_events: list[TaskEventRow] = []
         self.workers: dict[str, WorkerRow] = {}
         self.versions: dict[str, WorkflowVersionRow] = {}
+        self.pauses: dict[str, WorkflowPause] = {}
+        """By workflow id."""
         self.events: list[EventRow] = []
         self.logs: list[LogRow] = []
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}

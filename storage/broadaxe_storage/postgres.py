@@ -26,6 +26,7 @@ from broadaxe_storage.records import (
     SpilledQueue,
     TaskRunRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -119,6 +120,9 @@ class PostgresStore(PostgresDirectory):
             WorkflowVersionRow._make(row) for row in await self._pool.fetch("load_latest_versions", tenant_id)
         ]
 
+    async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
+        return [WorkflowPause._make(row) for row in await self._pool.fetch("load_workflow_pauses", tenant_id)]
+
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
@@ -138,8 +142,10 @@ class PostgresStore(PostgresDirectory):
         )
         return [TaskRunRow._make(row) for row in rows]
 
-    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
-        rows = await self._pool.fetch("load_expired_spilled", tenant_id, now, limit)
+    async def load_expired_spilled(
+        self, tenant_id: str, now: int, limit: int, except_workflows: Sequence[str] = ()
+    ) -> list[TaskRunRow]:
+        rows = await self._pool.fetch("load_expired_spilled", tenant_id, now, limit, except_workflows)
         return [TaskRunRow._make(row) for row in rows]
 
     # ---------------------------------------------------------------- by id

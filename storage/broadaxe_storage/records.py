@@ -343,6 +343,22 @@ class WorkflowVersionRow(NamedTuple):
     created_at: int
 
 
+class WorkflowPause(NamedTuple):
+    """Whether a workflow is paused, and how. The settings and the end of the last pause stay when it is over."""
+
+    workflow_id: str
+    tenant_id: str
+    paused_at: int | None
+    """None while it is not paused."""
+    unpaused_at: int | None
+    queue_ttl: int | None
+    """Microseconds that a task run may wait while the workflow is paused."""
+    cron_behavior: str | None
+    """`DROP` or `QUEUE`: what becomes of the runs of crons while it is paused."""
+    scheduled_behavior: str | None
+    """Likewise of scheduled runs."""
+
+
 class EventRow(NamedTuple):
     """A pushed event."""
 
@@ -464,6 +480,7 @@ Record = (
     | TaskEventRow
     | WorkerRow
     | WorkflowVersionRow
+    | WorkflowPause
     | EventRow
     | LogRow
 )
@@ -492,3 +509,4 @@ class Batch(NamedTuple):
     rate_limits: tuple[RateLimitRow, ...] = ()
     dropped_rate_limits: tuple[RateLimitDrop, ...] = ()
     """Of other keys than `rate_limits`."""
+    pauses: tuple[WorkflowPause, ...] = ()

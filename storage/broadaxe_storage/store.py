@@ -28,6 +28,7 @@ from broadaxe_storage.records import (
     TenantRow,
     UserRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -81,6 +82,10 @@ class ShardStore(Protocol):
         """The newest version of every workflow, plus every older one that a live task run still names."""
         ...
 
+    async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
+        """Workflows that are paused, or were once; ordered by id."""
+        ...
+
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
@@ -100,8 +105,10 @@ class ShardStore(Protocol):
         """The next task runs of one spilled sub-queue at one priority, by `seq`, those past `after_seq`."""
         ...
 
-    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
-        """Spilled task runs whose schedule deadline has passed, oldest deadline first."""
+    async def load_expired_spilled(
+        self, tenant_id: str, now: int, limit: int, except_workflows: Sequence[str] = ()
+    ) -> list[TaskRunRow]:
+        """Spilled task runs whose schedule deadline has passed, oldest deadline first; those of some workflows are left out."""
         ...
 
     async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:

@@ -24,6 +24,7 @@ from tests.factories import (
     make_finish,
     make_log,
     make_member,
+    make_pause,
     make_rate_limit,
     make_run,
     make_run_finish,
@@ -503,6 +504,11 @@ async def test_workflows_are_listed_by_name_as_their_newest_versions(
     assert [await history.count_workflows(TENANT, name) for name in ("", "bet", "nothing")] == [4, 2, 0]
     assert await history.fetch_workflow(TENANT, older.workflow_id) == newer
     assert await history.fetch_workflow(new_id(), older.workflow_id) is None
+    pause = make_pause(older.workflow_id)
+    await writer.commit(pauses=[pause])
+    ids = [row.workflow_id for row in (older, *others)]
+    assert await history.fetch_workflow_pauses(TENANT, ids) == [pause]
+    assert await history.fetch_workflow_pauses(new_id(), ids) == []
 
 
 async def test_workers_are_listed_newest_first(store: PostgresStore, writer: Writer) -> None:

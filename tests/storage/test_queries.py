@@ -41,7 +41,7 @@ async def test_paging_uses_its_indexes(database_url: str) -> None:
         await connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
         for name, arguments, index in (
             ("page_spilled", "'{0}', 'q', 1, 0, 10", "task_run_spilled"),
-            ("load_expired_spilled", "'{0}', now(), 10", "task_run_spill_deadline"),
+            ("load_expired_spilled", "'{0}', now(), 10, '{{}}'", "task_run_spill_deadline"),
             ("load_live_task_runs", "NULL, '{0}', 10", "task_run_pkey"),
             ("fetch_live", "'{0}', '{{{0}}}'", "task_run_pkey task_run_of_run"),
             ("fetch_finished", "'{0}', '{{{0}}}'", "_id_idx run_id_idx"),

@@ -108,6 +108,8 @@ class Births(Stage):
             task.waits.is_checked = not task.step.plan.has_event_waits
         run = task.run
         self._t._live[row.id] = task
+        if task.waits is None:
+            self._t._counts.queue(task)
         self._t._ledger.hold_bytes(task.size)
         if run is not None:
             run.put(task)
@@ -138,6 +140,7 @@ class Births(Stage):
         task = tracker._live.pop(row.id, None)
         if task is not None:
             tracker._ledger.hold_bytes(-task.size)
+            tracker._counts.unqueue(task)
             if task.is_in_line:
                 tracker._ledger.leave(task.line)
         elif row.spill_queue:

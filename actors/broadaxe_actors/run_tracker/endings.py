@@ -57,7 +57,7 @@ class Endings(Lines):
             else:
                 turn.freed.append((task.worker_id, task.id, task.attempt))
             turn.done.setdefault(task.worker_id, []).append(task.id)
-            self._count_running(task, -1)
+            self._counts.unrun(task)
         elif task.state == S.QUEUED:
             self._leave_line(task)
             self._leave_buffer(task, turn)

@@ -15,7 +15,7 @@ from broadaxe_actors import cel
 from broadaxe_actors.admission import Admission, GroupKey, Place, Rendered, Rules, Strategy
 from broadaxe_actors.concurrency import Ask
 from broadaxe_actors.run import Run
-from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.run_tracker.pausing import Pausing
 from broadaxe_actors.runtime import Directory
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
@@ -36,7 +36,7 @@ class Work(NamedTuple):
     values: Mapping[str, bytes | str]
 
 
-class Places(TrackerState):
+class Places(Pausing):
     """See the module."""
 
     def connect_groups(self, groups: "Directory[GroupKey]") -> None:
@@ -105,7 +105,7 @@ class Places(TrackerState):
         for task in tasks:
             if task.state == S.QUEUED:
                 task.schedule_deadline = self.clock.now() + task.step.schedule_timeout
-                self._set_deadline(task, task.schedule_deadline)
+                self._set_deadline(task, self._waits_until(task))
                 self._save_soon(task)
 
     def displaced(self, key: GroupKey, strategy: Strategy, items: tuple[tuple[str, int], ...]) -> None:

@@ -299,7 +299,8 @@ def test_a_batch_is_assigned_as_a_whole_in_one_turn():
     assert {task.execution_deadline for task in tasks} == {bench.probe.clock.now() + 9 * SECOND}
     assert bench.telemetry.counters["assigned_tasks"][TENANT] == 2
     assert bench.telemetry.counters["queued_to_assigned"][TENANT] == 2
-    assert bench.probe.actor._running == {"w:t": 2}
+    (stats,) = bench.probe.actor.stats().actions
+    assert (stats.action, stats.queued.total, stats.running.total) == ("w:t", 0, 2)
     assert bench.probe.actor._ledger.lines() == []
     bench.call("save_all")
     assert {task.update_record(TENANT).batch_id for task in tasks} == {"batch"}
@@ -354,7 +355,7 @@ def test_the_slot_is_free_when_the_last_member_has_ended():
     ((to, ((order,),)),) = sent(said, "cancel")
     assert (to, order.task_run_id, order.attempt) == (bench.worker, third, 0)
     assert bench.probe.actor._batches.running == {}
-    assert bench.probe.actor._running == {}
+    assert bench.probe.actor._counts.all() == []
 
 
 def test_a_failed_member_is_retried_in_a_later_batch_before_all_others():

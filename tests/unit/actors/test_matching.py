@@ -287,3 +287,31 @@ def test_a_batch_that_a_worker_holds_already_has_one_slot():
     bench.release("b1", TICKET)
     bench.release("b1", TICKET)
     assert bench.queue.call("slots_of", "w").result[1] == {"default": 1}
+
+
+def test_what_was_proposed_and_comes_back_is_first_again_once_its_action_goes_on():
+    queue = Probe(TenantQueue)
+    tracker = peer("tracker")
+    queue.call("connect", tracker)
+    queue.call("put_worker", "w", frozenset(ACTIONS), (("default", 2),))
+    items = [ready(f"task-{number}") for number in range(4)]
+    queue.call("enqueue", items)
+    queue.call("set_open", "w", True)
+    (sent,) = [sent for sent in queue.call("match").sends if sent.method == "propose"]
+    proposed = [item.task_run_id for item in sent.args[0]]
+    assert proposed == ["task-0", "task-1"]
+    queue.call("set_paused", ("a:a",), True)
+    queue.call("unspent", tuple(("w", task, 0) for task in proposed))
+    queue.call("put_back", items[:2])
+    assert queue.call("match").sends == []
+    queue.call("set_paused", ("a:a",), False)
+    (sent,) = [sent for sent in queue.call("match").sends if sent.method == "propose"]
+    assert [item.task_run_id for item in sent.args[0]] == proposed
+
+
+def test_units_are_told_by_worker():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=3, gpu=1)
+    matcher.push(ready("task"))
+    assert len(matcher.match(10)) == 1
+    assert matcher.units_by_worker() == {"w": (4, 1)}

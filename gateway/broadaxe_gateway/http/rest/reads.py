@@ -6,7 +6,14 @@ What is fetched by id is there once its trigger has been answered; listings may 
 from collections.abc import Sequence
 from typing import Protocol
 
-from broadaxe_storage.records import LogRow, RateLimitRow, TaskEventRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.records import (
+    LogRow,
+    RateLimitRow,
+    TaskEventRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
 from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 
 
@@ -64,6 +71,10 @@ class Reads(Protocol):
 
     async def fetch_workflow(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
         """The newest version of a workflow."""
+        ...
+
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
+        """Of these workflows those that are paused, or were once; in any order."""
         ...
 
     async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
