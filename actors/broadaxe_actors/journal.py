@@ -53,6 +53,7 @@ MAX_ROWS_SHARED = 100
 RIDER_ROWS = 8
 """Rows of a tenant that find room in a flush behind another's bulk: they cost it little, and would wait for a whole flush."""
 MAX_FLUSH_BYTES = 8_000_000
+ROW_OVERHEAD_BYTES = 300
 SHARED_WINDOW_US = 1_000_000
 LOG_HOLD_US = 200_000
 FULL_ROWS = 200_000
@@ -68,6 +69,8 @@ class Append(NamedTuple):
     lane: str
     records: tuple[Any, ...]
     effects: tuple[tuple[Any, tuple[Any, ...]], ...]
+    size: int = 0
+    """Payload bytes of the records, roughly; told once, as it is asked again and again until they are written."""
 
 
 class _Builder:
@@ -118,9 +121,11 @@ class _Builder:
         """Whether an append brings the flush to `limit` rows at most. One that is larger than that goes alone."""
         return not self.rows or (self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES)
 
-    def add(self, lane: str, records: tuple[Any, ...]) -> None:
-        self.lanes.add(lane)
-        for record in records:
+    def add(self, append: Append) -> None:
+        self.lanes.add(append.lane)
+        self.rows += len(append.records)
+        self.bytes += ROW_OVERHEAD_BYTES * len(append.records) + append.size
+        for record in append.records:
             kind = type(record)
             if kind is TaskRunRow:
                 self.created[record.id] = record
@@ -132,8 +137,6 @@ class _Builder:
                 self.settled[record.id] = _guarded(record, self.updated.pop(record.id, None))
             else:
                 self._add_other(kind, record)
-            self.rows += 1
-            self.bytes += 300 + _size(record)
 
     def _add_other(self, kind: type, record: Any) -> None:
         if kind is RunFinish:
@@ -239,7 +242,7 @@ class Journal(Actor):
         firm = self._hold_logs(lane, records)
         if firm or self._is_behind(lane):
             if firm or effects:
-                self._enqueue(Append(lane, firm, tuple(effects)))
+                self._enqueue(Append(lane, firm, effects, sum(map(_size, firm))))
                 self._last_append[lane] = self.clock.monotonic()
         else:
             for bound, args in effects:
@@ -247,7 +250,7 @@ class Journal(Actor):
 
     def _hold_logs(self, lane: str, records: tuple[Any, ...]) -> tuple[Any, ...]:
         """Put log lines aside, and return the rest."""
-        if not any(type(record) is LogRow for record in records):
+        if LogRow not in map(type, records):
             return records
         self._logs.extend((lane, record) for record in records if type(record) is LogRow)
         if not self._is_log_timed:
@@ -258,7 +261,7 @@ class Journal(Actor):
     def _enqueue(self, append: Append) -> None:
         self._pending.setdefault(append.lane, deque()).append(append)
         self._waiting_rows += len(append.records)
-        self._waiting_bytes += sum(map(_size, append.records))
+        self._waiting_bytes += append.size
         if self._in_flight is not None:
             self._note_fullness()
         self._wake()
@@ -370,8 +373,8 @@ class Journal(Actor):
                 taken[lane] = rows
                 queue.popleft()
                 self._waiting_rows -= len(append.records)
-                self._waiting_bytes -= sum(map(_size, append.records))
-                builder.add(lane, append.records)
+                self._waiting_bytes -= append.size
+                builder.add(append)
                 appends.append(append)
                 if queue:
                     still.append((lane, queue))
@@ -412,8 +415,9 @@ class Journal(Actor):
     def _add_logs(self, builder: _Builder, appends: list[Append]) -> None:
         """Log lines ride along with whatever is written."""
         for lane, row in self._logs:
-            builder.add(lane, (row,))
-            appends.append(Append(lane, (row,), ()))
+            append = Append(lane, (row,), ())
+            builder.add(append)
+            appends.append(append)
         self._logs = []
 
     # ------------------------------------------------------------ outcomes
@@ -520,7 +524,7 @@ def _size(record: Any) -> int:
 def _reflush(appends: list[Append]) -> _Flush:
     builder = _Builder()
     for append in appends:
-        builder.add(append.lane, append.records)
+        builder.add(append)
     return _Flush(appends, builder.batch(), frozenset(builder.lanes))
 
 

@@ -284,7 +284,7 @@ class Attempts(Batches):
         """An attempt failed: retry it if the budget allows, else the task run has failed."""
         if after_or_none(task.state, Transition.RETRY) is None:
             return
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell(task, RunEventKind.FAILED, error, turn)
         if not retry.has_retry_left(
             task.step.definition, task.app_retries, should_not_retry=should_not_retry

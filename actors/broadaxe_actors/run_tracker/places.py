@@ -63,8 +63,7 @@ class Places(Pausing):
         if self._is_restoring or self._seeking.unheld:
             self._seeking.later.append(member.id)  # until all who run hold their places
         elif not admission.ticket:
-            admission.ask(self._seeking.next_ticket(), self.clock.monotonic())
-            place = admission.next_place
+            place = admission.ask(self._seeking.next_ticket(), self.clock.monotonic())
             self._flows.wait(*_counted(member, place))
             turn.asks.setdefault((place.group, place.strategy), []).append(_ask(member, admission.ticket))
         return False
@@ -77,10 +76,9 @@ class Places(Pausing):
             admission = member.admission if member is not None else None
             if member is None or admission is None or admission.ticket != ticket:
                 continue  # it is over; the group hears of that
-            counted = _counted(member, admission.next_place)
-            self._flows.unwait(*counted)
-            self._flows.hold(*counted)
-            admission.admit()
+            place = _counted(member, admission.admit())
+            self._flows.unwait(*place)
+            self._flows.hold(*place)
             waited = self.clock.monotonic() - admission.waits_since
             if not self._go_on_seeking(member, admission, turn):
                 if waited >= NEW_STAGE_US:
@@ -130,16 +128,13 @@ class Places(Pausing):
     def _give_up_places(self, member: Member, turn: Turn) -> None:
         """A member holds nothing any more, once what it records now is committed."""
         if member.admission is not None:
-            self._count_given_up(member, member.admission)
-            for key in member.admission.give_up():
-                turn.places_left.setdefault(key, []).append(member.id)
-
-    def _count_given_up(self, member: Member, admission: Admission) -> None:
-        if admission.ticket:
-            self._flows.unwait(*_counted(member, admission.next_place))
-        if admission.rendered is not None:
-            for place in admission.rendered.places[: admission.held]:
+            held, asked = member.admission.give_up()
+            for place in held:
                 self._flows.unhold(*_counted(member, place))
+            for place in asked:
+                self._flows.unwait(*_counted(member, place))
+            for place in (*held, *asked):
+                turn.places_left.setdefault(place.group, []).append(member.id)
 
     def _tell_groups(self, turn: Turn) -> None:
         for key, member_ids in turn.places_left.items():
@@ -162,9 +157,9 @@ class Places(Pausing):
             if admission.is_evaluating:
                 self._seeking.unheld.add(member.id)
             return
-        ticket = self._seeking.next_ticket()
         if admission.ticket:
             self._flows.unwait(*_counted(member, admission.next_place))
+        ticket = self._seeking.next_ticket()
         for place in admission.hold_all(ticket):
             self._flows.hold(*_counted(member, place))
             held = turn.places_held.setdefault((place.group, place.strategy), [])
@@ -365,7 +360,7 @@ def values_of(member: Member) -> Mapping[str, bytes | str]:
 
 
 def _counted(member: Member, place: Place) -> tuple[str, str, str, str]:
-    """As what task stats count a member at a place; a run of several tasks counts as its first task."""
+    """How task stats count a place: a run's as those of its first task."""
     step = member.step if isinstance(member, TaskRun) else member.version.steps[0]
     return step.definition.action, place.expression, place.strategy.name, place.group.key
 

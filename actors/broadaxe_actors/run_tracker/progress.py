@@ -214,7 +214,7 @@ class Progress(Endings):
             self._telemetry.count("created_tasks", self._tenant_id)
         else:
             self._save(task)
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell(task, RunEventKind.STARTED, b"", turn)
 
     def _wake(self, task: TaskRun, turn: Turn) -> None:
@@ -240,7 +240,7 @@ class Progress(Endings):
             return
         self.record(task.row(self._tenant_id)._replace(finished_at=self.clock.now(), error=error))
         self._telemetry.count("created_tasks", self._tenant_id)
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell(task, RunEventKind.STARTED, b"", turn)
             self._tell(task, END_EVENTS[state], error or b"", turn)
         self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error, None))

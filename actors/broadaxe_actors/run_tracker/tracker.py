@@ -277,7 +277,7 @@ class RunTracker(Attempts, Control, Following, Reading, Stats):
                 self._line_up(task, turn)
             elif task.state == S.WAITING and task.waits is not None:
                 self._watch(task, self._gate_of(task), turn)
-            if self._subscriptions:
+            if self._subscriptions.are_any:
                 self._tell(task, RunEventKind.STARTED, b"", turn)
         if spilled:
             self._spill_commits += 1
