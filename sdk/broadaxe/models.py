@@ -446,7 +446,7 @@ class ConcurrencyStat(_Answer):
 class TaskStatusStat(_Answer):
     """How many runs of a task are in a state, where, and since when the oldest is."""
 
-    total: int | None = None
+    total: int = 0
     queues: dict[str, int] | None = None
     concurrency: list[ConcurrencyStat] | None = None
     oldest: datetime | None = None
@@ -454,5 +454,7 @@ class TaskStatusStat(_Answer):
 
 
 class TaskStat(_Answer):
-    queued: TaskStatusStat | None = None
-    running: TaskStatusStat | None = None
+    """A half that the server leaves out is one of no runs."""
+
+    queued: TaskStatusStat = Field(default_factory=lambda: TaskStatusStat())
+    running: TaskStatusStat = Field(default_factory=lambda: TaskStatusStat())
