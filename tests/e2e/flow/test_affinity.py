@@ -61,12 +61,13 @@ def test_required_text_is_compared(routed: FlowsUnderTest, comparator: str, work
 
 
 def test_without_labels_equal_workers_share_in_turn(routed: FlowsUnderTest) -> None:
-    tag = unique("tag")
-    with routed.paused("east", "west"):
-        runs = routed.start_many("anywhere", [routed.plan(tag=tag) for _ in range(12)])
-    assert [run.end().status for run in runs] == ["COMPLETED"] * 12
+    tag, gate = unique("tag"), routed.new_gate()
+    do = {"anywhere": {"gate": gate}}
+    runs = routed.start_many("anywhere", [routed.plan(do, tag=tag) for _ in range(12)])
     counts = count_by_worker(all_started(routed, tag, 12))
-    assert min(counts["east"], counts["west"]) >= 2
+    assert counts == {"east": 6, "west": 6}
+    routed.open(gate)
+    assert [run.end().status for run in runs] == ["COMPLETED"] * 12
 
 
 @of_the_engine

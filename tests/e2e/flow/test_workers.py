@@ -138,14 +138,9 @@ def test_group_limit_labels_and_priority_together(routed: FlowsUnderTest) -> Non
     """Of each group one at a time, three an hour, on the worker with the memory, by priority."""
     tag = unique("tag")
     priorities = (1, 3, 2, 1)
-    with routed.paused("east", "west"):
-        gate = routed.new_gate()
-        first = [
-            routed.start(
-                "everything", {"everything": {"gate": gate}}, tag=tag, group=group, options={"priority": 1}
-            )
-            for group in ("a", "b")
-        ]
+    gate = routed.new_gate()
+    do = {"everything": {"gate": gate}}
+    first = [routed.start("everything", do, tag=tag, group=group) for group in ("a", "b")]
     all_started(routed, tag, 2)
     runs = {
         group: [
