@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchKey, BatchRules, Draw, Member, WaitingGroup
-from broadaxe_actors.matching import Ready
+from broadaxe_actors.matching import Demand, Ready
 from broadaxe_actors.runtime import Actor, Handle
 
 
@@ -100,11 +100,11 @@ class BatchBuffer(Actor):
             Ready(
                 self.rng.uuid7(now),
                 TICKET,
-                rules.queue_key,
-                rules.action,
-                BATCH_SLOTS,
+                Demand(rules.queue_key, rules.action, BATCH_SLOTS),
+                "",
                 self._ticket_priority,
                 0,
+                None,
             )
             for _ in range(missing)
         )

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Callable
 
 from broadaxe_actors import cel, definitions
+from broadaxe_actors.admission import WORKFLOW_LEVEL, make_rules, place_rules
 from broadaxe_actors.definitions import WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import StepRef
@@ -26,6 +27,7 @@ class Version:
         "is_single_task",
         "number",
         "on_failure_index",
+        "run_rules",
         "steps",
         "workflow_id",
     )
@@ -51,6 +53,12 @@ class Version:
             for index, task in enumerate(definition.all_tasks)
         )
         self.is_single_task = definition.is_single_task
+        self.run_rules = (
+            None
+            if self.is_single_task
+            else make_rules(place_rules(row.id, definition.concurrency, WORKFLOW_LEVEL), ())
+        )
+        """What a run of several tasks needs as a whole."""
         self.idempotency = (
             cel.compile(definition.idempotency["expression"], cel.Environment.IDEMPOTENCY_KEY)
             if definition.idempotency is not None

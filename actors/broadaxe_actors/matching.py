@@ -23,16 +23,52 @@ class Proposal(NamedTuple):
     slots: Slots
 
 
+class DesiredLabel(NamedTuple):
+    key: str
+    value: str | int
+    comparator: str = "EQUAL"
+    weight: int = 100
+    is_required: bool = False
+
+
+class Demand:
+    __slots__ = ("action", "key", "labels", "limits", "slots", "worker_id")
+
+    def __init__(
+        self,
+        key: str,
+        action: str,
+        slots: Slots,
+        labels: tuple[DesiredLabel, ...] = (),
+        worker_id: str | None = None,
+        limits: tuple[tuple[str, int], ...] = (),
+    ) -> None:
+        self.key, self.action, self.slots = key, action, slots
+        self.labels, self.worker_id, self.limits = labels, worker_id, limits
+
+
 class Ready(NamedTuple):
     """A task run that waits for a slot."""
 
     task_run_id: str
     attempt: int
-    queue_key: str
-    action: str
-    slots: Slots
+    demand: Demand
+    group_key: str
     queue_priority: int
     seq: int
+    prefers: str | None
+
+    @property
+    def queue_key(self) -> str:
+        return self.demand.key + "#" + self.group_key
+
+    @property
+    def action(self) -> str:
+        return self.demand.action
+
+    @property
+    def slots(self) -> Slots:
+        return self.demand.slots
 
 
 class _WorkerClass:

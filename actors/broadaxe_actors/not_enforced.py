@@ -9,13 +9,10 @@ from collections.abc import Callable, Mapping
 from broadaxe_actors.definitions import WorkflowDefinition
 
 FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
-    "concurrency": lambda w: bool(w.concurrency) or any(task.concurrency for task in w.all_tasks),
-    "rate_limits": lambda w: any(task.rate_limits for task in w.all_tasks),
+    "batch_rate_limits": lambda w: any(task.rate_limits and task.batch for task in w.all_tasks),
     "crons": lambda w: bool(w.cron_triggers),
     "event_wildcards": lambda w: any("*" in key for key in w.event_triggers),
     "default_filters": lambda w: bool(w.default_filters),
-    "sticky": lambda w: w.sticky is not None,
-    "worker_labels": lambda w: any(task.worker_labels for task in w.all_tasks),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
 }
 """Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""

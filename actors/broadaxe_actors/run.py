@@ -6,6 +6,7 @@
 import json
 from typing import NamedTuple
 
+from broadaxe_actors.admission import Admission
 from broadaxe_actors.catalog import Version
 from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import ParentOutput, TaskDetails, TaskResult
@@ -28,6 +29,8 @@ class Ended(NamedTuple):
     attempt: int
     output: bytes | None
     error: bytes | None
+    worker_id: str | None
+    """Who had its last attempt, if anybody."""
     is_skipped: bool
     """Its children take it for skipped: by its state, or because its own output says so (behaviour-core 6.10)."""
 
@@ -36,6 +39,7 @@ class Spilled(NamedTuple):
     """A task run that waits for a slot in Postgres; it is read when its turn comes."""
 
     id: str
+    line_key: str
 
 
 Entry = TaskRun | Ended | Spilled | None
@@ -46,6 +50,8 @@ class Run:
     """See the module."""
 
     __slots__ = (
+        "admission",
+        "begun_at",
         "child_index",
         "child_key",
         "created_at",
@@ -62,6 +68,8 @@ class Run:
         "outputs",
         "parent_task_run_id",
         "priority",
+        "scout",
+        "seekers",
         "triggering_event_id",
         "triggering_event_key",
         "version",
@@ -82,6 +90,14 @@ class Run:
         self.idempotency_key = row.idempotency_key
         self.metadata = row.metadata
         self.input = row.input
+        self.admission = Admission() if version.run_rules is not None else None
+        """For a workflow with concurrency: its places are the run's."""
+        self.begun_at = row.assigned_at
+        """When the first of its tasks went to a worker, for a run with places to hold; by the record, from then on it holds them."""
+        self.seekers: list[tuple[str, int]] = []
+        """Task runs (id, attempt) that wait for the run's places, or for it to be known which worker the run sticks to."""
+        self.scout: str | None = None
+        """The task run by whose assignment the run finds the worker that it sticks to."""
         self.entries: list[Entry] = [None] * len(version.steps)
         self.gates: dict[int, Gate] = {}
         self.open_count = len(version.steps)
@@ -120,9 +136,9 @@ class Run:
             self.outputs[index] = (ParentOutput(name, output, False), ParentOutput(name, output, True))
         return size
 
-    def spill(self, index: int, task_run_id: str) -> None:
+    def spill(self, index: int, task_run_id: str, line_key: str) -> None:
         """A task run of this run waits in Postgres."""
-        self.entries[index] = Spilled(task_run_id)
+        self.entries[index] = Spilled(task_run_id, line_key)
 
     def task_runs(self) -> list[TaskRun]:
         """Those that are live in memory."""
@@ -186,8 +202,8 @@ class Run:
                 found.append(TaskDetails(entry.id, name, TaskRunState.QUEUED, 0, None, None))
         return tuple(found)
 
-    def unspill_record(self, tenant_id: str) -> TaskRunUpdate:
-        """The run is in memory now: its row no longer waits in Postgres."""
+    def update_record(self, tenant_id: str) -> TaskRunUpdate:
+        """What its row says: that it is in memory, not in Postgres alone, and when it began."""
         return TaskRunUpdate(
             self.id,
             tenant_id,
@@ -201,21 +217,26 @@ class Run:
             self.created_at,
             None,
             None,
-            None,
+            self.begun_at,
             None,
             None,
         )
 
 
 def make_ended(
-    task_run_id: str, state: TaskRunState, attempt: int, output: bytes | None, error: bytes | None
+    task_run_id: str,
+    state: TaskRunState,
+    attempt: int,
+    output: bytes | None,
+    error: bytes | None,
+    worker_id: str | None,
 ) -> Ended:
     """The end of a task run."""
     is_skipped = state == TaskRunState.SKIPPED
     if output and b'"skipped"' in output:
         value = json.loads(output)
         is_skipped = isinstance(value, dict) and value.get("skipped") is True
-    return Ended(task_run_id, state, attempt, output, error, is_skipped)
+    return Ended(task_run_id, state, attempt, output, error, worker_id, is_skipped)
 
 
 def run_row(task_row: TaskRunRow) -> TaskRunRow:
@@ -241,4 +262,4 @@ def ended_of(row: TaskRunRow) -> Ended | None:
     """The end of a task run whose row is live still, or None for one that has not ended."""
     if not is_final(row.state):
         return None
-    return make_ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
+    return make_ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error, row.worker_id)

@@ -11,10 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from broadaxe_actors.admission import GroupKey
 from broadaxe_actors.batch_buffer import BatchBuffer
 from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.claims import Claims
+from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
 from broadaxe_actors.run_tracker import RunTracker
@@ -160,10 +162,14 @@ class Supervisor(Actor):
             self._runtime,
             lambda key: spawn(BatchBuffer, key, queue, tracker, self._settings.batch_bytes, lane=tenant_id),
         )
+        groups: Directory[GroupKey] = Directory(
+            self._runtime, lambda key: spawn(ConcurrencyGroup, key, tracker, lane=tenant_id)
+        )
         actors = TenantActors(tracker, queue, claims, router, registry)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
         tracker.connect_buffers.send(buffers)
+        tracker.connect_groups.send(groups)
         queue.connect.send(tracker)
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)

@@ -3,8 +3,18 @@
 `RunTracker` alone holds these objects. A record says the whole mutable state, with the attempt that the stored row must be at.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from broadaxe_actors.admission import (
+    OVERHEAD_BYTES,
+    WORKFLOW_LEVEL,
+    Admission,
+    Rules,
+    limit_rules,
+    make_rules,
+    place_rules,
+)
 from broadaxe_actors.batches import (
     BATCH_SLOTS,
     MEMBER_OVERHEAD_BYTES,
@@ -16,6 +26,7 @@ from broadaxe_actors.batches import (
 )
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, duration_us
 from broadaxe_actors.gates import Plan, make_plan
+from broadaxe_actors.matching import Demand, DesiredLabel
 from broadaxe_actors.messages import Assignment, CancelOrder, StepRef
 from broadaxe_actors.waits import Waits
 from broadaxe_storage.records import (
@@ -49,6 +60,28 @@ class Step(NamedTuple):
     """Its conditions."""
     batch: BatchRules | None
     """For a batch task: when its task runs start, and together with which others."""
+    rules: Rules | None
+    """What its task runs need beside a slot; in a workflow of several tasks without what the run needs as a whole."""
+    is_gated: bool
+    """Whether they, or their run, need anything beside a slot."""
+    demand: Demand
+    """Which workers may run it, if the task run says nothing else."""
+    is_routed: bool
+    """Whether it is told by each task run which workers and whose turn it is for; else `demand` says all."""
+
+
+def desired_labels(labels: Mapping[str, Mapping[str, Any]]) -> tuple[DesiredLabel, ...]:
+    """What a definition or a trigger asks of workers, by label key."""
+    return tuple(
+        DesiredLabel(
+            key,
+            item["value"],
+            item.get("comparator", "EQUAL"),
+            item.get("weight", 100),
+            bool(item.get("required")),
+        )
+        for key, item in sorted(labels.items())
+    )
 
 
 def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
@@ -59,6 +92,19 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         slots = BATCH_SLOTS
     cost = ",".join(f"{pool}={units}" for pool, units in slots)
     queue_key = f"{task.action}|{cost}|"
+    is_single = workflow.is_single_task
+    rules = make_rules(
+        [
+            *(
+                place_rules(ref.workflow_version_id, workflow.concurrency, WORKFLOW_LEVEL)
+                if is_single
+                else ()
+            ),
+            *place_rules(ref.step_id, task.concurrency),
+        ],
+        limit_rules(task.rate_limits),
+    )
+    is_gated = rules is not None or (not is_single and bool(workflow.concurrency))
     return Step(
         ref=ref,
         index=index,
@@ -70,6 +116,10 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         execution_timeout=duration_us(task.execution_timeout),
         plan=make_plan(workflow, index),
         batch=rules_of(task.batch, task.action, queue_key) if task.batch is not None else None,
+        rules=rules,
+        is_gated=is_gated,
+        demand=Demand(queue_key, task.action, slots, desired_labels(task.worker_labels)),
+        is_routed=is_gated or workflow.sticky is not None,
     )
 
 
@@ -77,6 +127,7 @@ class TaskRun:
     """The live state of one task run."""
 
     __slots__ = (
+        "admission",
         "app_retries",
         "assigned_at",
         "attempt",
@@ -95,6 +146,7 @@ class TaskRun:
         "is_in_line",
         "is_recovered",
         "is_slot_released",
+        "line_key",
         "metadata",
         "parent_task_run_id",
         "priority",
@@ -122,6 +174,10 @@ class TaskRun:
         """The ledger counts it among those that wait in memory for a slot."""
         self.batching = Batching() if step.batch is not None else None
         """For a batch task."""
+        self.admission = Admission() if step.rules is not None else None
+        """For a task that needs more than a slot."""
+        self.line_key = step.queue_key
+        """Where it waits, see `routing`."""
         self.is_recovered = is_recovered
         self.is_doubtful = False
         """The way to its worker broke while it ran: a report may have been lost with it."""
@@ -166,6 +222,8 @@ class TaskRun:
         task.run = run
         task.is_in_line = task.is_recovered = task.is_doubtful = task.is_slot_released = False
         task.batching = Batching() if step.batch is not None else None
+        task.admission = Admission() if step.rules is not None else None
+        task.line_key = step.queue_key
         task.seq = 0
         task.id = task_run_id
         task.run_id = run.id
@@ -175,7 +233,7 @@ class TaskRun:
         task.created_at = task.queued_at = now
         task.schedule_deadline = task.execution_deadline = task.assigned_at = task.started_at = None
         task.worker_id = task.idempotency_key = task.desired_labels = None
-        task.desired_worker_id = run.desired_worker_id
+        task.desired_worker_id = None
         task.waits = None
         task.share(run)
         return task
@@ -184,6 +242,7 @@ class TaskRun:
         """What a task run has of its run."""
         self.metadata = run.metadata
         self.input = run.input
+        self.desired_labels = run.desired_labels
         self.parent_task_run_id = run.parent_task_run_id
         self.child_index = run.child_index
         self.child_key = run.child_key
@@ -191,9 +250,17 @@ class TaskRun:
         self.triggering_event_key = run.triggering_event_key
 
     @property
+    def line(self) -> tuple[str, int]:
+        """Where it waits for a slot: line key and priority."""
+        return self.line_key, self.queue_priority
+
+    @property
     def size(self) -> int:
         """Bytes of its payload in memory; what it shares with its run is counted there."""
-        return len(self.input) + len(self.metadata) if self.run is None else 0
+        if self.run is not None:
+            return 0
+        size = len(self.input) + len(self.metadata)
+        return size + OVERHEAD_BYTES if self.step.is_routed else size
 
     @property
     def batch(self) -> RunningBatch | None:

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from broadaxe_actors.admission import GroupKey, Strategy
 from broadaxe_actors.batches import BatchKey, BatchRules, Member, RunningBatch
+from broadaxe_actors.concurrency import Ask
 from broadaxe_actors.matching import Ready
 from broadaxe_actors.messages import Assignment, BatchStart, CancelOrder
 from broadaxe_actors.runtime import Handle
@@ -32,7 +34,9 @@ class Turn:
     """See the module."""
 
     __slots__ = (
+        "asks",
         "batches",
+        "batches_to_start",
         "cancels",
         "deliveries_after",
         "done",
@@ -41,10 +45,14 @@ class Turn:
         "freed",
         "groups",
         "held",
+        "limits",
+        "places_held",
+        "places_left",
         "queued",
         "ready",
         "started",
         "starts",
+        "to_start",
         "waits",
         "waits_over",
     )
@@ -64,6 +72,18 @@ class Turn:
         """Task runs that a worker turns out to hold."""
         self.starts: dict[str, list[Assignment]] = {}
         """By worker: what it is told to start."""
+        self.to_start: list[tuple[str, int]] = []
+        """Attempts (task run, attempt) that start once their assignment is committed: they hold what others wait for."""
+        self.limits: dict[str, tuple[int, int]] = {}
+        """By bucket: a limit that a task run says, and its window in seconds."""
+        self.batches_to_start: list[str] = []
+        """Likewise, of batches."""
+        self.asks: dict[tuple[GroupKey, Strategy], list[Ask]] = {}
+        """Requests for places in concurrency groups."""
+        self.places_held: dict[tuple[GroupKey, Strategy], list[Ask]] = {}
+        """Places that are held already: what recovery or a report finds."""
+        self.places_left: dict[GroupKey, list[str]] = {}
+        """By group: who holds a place, or waits for one, no more once this is committed."""
         self.started: dict[str, list[str]] = {}
         """By worker: attempts that gave a sign of life."""
         self.done: dict[str, list[str]] = {}

@@ -48,6 +48,8 @@ FAULTS = (
 """Every kind of fault; a set of runs in which one never happened proves less than it says."""
 
 WORK = (
+    "concurrency group was full",
+    "displaced by a concurrency strategy",
     "run of several tasks ended",
     "run of several tasks waited in Postgres",
     "run of an older version ended",

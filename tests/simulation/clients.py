@@ -22,6 +22,7 @@ from tests.simulation.gateway import LinkLost, SimGateway
 from tests.simulation.oracle import Pushed
 from tests.simulation.workflows import (
     EVENT_KEYS,
+    LIMITED,
     ONCE,
     SCOPES,
     SINGLES,
@@ -35,6 +36,7 @@ BATCHES = 8
 WEIGHTS = {
     "single": 6,
     "several": 3,
+    "limited": 3,
     "lone": 2,
     "once": 2,
     "push": 3,
@@ -147,6 +149,21 @@ class Client:
                     self.rng.choice(ONCE),
                     json.dumps(
                         {"key": f"k{self.rng.randrange(6)}", "l": self.rng.choice(([9], [1]))}
+                    ).encode(),
+                )
+                for _ in range(size)
+            )
+        )
+
+    async def _limited(self) -> None:
+        size = self.rng.choice((1, 2, 4, 9))
+        name = self.rng.choice(LIMITED)
+        await self._trigger(
+            tuple(
+                self._new_run(
+                    name,
+                    json.dumps(
+                        {"key": f"k{self.rng.randrange(3)}", "l": self.rng.choice(([9], [1]))}
                     ).encode(),
                 )
                 for _ in range(size)

@@ -13,7 +13,7 @@ from broadaxe_storage.records import FINAL_STATES, RUN_STEP, FinishedTaskRun, Ta
 from tests.simulation import oracle
 from tests.simulation.oracle import End, Pushed
 from tests.simulation.record import StoredWaits
-from tests.simulation.workflows import MAY_TIME_OUT, STARTED_BY_EVENT, STARTING_KEY, kind_of
+from tests.simulation.workflows import MAY_BE_DISPLACED, MAY_TIME_OUT, STARTED_BY_EVENT, STARTING_KEY, kind_of
 
 S = TaskRunState
 LATE_US = 300_000
@@ -70,14 +70,24 @@ class Final:
             if not is_reported and not any(part in text for part in ours):
                 self._fail(f"nobody reported the failure of {row}")
             if "exceeded timeout" in text:
-                if kind not in MAY_TIME_OUT:
-                    self._fail(f"a task run that was to end by itself timed out: {row}")
-                self._record.timed_out(row.id, row.attempt, row.finished_at)
+                self._check_timed_out(row, kind)
         elif row.state == S.CANCELLED and "no worker had" in text:
             if kind != "unserved":
                 self._fail(f"a task run that has workers was not scheduled: {row}")
+        elif row.state == S.CANCELLED and "by concurrency strategy" in text:
+            self._check_displaced(row)
         elif row.state == S.CANCELLED and row.assigned_at is not None and not self._is_cancel_asked(row):
             self._fail(f"nobody cancelled {row}")
+
+    def _check_timed_out(self, row: FinishedTaskRun, kind: str) -> None:
+        if kind not in MAY_TIME_OUT:
+            self._fail(f"a task run that was to end by itself timed out: {row}")
+        self._record.timed_out(row.id, row.attempt, row.finished_at)
+
+    def _check_displaced(self, row: FinishedTaskRun) -> None:
+        if self._record.definition_of(row).name not in MAY_BE_DISPLACED:
+            self._fail(f"a group without such a strategy had {row} cancelled")
+        self._sim.chaos.did("displaced by a concurrency strategy")
 
     def _is_cancel_asked(self, row: Row) -> bool:
         asked = self._check.cancel_asked
@@ -404,6 +414,8 @@ def _what_became(row: Row) -> str:
         return "ENGINE"
     if row.state == S.CANCELLED and "can never start" in text:
         return "DEAD"
+    if row.state == S.CANCELLED and "by concurrency strategy" in text:
+        return "RAN"  # its parents had nothing to do with it
     if row.state == S.CANCELLED and row.assigned_at is None and "no worker had" not in text:
         return "CANCELLED"
     return "RAN"

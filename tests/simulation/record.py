@@ -18,6 +18,7 @@ from broadaxe_storage.records import (
 )
 from tests.simulation.chaos import Before
 from tests.simulation.oracle import Pushed
+from tests.simulation.places import Places
 
 S = TaskRunState
 SKIPPED_OUTPUT = b'{"skipped":true}'
@@ -82,6 +83,7 @@ class Record:
         """Idempotency key rows by tenant and key, the newest last."""
         self.extended: dict[tuple[str, int], int] = {}
         """By task run and attempt: the latest deadline that a worker was told."""
+        self.places = Places(self, sim.disk, sim.chaos.did, check.fail)
         self.moved_at = 0
         """When a task run was written last."""
 
@@ -139,6 +141,7 @@ class Record:
             pushed = Pushed(event.tenant_id, event.key, event.scope, json.loads(event.payload or b"{}"))
             self.events.append(StoredEvent(event.id, pushed, event.created_at, now))
         self._claimed(batch, before, now)
+        self.places.written(batch)
         for entry in batch.task_events:
             if entry.kind == TaskEventKind.TIMED_OUT:
                 self.timed_out(entry.task_run_id, entry.attempt, entry.at)

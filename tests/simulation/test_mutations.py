@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.simulation import mutations, run_mutations
+from tests.simulation import flow_mutations, mutations, run_mutations
 from tests.simulation.world import simulate
 
 TRIES = 24
@@ -33,6 +33,12 @@ MUTATIONS = (
     run_mutations.extend_no_deadline,
     run_mutations.never_release_a_key,
     run_mutations.give_every_key_to_who_asks,
+    flow_mutations.pass_a_place_on_before_the_commit,
+    flow_mutations.forget_who_holds_a_place,
+    flow_mutations.leave_the_begin_of_a_run_unrecorded,
+    flow_mutations.admit_one_too_many,
+    flow_mutations.keep_the_place_of_who_has_ended,
+    flow_mutations.displace_nobody,
     mutations.answer_before_the_commit,
     mutations.run_before_the_commit,
     mutations.take_unknown_for_written,

@@ -50,6 +50,12 @@ ONCE = ("once-ttl", "once-status", "once-dag", "once-apart")
 """Workflows with an idempotency key."""
 
 
+LIMITED = ("limited-rr", "limited-apart", "limited-chain", "limited-dag", "limited-oldest", "limited-newest")
+"""Workflows with concurrency."""
+MAY_BE_DISPLACED = frozenset({"limited-oldest", "limited-newest"})
+"""Those whose runs are cancelled when their group is full."""
+
+
 def kind_of(task_name: str) -> str:
     """What the function of a task does."""
     return task_name.rstrip("0123456789")
@@ -72,6 +78,7 @@ def make_workflows(rng: random.Random) -> dict[str, WorkflowDefinition]:
     found += [make_dag(rng, f"dag{number}") for number in range(4)]
     found.append(_make_crossed())
     found += _make_once(rng)
+    found += _make_limited(rng)
     for definition in found:
         validate(definition)
     return {definition.name: definition for definition in found}
@@ -90,6 +97,32 @@ def _make_once(rng: random.Random) -> Iterator[WorkflowDefinition]:
     tasks = (make_task(name, "fast0"), make_task(name, "fast1", parents=("fast0",)))
     yield WorkflowDefinition(
         name, tasks, idempotency={"expression": plain, "ttl_ms": 600_000, "method": "STATUS"}
+    )
+
+
+def _make_limited(rng: random.Random) -> Iterator[WorkflowDefinition]:
+    def entry(expression: str, most: int, strategy: str = "GROUP_ROUND_ROBIN") -> dict[str, Any]:
+        return {"expression": expression, "max_runs": rng.randint(1, most), "limit_strategy": strategy}
+
+    plain, macro = "input.key", "input.l.exists(x, x > 5.0) ? input.key : 'other'"
+    for name, concurrency, own in (
+        ("limited-rr", (entry(plain, 2),), ()),
+        ("limited-apart", (), (entry(macro, 2),)),
+        ("limited-chain", (entry(plain, 2), entry("'all'", 3)), (entry(macro, 2),)),
+        ("limited-oldest", (entry(plain, 2, "CANCEL_IN_PROGRESS"),), ()),
+        ("limited-newest", (), (entry(plain, 2, "CANCEL_NEWEST"),)),
+    ):
+        task = make_task(name, rng.choice(("slow0", "backoff0", "flaky0", "hang0")), concurrency=own)
+        yield WorkflowDefinition(name, (task,), concurrency=concurrency)
+    name = "limited-dag"
+    tasks = (
+        make_task(name, "fast0"),
+        make_task(name, "backoff1", parents=("fast0",), concurrency=(entry("'all'", 2),)),
+        make_task(name, "slow2", parents=("fast0",), concurrency=(entry(plain, 1),)),
+        make_task(name, "fast3", parents=("backoff1", "slow2")),
+    )
+    yield WorkflowDefinition(
+        name, tasks, concurrency=(entry(plain, 2),), on_failure_task=make_task(name, "fast99")
     )
 
 

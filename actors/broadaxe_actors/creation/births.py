@@ -56,42 +56,57 @@ class Births(Stage):
             self._create_run(job, run_row(row), version)
         elif step.plan.waits:
             self._put(job, _waiting(row, now), step, None)
+        elif step.is_routed or row.desired_labels is not None:
+            self._create_routed(job, row, step)
         elif tracker._ledger.enter((step.queue_key, priority)):
             self._spill(job, row._replace(spill_queue=step.queue_key))
         else:
             self._put(job, row, step, None).is_in_line = True
+
+    def _create_routed(self, job: Job, row: TaskRunRow, step: Step) -> None:
+        """A run of one task that may have to wait for more than a slot of any worker: its line is its own affair."""
+        tracker = self._t
+        task = TaskRun(row, step, is_recovered=False)
+        tracker._find_line(task)
+        if tracker._ledger.enter(task.line):
+            self._spill(job, row._replace(spill_queue=task.line_key))
+        else:
+            self._keep(job, row, task).is_in_line = True
 
     def _create_run(self, job: Job, head: TaskRunRow, version: Version) -> None:
         """A run of several tasks, with those of its tasks that have no parents."""
         tracker = self._t
         ledger = tracker._ledger
         roots = [step for step in version.steps if not step.plan.parents and not step.plan.is_on_failure]
-        lines = [(step.queue_key, head.priority) for step in roots]
-        # As a whole, or not at all: a run that waits in Postgres has no timer there for its sleeps.
-        is_spilled = ledger.must_spill(lines[0]) and not any(step.plan.waits for step in roots)
-        run: Run | None = None
-        if is_spilled:
-            job.rows.append(head._replace(spill_queue=""))
-        else:
-            job.rows.append(head)
-            run = tracker._runs[head.run_id] = Run(head, version)
-            ledger.hold_bytes(run.size)
-        now = head.created_at
-        for step, line in zip(roots, lines, strict=True):
+        run = Run(head, version)
+        tasks: list[TaskRun] = []
+        rows: list[TaskRunRow] = []
+        for step in roots:
             row = _root_row(head, step, self._new_id(), tracker.next_seq())
-            if run is None:
-                ledger.enter_postgres(line)
-                self._spill(job, row._replace(spill_queue=step.queue_key))
-            elif step.plan.waits:
-                self._put(job, _waiting(row, now), step, run)
-            else:
-                self._put(job, row, step, run)
+            rows.append(_waiting(row, head.created_at) if step.plan.waits else row)
+            tasks.append(TaskRun(rows[-1], step, is_recovered=False, run=run))
+            tracker._find_line(tasks[-1])
+        # As a whole, or not at all: a run that waits in Postgres has no timer there for its sleeps.
+        if ledger.must_spill(tasks[0].line) and not any(step.plan.waits for step in roots):
+            job.rows.append(head._replace(spill_queue=""))
+            for row, task in zip(rows, tasks, strict=True):
+                ledger.enter_postgres(task.line)
+                self._spill(job, row._replace(spill_queue=task.line_key))
+            return
+        job.rows.append(head)
+        tracker._runs[head.run_id] = run
+        ledger.hold_bytes(run.size)
+        for row, task in zip(rows, tasks, strict=True):
+            self._keep(job, row, task)
 
     def _put(self, job: Job, row: TaskRunRow, step: Step, run: Run | None) -> TaskRun:
         """A new task run in memory."""
-        task = TaskRun(row, step, is_recovered=False, run=run)
+        return self._keep(job, row, TaskRun(row, step, is_recovered=False, run=run))
+
+    def _keep(self, job: Job, row: TaskRunRow, task: TaskRun) -> TaskRun:
         if task.waits is not None:
-            task.waits.is_checked = not step.plan.has_event_waits
+            task.waits.is_checked = not task.step.plan.has_event_waits
+        run = task.run
         self._t._live[row.id] = task
         self._t._ledger.hold_bytes(task.size)
         if run is not None:
@@ -104,6 +119,7 @@ class Births(Stage):
         """A new task run that waits in Postgres; the ledger counts it already."""
         job.rows.append(row)
         job.spilled += 1
+        job.spilled_lines.add((row.spill_queue or "", row.queue_priority))
         self._t.note_spilled_deadline(row.schedule_deadline)
 
     def _take_back(self, row: TaskRunRow) -> None:
@@ -118,7 +134,7 @@ class Births(Stage):
         if task is not None:
             tracker._ledger.hold_bytes(-task.size)
             if task.is_in_line:
-                tracker._ledger.leave((task.step.queue_key, row.queue_priority))
+                tracker._ledger.leave(task.line)
         elif row.spill_queue:
             tracker._ledger.left_postgres((row.spill_queue, row.queue_priority))
 

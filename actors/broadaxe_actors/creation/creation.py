@@ -231,6 +231,7 @@ class Creation(KeyClaims):
                     tracker.me.created,
                     tuple(job.created[offset : offset + SLICE]),
                     job.spilled if offset == 0 else 0,
+                    tuple(job.spilled_lines) if offset == 0 else (),
                 )
         is_collided = bool(job.collisions) and job.reply is None
         if job.borrowed or is_collided:

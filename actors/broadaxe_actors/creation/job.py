@@ -68,6 +68,8 @@ class Job:
         self.rows: list[TaskRunRow] = []
         self.created: list[str] = []
         self.spilled = 0
+        self.spilled_lines: set[tuple[str, int]] = set()
+        """Lines that some of them wait in."""
 
     def metadata_of(self, index: int) -> str:
         """The metadata of one run, with what a child inherits."""

@@ -15,6 +15,7 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_actors.run_tracker.batching import Batches
 from broadaxe_actors.run_tracker.lines import Page
+from broadaxe_actors.run_tracker.places import place_waited_for, waiting_text
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES, Transition, after, after_or_none
 from broadaxe_actors.task_run import TaskRun
@@ -58,15 +59,48 @@ class Attempts(Batches):
             if proposal.worker_id not in self._workers:
                 self._line_up(task, turn)
                 continue
-            self._assign(task, proposal.worker_id, now)
-            self._save_soon(task)
-            turn.starts.setdefault(proposal.worker_id, []).append(task.assignment())
+            self._assign(task, proposal.worker_id, now, turn)
+            if task.step.is_gated:
+                self._record_start(task)
+                turn.to_start.append((task.id, task.attempt))
+            else:
+                self._save_soon(task)
+                turn.starts.setdefault(proposal.worker_id, []).append(task.assignment())
             self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
             assigned += 1
         if assigned:
             self._telemetry.count("assigned_tasks", self._tenant_id, assigned)
             self._telemetry.count("queued_to_assigned", self._tenant_id, assigned)
         self._telemetry.count("queue_invocations", self._tenant_id)
+        self._close(turn)
+
+    def start_committed(self, items: tuple[tuple[str, int], ...]) -> None:
+        """Assignments that had to be committed first: what others wait for is theirs, also if the engine ends now."""
+        turn = Turn()
+        for task_run_id, attempt in items:
+            task = self._live.get(task_run_id)
+            if task is None or task.state != S.ASSIGNED or task.attempt != attempt:
+                continue  # it has ended meanwhile
+            assert task.worker_id is not None
+            if task.worker_id in self._workers:
+                turn.starts.setdefault(task.worker_id, []).append(task.assignment())
+            else:
+                self._reassign(task, turn, f"worker {task.worker_id} has left")
+        self._close(turn)
+
+    def over_limit(self, items: tuple[tuple[str, int, str, int, int], ...]) -> None:
+        """Attempts (task run, attempt) that want more units of a rate limit (key, units, limit) than a whole window has."""
+        turn = Turn()
+        for task_run_id, attempt, key, units, limit in items:
+            task = self._live.get(task_run_id)
+            if task is None or task.state != S.QUEUED or task.attempt != attempt:
+                continue
+            self._at = task.id
+            error = (
+                f"task {task.step.ref.task_name!r} needs {units} units of rate limit {key!r}, whose limit is {limit}: it could never "
+                "start; lower its units or raise the limit"
+            )
+            self._fail_for_good(task, error.encode(), turn)
         self._close(turn)
 
     def adopt(self, worker_id: str, held: tuple[HeldAttempt, ...]) -> None:
@@ -131,7 +165,8 @@ class Attempts(Batches):
             turn.cancel(worker_id, task.cancel_order(item.attempt))
             return
         self._leave_buffer(task, turn)
-        self._assign(task, worker_id, self.clock.now())
+        self._assign(task, worker_id, self.clock.now(), turn)
+        self._hold_places_of(task, turn)
         if task.batching is not None:
             self._join_unknown_batch(task, worker_id, turn)
         self._save_soon(task)
@@ -250,6 +285,8 @@ class Attempts(Batches):
             return
         self._event(task, kind, error)
         self._release(task, turn)
+        if task.admission is not None and not task.admission.is_complete:
+            self._give_up_places(task, turn)  # it never had them all; it asks again
         task.app_retries += 1
         pause = pause_us or retry.backoff_us(task.step.definition, task.app_retries)
         text = f"retry {task.app_retries} of {task.step.definition.retries}"
@@ -260,6 +297,7 @@ class Attempts(Batches):
         self._telemetry.count("retried_tasks", self._tenant_id)
         if pause:
             task.state = after(task.state, Transition.BACK_OFF)
+            self._give_up_places(task, turn)
             # While it backs off, the schedule deadline holds the time to wake.
             task.schedule_deadline = self.clock.now() + pause
             task.is_slot_released = False
@@ -303,6 +341,9 @@ class Attempts(Batches):
         """From the record: what a worker held stays with it, if it is known still."""
         self._count_running(task, 1)
         self._set_deadline(task, task.execution_deadline)
+        self._hold_places_of(task, turn)
+        if task.run is not None and task.worker_id is not None:
+            self._found_worker(task.run, task.worker_id, turn)
         if task.worker_id in self._workers:
             turn.hold(task)
         else:
@@ -379,14 +420,16 @@ class Attempts(Batches):
 
     def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:
         name, within = task.step.ref.task_name, task.step.definition.schedule_timeout
-        if task.batching is not None and task.batching.is_buffered:
+        place = place_waited_for(task)
+        if place is not None:
+            text = f"{waiting_text(place)} for task {name!r} within {within}"
+        elif task.batching is not None and task.batching.is_buffered:
             text = (
                 f"task {name!r} was not started in a batch within {within}: its batch was not due, no worker had a free slot, "
                 "or as many batches of its group ran as may"
             )
         else:
-            pools = ", ".join(f"{units} of pool {pool!r}" for pool, units in task.step.slots)
-            text = f"no worker had a free slot ({pools}) for task {name!r} within {within}"
+            text = f"{self._unrouted(task)} for task {name!r} within {within}"
         text += self._held_by_ancestors(task)
         self._event(task, TaskEventKind.SCHEDULING_TIMED_OUT, text.encode())
         self._telemetry.count("scheduling_timed_out", self._tenant_id)

@@ -214,15 +214,35 @@ class Batches(Progress):
         text = f"batch {batch.id} of {len(tasks):,}: {draw.reason}".encode()
         for task in tasks:
             self._at = task.id
-            self._assign(task, draw.worker_id, now)
+            self._assign(task, draw.worker_id, now, turn)
             batch.join(task)
-            self._save_soon(task)
+            if task.step.is_gated:
+                self._record_start(task)
+            else:
+                self._save_soon(task)
             self._note(task, TaskEventKind.BATCH_FLUSHED, text)
             self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
-        turn.batches.setdefault(draw.worker_id, []).append(batch.start())
+        if tasks[0].step.is_gated:
+            turn.batches_to_start.append(batch.id)
+        else:
+            turn.batches.setdefault(draw.worker_id, []).append(batch.start())
         self._telemetry.count("assigned_tasks", self._tenant_id, len(tasks))
         self._telemetry.count("queued_to_assigned", self._tenant_id, len(tasks))
         self._telemetry.count("queue_invocations", self._tenant_id)
+        self._close(turn)
+
+    def batches_committed(self, batch_ids: tuple[str, ...]) -> None:
+        """As `start_committed`, of batches: with those members that are still in it."""
+        turn = Turn()
+        for batch_id in batch_ids:
+            batch = self._batches.running.get(batch_id)
+            if batch is None:
+                continue
+            if batch.worker_id in self._workers:
+                turn.batches.setdefault(batch.worker_id, []).append(batch.start())
+            else:
+                for task in list(batch.members.values()):
+                    self._reassign(task, turn, f"worker {batch.worker_id} has left")
         self._close(turn)
 
     # ------------------------------------------------------------ batches that are found with a worker

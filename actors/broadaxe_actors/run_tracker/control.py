@@ -17,6 +17,7 @@ from broadaxe_actors.messages import (
     ReplayRuns,
 )
 from broadaxe_actors.run import Run, Spilled, make_ended, run_row
+from broadaxe_actors.run_tracker.places import Member
 from broadaxe_actors.run_tracker.progress import Progress
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.states import HELD_STATES, Transition, after
@@ -199,17 +200,23 @@ class Control(Progress):
             done.append(item)
         return done
 
-    def _cancel_run(self, run: Run, turn: Turn) -> None:
+    def _cancel_member(self, member: Member, reason: bytes, turn: Turn) -> None:
+        if isinstance(member, Run):
+            self._cancel_run(member, turn, reason)
+        else:
+            self._cancel(member, turn, reason)
+
+    def _cancel_run(self, run: Run, turn: Turn, reason: bytes | None = None) -> None:
         """End every task of a run. The on-failure task is left to `progress`, unless it is under way."""
         for index, entry in enumerate(run.entries):
             if index == run.version.on_failure_index and not self._is_decided(run, index):
                 continue
             if type(entry) is TaskRun:
-                self._cancel(entry, turn)
+                self._cancel(entry, turn, reason)
             elif type(entry) is Spilled:
                 self._cancel_spilled(run, index, entry)
             elif entry is None:
-                self._bear_ended(run, index, S.CANCELLED, None, turn)
+                self._bear_ended(run, index, S.CANCELLED, reason, turn)
 
     def _cancel_spilled(self, run: Run, index: int, entry: Spilled) -> None:
         """A task run that waits in Postgres ends there."""
@@ -219,9 +226,9 @@ class Control(Progress):
                 entry.id, self._tenant_id, 0, S.CANCELLED, 0, 0, 0, now, None, None, now, None, None, None
             )
         )
-        self._ledger.left_postgres((run.version.steps[index].queue_key, run.priority))
+        self._ledger.left_postgres((entry.line_key, run.priority))
         self._telemetry.count("cancelled_tasks", self._tenant_id)
-        self._note_end(run, index, make_ended(entry.id, S.CANCELLED, 0, None, None))
+        self._note_end(run, index, make_ended(entry.id, S.CANCELLED, 0, None, None, None))
 
     # ------------------------------------------------------------ replay
 
@@ -291,7 +298,9 @@ class Control(Progress):
                     state=row.state, finished_at=row.finished_at, output=row.output, error=row.error
                 )
                 self.record(kept)
-                ended = make_ended(row.id, TaskRunState(row.state), row.attempt, row.output, row.error)
+                ended = make_ended(
+                    row.id, TaskRunState(row.state), row.attempt, row.output, row.error, row.worker_id
+                )
                 self._ledger.hold_bytes(run.settle(index, ended))
                 self._settled[row.id] = run
         self._judge_all(run, turn)

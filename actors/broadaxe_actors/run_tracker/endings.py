@@ -40,6 +40,14 @@ class Endings(Lines):
         task.state = following
         self._finish(task, turn, None, reason)
 
+    def _fail_for_good(self, task: TaskRun, error: bytes, turn: Turn) -> None:
+        """A task run that no worker has fails, whatever retries it has."""
+        if self._subscriptions:
+            self._tell(task, RunEventKind.FAILED, error, turn)
+        self._release(task, turn)
+        task.state = after(task.state, Transition.FAIL)
+        self._finish(task, turn, None, error, is_told=True)
+
     def _release(self, task: TaskRun, turn: Turn) -> None:
         """Free what an attempt holds: its slot on a worker, its place in line, or its waits."""
         if task.state in HELD_STATES:
@@ -88,13 +96,19 @@ class Endings(Lines):
         if task.id in self._parents_with_children:
             self._parents_with_children.discard(task.id)
             turn.ended_parents.append(task.id)
+        if task.admission is not None:
+            self._give_up_places(task, turn)
         self._telemetry.count(_COUNTER.get(state, "skipped_tasks"), self._tenant_id)
         if self._subscriptions and not is_told:
             self._tell(task, END_EVENTS[state], output or error or b"", turn)
         run = task.run
         if run is not None:
+            if run.scout == task.id and run.desired_worker_id is None:
+                self._scout_ended(run, turn)
             self.record(task.settle_record(self._tenant_id, now, output, error))
-            self._note_end(run, task.step.index, make_ended(task.id, state, task.attempt, output, error))
+            self._note_end(
+                run, task.step.index, make_ended(task.id, state, task.attempt, output, error, task.worker_id)
+            )
             return
         self.record(task.finish_record(self._tenant_id, now, output, error))
         self._ledger.hold_bytes(-task.size)
@@ -144,6 +158,7 @@ class Endings(Lines):
         for entry in ended:
             del self._settled[entry.id]
         self._ledger.hold_bytes(-run.size - run.output_bytes)
+        self._give_up_places(run, turn)
         definition = run.version.definition
         if run.idempotency_key is not None:
             self._end_claim(run.idempotency_key, run.id, definition.idempotency)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from broadaxe_actors.matching import Ready
 from broadaxe_actors.run import Run, Spilled, ended_of
-from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.run_tracker.routing import Routing
 from broadaxe_actors.states import Transition, after
 from broadaxe_actors.task_run import RETRY_PRIORITY, TaskRun
 from broadaxe_actors.turn import Turn
@@ -26,41 +26,34 @@ class Page(NamedTuple):
     companions: list[TaskRunRow]
 
 
-def line_of(task: TaskRun) -> Line:
-    """Where a task run waits for a slot."""
-    return task.step.queue_key, task.queue_priority
-
-
-class Lines(TrackerState):
+class Lines(Routing):
     """See the module."""
 
     # ------------------------------------------------------------ in memory
 
     def _line_up(self, task: TaskRun, turn: Turn) -> None:
         self._set_deadline(task, task.schedule_deadline)
+        step = task.step
+        if step.is_gated and not self._is_admitted(task, turn):
+            return
         if task.batching is not None:
             self._batches.to_group.append((task.id, task.attempt))
-            return
-        step = task.step
-        turn.ready.append(
-            Ready(
-                task.id,
-                task.attempt,
-                step.queue_key,
-                step.definition.action,
-                step.slots,
-                task.queue_priority,
-                task.seq,
+        elif step.is_routed or task.desired_labels is not None:
+            ready = self._route(task, turn)
+            if ready is not None:
+                turn.ready.append(ready)
+        else:
+            turn.ready.append(
+                Ready(task.id, task.attempt, step.demand, "", task.queue_priority, task.seq, None)
             )
-        )
 
     def _enter_line(self, task: TaskRun) -> None:
         """Count a task run among those that wait in memory."""
         task.is_in_line = True
-        self._ledger.enter_memory(line_of(task))
+        self._ledger.enter_memory(task.line)
 
     def _leave_line(self, task: TaskRun) -> None:
-        line = line_of(task)
+        line = task.line
         if self._held_back and self._held_back.get(line, {}).pop(task.id, None) is not None:
             return
         if task.is_in_line:
@@ -76,7 +69,7 @@ class Lines(TrackerState):
             batching.is_buffered = False
             turn.of_groups().left.setdefault(batching.key, []).append((task.id, task.attempt))
 
-    def _assign(self, task: TaskRun, worker_id: str, now: int) -> None:
+    def _assign(self, task: TaskRun, worker_id: str, now: int, turn: Turn) -> None:
         """A waiting task run goes to a worker. The caller frees or takes slots, records it and tells the worker."""
         task.state = after(task.state, Transition.ASSIGN)
         self._leave_line(task)
@@ -86,6 +79,8 @@ class Lines(TrackerState):
         task.execution_deadline = now + task.step.execution_timeout
         self._set_deadline(task, task.execution_deadline)
         self._count_running(task, 1)
+        if task.run is not None:
+            self._found_worker(task.run, worker_id, turn)
 
     def _queue_up(self, task: TaskRun, turn: Turn) -> None:
         """To the end of its line, once that is committed. `task.state` is QUEUED already; the caller records it."""
@@ -105,7 +100,8 @@ class Lines(TrackerState):
             task = self._live.get(task_run_id)
             if task is None or task.state != S.QUEUED or task.attempt != attempt or task.is_in_line:
                 continue
-            line = line_of(task)
+            self._find_line(task)
+            line = task.line
             if self._ledger.waits_in_postgres(line):
                 self._held_back.setdefault(line, {})[task.id] = task
                 self._set_deadline(task, task.schedule_deadline)
@@ -224,6 +220,10 @@ class Lines(TrackerState):
         version = self._version_of(row)
         run = self._runs[row.run_id] if row.id != row.run_id else None
         task = TaskRun(row, version.steps[row.step_index], is_recovered=True, run=run)
+        if row.spill_queue is not None:
+            task.line_key = row.spill_queue
+        else:
+            self._find_line(task)
         self._live[task.id] = task
         self._ledger.hold_bytes(task.size)
         if run is not None:
@@ -236,7 +236,7 @@ class Lines(TrackerState):
             if row.step_index != RUN_STEP or row.run_id in self._runs or self._recent.has_ended(row.run_id):
                 continue
             run = self._put_run(row)
-            self.record(run.unspill_record(self._tenant_id))
+            self.record(run.update_record(self._tenant_id))
             for other in rows:
                 if other.run_id == run.id and other.step_index != RUN_STEP:
                     self._attach(run, other)
@@ -253,4 +253,4 @@ class Lines(TrackerState):
             self._ledger.hold_bytes(run.settle(row.step_index, ended))
             self._settled[row.id] = run
         elif row.spill_queue is not None:
-            run.spill(row.step_index, row.id)
+            run.spill(row.step_index, row.id, row.spill_queue)

@@ -241,7 +241,7 @@ class Progress(Endings):
         if self._subscriptions:
             self._tell(task, RunEventKind.STARTED, b"", turn)
             self._tell(task, END_EVENTS[state], error or b"", turn)
-        self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error))
+        self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error, None))
 
     # ------------------------------------------------------------ sleeps and events
 

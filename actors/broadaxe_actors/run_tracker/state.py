@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from broadaxe_actors.admission import GroupKey, Seeking
 from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchBook, BatchKey, RunningBatch
 from broadaxe_actors.catalog import Catalog, Version
 from broadaxe_actors.cel import Evaluator, InlineEvaluator
@@ -15,6 +16,7 @@ from broadaxe_actors.creation import Creation
 from broadaxe_actors.deadlines import Deadlines
 from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
+from broadaxe_actors.matching import Demand
 from broadaxe_actors.messages import (
     Assignment,
     BatchStart,
@@ -49,6 +51,13 @@ Row = TypeVar("Row", TaskRunRow, FinishedTaskRun)
 class TrackerState(Actor):
     """The live runs of a tenant in memory; the base of the tracker's parts."""
 
+    _queue: Handle[Any]
+    _claims: Handle[Any]
+    _router: Handle[Any]
+    _buffers: Directory[BatchKey]
+    _groups: Directory[GroupKey]
+    _buckets: Directory[str]
+
     def __init__(
         self,
         tenant_id: str,
@@ -63,17 +72,16 @@ class TrackerState(Actor):
         self._settings = settings
         self._telemetry = telemetry
         self._evaluator = evaluator or InlineEvaluator()
-        self._queue: Handle[Any]
-        self._claims: Handle[Any]
-        self._router: Handle[Any]
         self._supervisor: Handle[Any] | None = None
-        self._buffers: Directory[BatchKey]
         self._workers: dict[str, Handle[Any]] = {}
         self._catalog = Catalog()
         self._live: dict[str, TaskRun] = {}
         """Task runs in memory that have not ended."""
         self._runs: dict[str, Run] = {}
         """Runs of several tasks in memory."""
+        self._seeking = Seeking()
+        self._demands: dict[str, Demand] = {}
+        """Demands of task runs for which their step's does not say all, by key."""
         self._settled: dict[str, Run] = {}
         """By id of a task run that has ended: its run, which has not."""
         self._to_progress: deque[tuple[Run, int, int]] = deque()
@@ -305,18 +313,31 @@ class TrackerState(Actor):
         if turn.freed:
             self._queue.release.send(tuple(turn.freed))
         self._tell_workers(turn)
-        if turn.queued:
-            self.send_after_commit(self.me.queued, tuple(turn.queued))
+        self._tell_self(turn)
         for gateway, messages in turn.deliveries_after.items():
             self.send_after_commit(gateway.deliver, tuple(messages))
-        if turn.ended:
-            self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
         if turn.ended_parents:
             self._claims.forget.send(tuple(turn.ended_parents))
         if turn.waits or turn.waits_over or turn.groups:
             self._tell_waits(turn)
+        if turn.asks or turn.places_left or turn.places_held or turn.limits:
+            self._tell_groups(turn)
         self._arm()
         self._at = None
+
+    def _tell_self(self, turn: Turn) -> None:
+        """What goes on once this is committed."""
+        if turn.to_start:
+            self.send_after_commit(self.me.start_committed, tuple(turn.to_start))
+        if turn.batches_to_start:
+            self.send_after_commit(self.me.batches_committed, tuple(turn.batches_to_start))
+        if turn.queued:
+            self.send_after_commit(self.me.queued, tuple(turn.queued))
+        if turn.ended:
+            self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
+
+    def _tell_groups(self, turn: Turn) -> None:
+        """Ask for places, and give them up: `places.Places` does."""
 
     def _tell_waits(self, turn: Turn) -> None:
         if turn.waits:

@@ -28,7 +28,6 @@ from broadaxe_actors.run import ended_of
 from broadaxe_actors.run_tracker.attempts import Attempts
 from broadaxe_actors.run_tracker.control import Control
 from broadaxe_actors.run_tracker.following import Following
-from broadaxe_actors.run_tracker.lines import line_of
 from broadaxe_actors.run_tracker.reading import Reading
 from broadaxe_actors.runtime import Directory, Handle
 from broadaxe_actors.states import HELD_STATES
@@ -66,6 +65,10 @@ class RunTracker(Attempts, Control, Following, Reading):
         """The neighbours of this tenant."""
         self._queue, self._claims, self._router = queue, claims, router
         self._supervisor = supervisor
+
+    def connect_buckets(self, buckets: "Directory[str]") -> None:
+        """Where limits that task runs say are put in force, by bucket."""
+        self._buckets = buckets
 
     def connect_buffers(self, buffers: "Directory[BatchKey]") -> None:
         """Where task runs of batch tasks wait, by group."""
@@ -112,6 +115,13 @@ class RunTracker(Attempts, Control, Following, Reading):
         for line in self._ledger.lines():
             self._page_in(line)
         self.go_on(tuple(self._runs))
+        turn = Turn()
+        self._hold_places_of_runs(turn)
+        for run in self._runs.values():
+            if run.version.definition.sticky is not None:
+                self._let_in(run, turn)
+        self._seek_now(turn)
+        self._close(turn)
         held, self._batches.restored = self._batches.restored, {}
         self._tell_held_batches([batch for batch in held.values() if batch.members])
 
@@ -163,7 +173,7 @@ class RunTracker(Attempts, Control, Following, Reading):
 
     def _restore_waiting(self, task: TaskRun, turn: Turn) -> None:
         if task.state == S.QUEUED:
-            line = line_of(task)
+            line = task.line
             if self._ledger.waits_in_postgres(line):
                 # It came after what waits there, and was in memory because there was room just then.
                 self._held_back.setdefault(line, {})[task.id] = task
@@ -252,7 +262,7 @@ class RunTracker(Attempts, Control, Following, Reading):
         """Go on creating the runs of a large trigger."""
         self._creation.create_slice(job)
 
-    def created(self, ids: tuple[str, ...], spilled: int) -> None:
+    def created(self, ids: tuple[str, ...], spilled: int, spilled_lines: tuple[tuple[str, int], ...]) -> None:
         """The commit of new task runs: they may run."""
         turn = Turn()
         self._uncommitted_spills -= spilled
@@ -268,7 +278,7 @@ class RunTracker(Attempts, Control, Following, Reading):
                 self._tell(task, RunEventKind.STARTED, b"", turn)
         if spilled:
             self._spill_commits += 1
-            for line in self._ledger.lines():
+            for line in spilled_lines:
                 self._page_in(line)
         self._close(turn)
 

@@ -117,13 +117,13 @@ def test_a_new_version_with_features_that_are_only_stored_is_warned_of_once(capl
     bench = Bench()
     assert caplog.messages == []
     definition = WorkflowDefinition(
-        "limited", (TaskDefinition("t", "w:t", rate_limits=({"key": "k"},)),), cron_triggers=("0 * * * *",)
+        "timed", (TaskDefinition("t", "w:t", is_durable=True),), cron_triggers=("0 * * * *",)
     )
     for _ in range(2):
         bench.call("put_workflow", bench.gateway, PutWorkflow(1, TENANT, definition))
     (told,) = caplog.messages
-    assert "'limited', version 1," in told
-    assert told.endswith("uses rate_limits, crons: stored, not enforced yet")
+    assert "'timed', version 1," in told
+    assert told.endswith("uses crons, durable_tasks: stored, not enforced yet")
 
 
 # ---------------------------------------------------------------- creation

@@ -1,0 +1,60 @@
+"""Mistakes that a change to the engine could make with concurrency groups: `test_mutations` plants each of them."""
+
+from broadaxe_actors.concurrency import Group
+from broadaxe_actors.run_tracker import RunTracker
+from broadaxe_actors.runtime.actor import Actor
+
+
+def pass_a_place_on_before_the_commit(monkeypatch):
+    """The next is admitted before the end of who had the place is recorded."""
+    real = Actor.send_after_commit
+
+    def send_after_commit(actor, method, *args):
+        if method.name == "leave":
+            method.send(*args)
+        else:
+            real(actor, method, *args)
+
+    monkeypatch.setattr(Actor, "send_after_commit", send_after_commit)
+
+
+def forget_who_holds_a_place(monkeypatch):
+    """After a restart nobody holds a place."""
+    monkeypatch.setattr(RunTracker, "_hold_places", lambda *_: None)
+
+
+def leave_the_begin_of_a_run_unrecorded(monkeypatch):
+    """A run that has begun asks for its places again after a restart."""
+    monkeypatch.setattr(RunTracker, "_record_start", lambda tracker, task: tracker._save(task))
+
+
+def admit_one_too_many(monkeypatch):
+    """A group is not full when it is."""
+    real = Group.admit
+
+    def admit(group):
+        limit = group.strategy
+        group.strategy = limit._replace(max_runs=limit.max_runs + 1)
+        try:
+            return real(group)
+        finally:
+            group.strategy = limit
+
+    monkeypatch.setattr(Group, "admit", admit)
+
+
+def keep_the_place_of_who_has_ended(monkeypatch):
+    """A place is not given up, now and then."""
+    real = Group.leave
+    count = iter(range(1 << 40))
+
+    def leave(group, member_id):
+        if next(count) % 10 != 9:
+            real(group, member_id)
+
+    monkeypatch.setattr(Group, "leave", leave)
+
+
+def displace_nobody(monkeypatch):
+    """Whoever a strategy cancels goes on."""
+    monkeypatch.setattr(RunTracker, "_cancel_member", lambda *_: None)
