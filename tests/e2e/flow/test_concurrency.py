@@ -41,13 +41,16 @@ def test_group_of_one_runs_one_after_the_other_in_order(flows: FlowsUnderTest) -
 
 
 def test_many_groups_keep_their_limits_under_load(flows: FlowsUnderTest) -> None:
-    tag = unique("tag")
-    plans = [flows.plan(tag=tag, group=f"g{index % 7}") for index in range(70)]
+    tag, gate = unique("tag"), flows.new_gate()
+    do = {"in-turn": {"gate": gate}}
+    plans = [flows.plan(do, tag=tag, group=f"g{index % 7}") for index in range(70)]
     flows.start_many("in-turn", plans)
+    all_started(flows, tag, 7)  # three slots are left
+    flows.open(gate)
     all_ended(flows, tag, 70)
     notes = flows.notes(tag)
     assert most_at_once_by_group(notes) == {f"g{index}": 1 for index in range(7)}
-    assert most_at_once(notes) > 1
+    assert most_at_once(notes) == 7
 
 
 def test_number_is_a_limit_over_all_runs(flows: FlowsUnderTest) -> None:
@@ -82,7 +85,8 @@ def test_all_of_several_keys_must_have_a_place(flows: FlowsUnderTest) -> None:
     flows.open(gate)
     assert {run.end().status for run in (*held, same_team, same_account, free)} == {"COMPLETED"}
     notes = flows.notes(tag)
-    assert most_at_once_by_group(notes) == {f"red-{tag}": 2, f"blue-{tag}": 2}
+    assert max(most_at_once_by_group(notes).values()) <= 2
+    assert most_at_once_by_group(notes)[f"red-{tag}"] == 2
 
 
 def test_key_of_the_runs_id_is_a_group_for_each_run(flows: FlowsUnderTest) -> None:
@@ -101,7 +105,7 @@ def test_wait_for_a_place_ends_with_the_schedule_timeout(flows: FlowsUnderTest) 
     second = flows.start("impatient", group=group)
     assert second.end().statuses == {"impatient": "CANCELLED"}
     assert second.ran("impatient") == 0
-    assert "input.group" in reason(flows, second.id)  # the group that was full
+    assert group in reason(flows, second.id)  # the group that was full
     flows.open(gate)
     assert first.end().status == "COMPLETED"
 
@@ -148,7 +152,7 @@ def test_newest_goes_on_and_what_is_in_progress_is_cancelled(flows: FlowsUnderTe
     second = gated(flows, "latest", gate, group=group)
     first.note("latest", "is told to stop")
     assert first.end().statuses == {"latest": "CANCELLED"}
-    assert "input.group" in reason(flows, first.id)
+    assert group in reason(flows, first.id)
     second.note("latest")
     assert not second.is_done()
     flows.open(gate)
@@ -183,7 +187,7 @@ def test_newest_is_cancelled_and_what_is_in_progress_goes_on(flows: FlowsUnderTe
     second = flows.start("first", group=group)
     assert second.end().statuses == {"first": "CANCELLED"}
     assert second.ran("first") == 0
-    assert "input.group" in reason(flows, second.id)
+    assert group in reason(flows, second.id)
     beside = flows.start("first", group=unique("group"))
     assert beside.end().status == "COMPLETED"
     flows.open(gate)
@@ -230,15 +234,18 @@ def test_place_of_a_run_outlives_the_retries_of_its_tasks(flows: FlowsUnderTest)
     assert second.note("top")["at"] >= first.note("low", "ends")["at"]
 
 
-def test_place_of_a_failed_run_is_passed_on_and_its_on_failure_task_needs_none(flows: FlowsUnderTest) -> None:
+def test_place_of_a_failed_run_is_passed_on_and_its_on_failure_task_waits_for_none(
+    flows: FlowsUnderTest,
+) -> None:
+    """Whether the place is free before or after the on-failure task, the documents leave open."""
     group, gate = unique("group"), flows.new_gate()
     first = flows.start("graph", {"top": {"error": "no"}, "oops": {"gate": gate}}, group=group)
-    first.note("oops")
     second = flows.start("graph", group=group)
-    assert second.end().status == "COMPLETED"  # while `oops` of the first still runs
-    assert not first.is_done()
+    first.note("oops")
     flows.open(gate)
     assert first.end().status == "FAILED"
+    assert second.end().status == "COMPLETED"
+    assert second.note("top")["at"] >= first.note("top")["at"]
 
 
 def test_limit_of_one_task_leaves_the_others_of_the_run_alone(flows: FlowsUnderTest) -> None:
