@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import flow_measures
 from benchmarks.meters import CpuMeter, Postgres, is_lease, rss_mb
 from benchmarks.stack import Bench, median, percentile, spread
 from tests.processes import Process, wait_until
@@ -306,4 +307,6 @@ MEASURES: dict[str, Callable[[Bench], Figures]] = {
     "compat": compat,
     "idle": idle,
     "queued": queued,
+    "keys": flow_measures.keys,
+    "labelled": flow_measures.labelled,
 }

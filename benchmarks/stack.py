@@ -84,7 +84,11 @@ class Bench:
         return server
 
     def worker(
-        self, server_environment: dict[str, str | None], sdk: str = "broadaxe", slots: int = SLOTS
+        self,
+        server_environment: dict[str, str | None],
+        sdk: str = "broadaxe",
+        slots: int = SLOTS,
+        env: dict[str, str | None] | None = None,
     ) -> Process:
         self._names += 1
         worker = role(
@@ -94,6 +98,7 @@ class Bench:
             f"bench-{self._names}",
             str(slots),
             directory=self.directory / "workers",
+            env=env,
         )
         self._exits.enter_context(closing(worker))
         return worker

@@ -11,6 +11,7 @@ from broadaxe_storage.records import (
     EventRow,
     IdempotencyKeyRow,
     LogRow,
+    RateLimitRow,
     RunFinish,
     TaskEventKind,
     TaskEventRow,
@@ -22,6 +23,7 @@ from broadaxe_storage.records import (
     TenantRow,
     WorkerRow,
     WorkerStatus,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -121,6 +123,12 @@ def make_claim(key: str = "k", **fields: Any) -> IdempotencyKeyRow:
     return IdempotencyKeyRow(TENANT, key, new_id(), now_us() + 60_000_000)._replace(**fields)
 
 
+def make_rate_limit(key: str = "k", **fields: Any) -> RateLimitRow:
+    """A limit of 10 a minute, with 4 left of the window that has just begun."""
+    now = now_us()
+    return RateLimitRow(TENANT, key, 10, 60_000_000, now, 4, None, 1, 1_000_000, now)._replace(**fields)
+
+
 def make_update(row: TaskRunRow, **fields: Any) -> TaskRunUpdate:
     """An assignment of `row`, unless `fields` say otherwise."""
     update = TaskRunUpdate(
@@ -196,6 +204,20 @@ def make_version(**fields: Any) -> WorkflowVersionRow:
         checksum="c0ffee",
         definition='{"name":"x"}',
         created_at=now_us(),
+    )
+    return row._replace(**fields)
+
+
+def make_pause(workflow_id: str, **fields: Any) -> WorkflowPause:
+    """A workflow that is paused now."""
+    row = WorkflowPause(
+        workflow_id=workflow_id,
+        tenant_id=TENANT,
+        paused_at=now_us(),
+        unpaused_at=None,
+        queue_ttl=3_600_000_000,
+        cron_behavior="QUEUE",
+        scheduled_behavior="QUEUE",
     )
     return row._replace(**fields)
 

@@ -225,20 +225,25 @@ class Admission:
         assert self.rendered is not None
         return self.rendered.places[self.held]
 
-    def is_current(self, ticket: int) -> bool:
-        """Whether a group that names this request means something that still holds."""
-        return ticket == self.ticket or ticket in self.tickets
+    def place_of(self, group: GroupKey, ticket: int) -> Place | None:
+        """The place that a group means by the number of a request, if that still holds."""
+        if self.rendered is None or (ticket != self.ticket and ticket not in self.tickets):
+            return None
+        return next((place for place in self.rendered.places if place.group == group), None)
 
-    def ask(self, ticket: int, now: int) -> None:
+    def ask(self, ticket: int, now: int) -> Place:
         """The next place is asked for."""
         self.ticket = ticket
         self.waits_since = now
+        return self.next_place
 
-    def admit(self) -> None:
+    def admit(self) -> Place:
         """The place that was asked for is held now."""
+        place = self.next_place
         self.tickets.append(self.ticket)
         self.ticket = 0
         self.held += 1
+        return place
 
     def hold_all(self, ticket: int) -> tuple[Place, ...]:
         """What runs already has its places, whoever waits; returns those that it did not hold."""
@@ -249,14 +254,16 @@ class Admission:
         self.held = len(self.rendered.places)
         return missing
 
-    def give_up(self) -> tuple[GroupKey, ...]:
-        """Nothing is held or asked for any more; returns the groups that have to hear of it."""
+    def give_up(self) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+        """Nothing is held or asked for any more; returns what was, and the one that was asked for."""
         if self.rendered is None:
-            return ()
-        count = self.held + (1 if self.ticket else 0)
+            return (), ()
+        held = self.held
+        asked = held + (1 if self.ticket else 0)
         self.held = self.ticket = 0
         self.tickets.clear()
-        return tuple(place.group for place in self.rendered.places[:count])
+        places = self.rendered.places
+        return places[:held], places[held:asked]
 
 
 class Seeking:

@@ -13,8 +13,8 @@ Nothing here is journalled: recovery derives it from task rows. May touch the ru
 from collections.abc import Sequence
 from typing import Any
 
-from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchKey, BatchRules, Draw, Member, WaitingGroup
-from broadaxe_actors.matching import Demand, Ready
+from broadaxe_actors.batches import TICKET, BatchKey, BatchRules, Draw, Member, WaitingGroup
+from broadaxe_actors.matching import Ready
 from broadaxe_actors.runtime import Actor, Handle
 
 
@@ -100,7 +100,7 @@ class BatchBuffer(Actor):
             Ready(
                 self.rng.uuid7(now),
                 TICKET,
-                Demand(rules.queue_key, rules.action, BATCH_SLOTS),
+                rules.demand,
                 "",
                 self._ticket_priority,
                 0,

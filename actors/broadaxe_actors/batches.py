@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from broadaxe_actors.cel import Expression
+from broadaxe_actors.lanes import Demand
 from broadaxe_actors.messages import BatchStart
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class BatchRules(NamedTuple):
     """What a task says of its batches."""
 
     action: str
-    queue_key: str
-    """Sub-queue in which its batches wait for a slot."""
+    demand: Demand
+    """What its batches need."""
     max_size: int
     interval_us: int
     group_max_runs: int
@@ -44,11 +45,11 @@ class BatchRules(NamedTuple):
     """CEL expression."""
 
 
-def rules_of(batch: Mapping[str, Any], action: str, queue_key: str) -> BatchRules:
+def rules_of(batch: Mapping[str, Any], demand: Demand) -> BatchRules:
     """From `TaskDefinition.batch`."""
     return BatchRules(
-        action,
-        queue_key,
+        demand.action,
+        demand,
         batch["max_size"],
         batch["max_interval_ms"] * 1000,
         batch["group_max_runs"],

@@ -126,5 +126,19 @@ class Catalog:
             )
         return version
 
+    def of_workflow(self, workflow_id: str) -> list[Version]:
+        """The versions in memory of one workflow; none for an unknown one."""
+        return [version for version in self._by_id.values() if version.workflow_id == workflow_id]
+
+    def actions_of_others(self, workflow_id: str, actions: set[str]) -> set[str]:
+        """Which of these actions a workflow other than this one has."""
+        others = (version for version in self._by_id.values() if version.workflow_id != workflow_id)
+        return actions & {step.definition.action for version in others for step in version.steps}
+
+    def step_of(self, action: str) -> Step | None:
+        """A step with this action."""
+        steps = (step for version in self._by_id.values() for step in version.steps)
+        return next((step for step in steps if step.definition.action == action), None)
+
     def all_latest(self) -> list[Version]:
         return list(self._by_name.values())

@@ -34,6 +34,7 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_actors.runtime import Actor, Handle
 from broadaxe_actors.settings import ShardSettings
+from broadaxe_actors.worker_labels import labels_from
 from broadaxe_storage.records import WorkerRow, WorkerStatus
 
 MAX_TAKEN = 10_000
@@ -322,7 +323,8 @@ class ConnectedWorker(Actor):
 
     def _join_queue(self) -> None:
         self._is_open = False
-        self._queue.put_worker.send(self._row.id, frozenset(self._row.actions), self._slots)
+        row = self._row
+        self._queue.put_worker.send(row.id, frozenset(row.actions), self._slots, labels_from(row.labels))
 
     def _leave_queue(self) -> None:
         self._is_open = False
@@ -422,6 +424,7 @@ class ConnectedWorker(Actor):
         """Add or replace labels."""
         labels = json.loads(self._row.labels) | dict(message.labels)
         self._put_row(labels=json.dumps(labels, separators=(",", ":")))
+        self._queue.set_labels.send(self._row.id, labels_from(self._row.labels))
         if message.request_id:
             self.send_after_commit(gateway.deliver, (Reply(message.request_id, None),))
 
@@ -461,7 +464,7 @@ class ConnectedWorker(Actor):
             actions=row.actions,
             slot_config=self._slots,
             used_slots=(("default", len(self._in_flight) - self._batches.spared_units),),
-            labels=tuple(sorted(json.loads(row.labels).items())),
+            labels=labels_from(row.labels),
             runtime_info=row.runtime_info,
             is_paused=row.is_paused,
             is_connected=bool(self._sessions),

@@ -22,6 +22,9 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._where)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._where
+
     def set(self, key: str, deadline: int) -> None:
         """Give an id its deadline (microseconds), in place of any earlier one."""
         bucket = -(-deadline // BUCKET_US)

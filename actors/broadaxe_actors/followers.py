@@ -3,7 +3,7 @@
 `SubscribeToWorkflowRuns` is answered late and repeatedly, `SubscribeToWorkflowEvents` never replays (behaviour-core 3.1, 3.2).
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from broadaxe_actors.runtime import Handle
 RECENT_RESULTS = 10_000
 RECENT_BYTES = 8_000_000
 ENDED_KEPT = 20_000
-"""Ids of ended runs whose results have been forgotten: what was read of them before they ended may come after that."""
+"""Ids of ended runs whose results have been forgotten, so many at least: what was read of them before they ended may come after that."""
 MAX_PENDING_WATCHES = 2_000_000
 
 
@@ -61,54 +61,68 @@ class RecentResults:
     """Results of runs that ended lately, bounded by number and bytes; those not yet committed are never dropped."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[str, tuple[RunFinished, int]] = OrderedDict()
+        self._results: dict[str, RunFinished] = {}
+        self._in_order: deque[tuple[RunFinished, int]] = deque()
+        """Results in the order of their ends, with their bytes; those forgotten for a replay keep their place until its turn."""
         self._run_of: dict[str, str] = {}
         """By task run of a run of several tasks: its run."""
         self._uncommitted: set[str] = set()
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: set[str] = set()
         """Runs that ended, and whose results are forgotten."""
+        self._ended_before: set[str] = set()
+        """Likewise: once there are enough of the former, these go and those take their place."""
         self._bytes = 0
 
     def put(self, finished: RunFinished) -> None:
         size = _size(finished)
-        self._results[finished.run_id] = (finished, size)
+        self._results[finished.run_id] = finished
+        self._in_order.append((finished, size))
         self._uncommitted.add(finished.run_id)
         self._bytes += size
-        if len(finished.results) > 1 or finished.results[0].task_run_id != finished.run_id:
+        if not _is_alone(finished):
             for result in finished.results:
                 self._run_of[result.task_run_id] = finished.run_id
 
     def forget(self, run_id: str) -> None:
         """The run is replayed."""
-        entry = self._results.pop(run_id, None)
-        if entry is not None:
-            self._drop(*entry)
-        self._ended.pop(run_id, None)
+        finished = self._results.get(run_id)
+        if finished is not None:
+            self._drop(finished)
+        self._ended.discard(run_id)
+        self._ended_before.discard(run_id)
         self._uncommitted.discard(run_id)
 
-    def _drop(self, finished: RunFinished, size: int) -> None:
-        self._bytes -= size
-        for result in finished.results:
-            self._run_of.pop(result.task_run_id, None)
+    def _drop(self, finished: RunFinished) -> None:
+        del self._results[finished.run_id]
+        if not _is_alone(finished):
+            for result in finished.results:
+                self._run_of.pop(result.task_run_id, None)
 
     def committed(self, run_ids: tuple[str, ...]) -> None:
         self._uncommitted.difference_update(run_ids)
-        while self._results and (len(self._results) > RECENT_RESULTS or self._bytes > RECENT_BYTES):
-            oldest = next(iter(self._results))
-            if oldest in self._uncommitted:
+        in_order = self._in_order
+        while len(in_order) > RECENT_RESULTS or self._bytes > RECENT_BYTES:
+            oldest, size = in_order[0]
+            is_known = self._results.get(oldest.run_id) is oldest
+            if is_known and oldest.run_id in self._uncommitted:
                 break
-            self._drop(*self._results.pop(oldest))
-            self._ended[oldest] = None
-            if len(self._ended) > ENDED_KEPT:
-                self._ended.popitem(last=False)
+            in_order.popleft()
+            self._bytes -= size
+            if is_known:
+                self._drop(oldest)
+                self._note_ended(oldest.run_id)
+
+    def _note_ended(self, run_id: str) -> None:
+        self._ended.add(run_id)
+        if len(self._ended) >= ENDED_KEPT:
+            self._ended, self._ended_before = set(), self._ended
 
     def get(self, run_id: str) -> RunFinished | None:
-        entry = self._results.get(run_id)
-        return entry[0] if entry is not None else None
+        return self._results.get(run_id)
 
     def has_ended(self, run_id: str) -> bool:
         """Whether a run is known to have ended, its result kept or not."""
-        return run_id in self._results or run_id in self._ended
+        return run_id in self._results or run_id in self._ended or run_id in self._ended_before
 
     def of_task_run(self, task_run_id: str) -> RunFinished | None:
         """The result of the run that a task run belonged to."""
@@ -131,15 +145,15 @@ class Subscriptions:
         self._by_metadata: list[Subscription] = []
         self._seen: dict[tuple[int, str], set[str]] = {}
         """Of a subscription by metadata: its runs that have not ended."""
-
-    def __bool__(self) -> bool:
-        return bool(self._by_id)
+        self.are_any = False
+        """Whether anybody follows anything: asked several times a task run, so a plain field."""
 
     def add(self, subscription: Subscription) -> None:
         key = (id(subscription.gateway), subscription.subscription_id)
         if key in self._by_id:
             return
         self._by_id[key] = subscription
+        self.are_any = True
         if subscription.run_id is not None:
             self._by_run.setdefault(subscription.run_id, []).append(subscription)
         else:
@@ -151,6 +165,7 @@ class Subscriptions:
         subscription = self._by_id.pop(key, None)
         if subscription is None:
             return
+        self.are_any = bool(self._by_id)
         if subscription.run_id is not None:
             followers = self._by_run[subscription.run_id]
             followers.remove(subscription)
@@ -188,3 +203,8 @@ def _size(finished: RunFinished) -> int:
     for item in finished.results:
         size += len(item.output or b"") + len(item.error or b"")
     return size
+
+
+def _is_alone(finished: RunFinished) -> bool:
+    """Whether it is the result of a run of one task, whose id is the run's."""
+    return len(finished.results) == 1 and finished.results[0].task_run_id == finished.run_id

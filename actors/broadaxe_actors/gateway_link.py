@@ -13,15 +13,19 @@ from broadaxe_actors.messages import (
     CancelRuns,
     CloseSession,
     CloseSubscription,
+    DeleteRateLimit,
     EndSession,
     GetRun,
     GetStats,
     Heartbeat,
     OpenSession,
     OpenSubscription,
+    PauseRateLimit,
     PauseWorker,
+    PauseWorkflow,
     PushEvents,
     PutLogs,
+    PutRateLimit,
     PutStream,
     PutWorkflow,
     RefreshTimeout,
@@ -36,11 +40,12 @@ from broadaxe_actors.messages import (
     SessionFull,
     StopWorker,
     TriggerRuns,
+    UnpauseWorkflow,
     UnwatchRuns,
     UpsertLabels,
     WatchRuns,
 )
-from broadaxe_actors.runtime import Actor, Handle
+from broadaxe_actors.runtime import Actor, Directory, Handle
 
 MAX_WAITING = 20_000
 """Messages held for a tenant that is being brought up."""
@@ -54,6 +59,8 @@ class TenantActors(NamedTuple):
     claims: "Handle[Any]"
     router: "Handle[Any]"
     registry: "Handle[Any]"
+    limits: "Directory[str]"
+    """Rate-limit buckets by key."""
 
 
 _TO_TRACKER: dict[type, str] = {
@@ -72,11 +79,16 @@ _TO_TRACKER: dict[type, str] = {
     ReplayRuns: "replay_runs",
     RefreshTimeout: "refresh_timeout",
     ReleaseSlot: "release_slot",
+    PauseWorkflow: "pause_workflow",
+    UnpauseWorkflow: "unpause_workflow",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
-_NEW_WORK = frozenset({TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker, ReplayRuns})
+_TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
+_NEW_WORK = frozenset(
+    {TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker, ReplayRuns, PutRateLimit}
+)
 
 
 class GatewayLink(Actor):
@@ -177,6 +189,8 @@ class GatewayLink(Actor):
             actors.registry.register.send(self.me, message)
         elif kind is PushEvents:
             actors.router.push.send(self.me, message)
+        elif kind in _TO_LIMIT:
+            actors.limits.send(message.key, _TO_LIMIT[kind], self.me, message)
         else:
             raise TypeError(f"a gateway cannot submit {kind.__name__}")
 

@@ -4,8 +4,8 @@ Group commit: while one transaction is in flight the next one fills. An append i
 that may leave once they are durable; appends of a tenant commit, and release their effects, in the order they came.
 
 - Log lines wait for nobody: they ride along, or leave after `LOG_HOLD_US`. A crash loses at most those.
-- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected. A run that is revived
-  waits for the flush after the one that ends it.
+- Several records of one task run in a flush become one, guarded by the attempt that the first of them expected; of a rate limit the last
+  one is written. A run that is revived waits for the flush after the one that ends it.
 - While several tenants are active a flush is short, they take turns within it, and those with little to write go before a bulk: in every
   other flush alone, in the one between along with it.
 - Postgres away: the same flush is tried again for ever; nothing is dropped and no effect leaves.
@@ -29,6 +29,8 @@ from broadaxe_storage.records import (
     IdempotencyKeyRow,
     IdempotencyRelease,
     LogRow,
+    RateLimitDrop,
+    RateLimitRow,
     RunFinish,
     RunRevival,
     TaskEventRow,
@@ -37,6 +39,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import ShardStore, shard_of
@@ -50,6 +53,7 @@ MAX_ROWS_SHARED = 100
 RIDER_ROWS = 8
 """Rows of a tenant that find room in a flush behind another's bulk: they cost it little, and would wait for a whole flush."""
 MAX_FLUSH_BYTES = 8_000_000
+ROW_OVERHEAD_BYTES = 300
 SHARED_WINDOW_US = 1_000_000
 LOG_HOLD_US = 200_000
 FULL_ROWS = 200_000
@@ -65,6 +69,8 @@ class Append(NamedTuple):
     lane: str
     records: tuple[Any, ...]
     effects: tuple[tuple[Any, tuple[Any, ...]], ...]
+    size: int = 0
+    """Payload bytes of the records, roughly; told once, as it is asked again and again until they are written."""
 
 
 class _Builder:
@@ -82,6 +88,9 @@ class _Builder:
         self.revived: dict[str, RunRevival] = {}
         self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
+        self.pauses: dict[str, WorkflowPause] = {}
+        self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
+        """By tenant and key: what became of it in the end."""
         self.other: dict[type, list[Any]] = {
             kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
         }
@@ -112,9 +121,11 @@ class _Builder:
         """Whether an append brings the flush to `limit` rows at most. One that is larger than that goes alone."""
         return not self.rows or (self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES)
 
-    def add(self, lane: str, records: tuple[Any, ...]) -> None:
-        self.lanes.add(lane)
-        for record in records:
+    def add(self, append: Append) -> None:
+        self.lanes.add(append.lane)
+        self.rows += len(append.records)
+        self.bytes += ROW_OVERHEAD_BYTES * len(append.records) + append.size
+        for record in append.records:
             kind = type(record)
             if kind is TaskRunRow:
                 self.created[record.id] = record
@@ -126,8 +137,6 @@ class _Builder:
                 self.settled[record.id] = _guarded(record, self.updated.pop(record.id, None))
             else:
                 self._add_other(kind, record)
-            self.rows += 1
-            self.bytes += 300 + _size(record)
 
     def _add_other(self, kind: type, record: Any) -> None:
         if kind is RunFinish:
@@ -140,6 +149,10 @@ class _Builder:
             self.claimed_keys[record.tenant_id, record.key] = record
         elif kind is IdempotencyRelease:
             self.released_keys[record.tenant_id, record.key, record.run_id] = record
+        elif kind is WorkflowPause:
+            self.pauses[record.workflow_id] = record
+        elif kind is RateLimitRow or kind is RateLimitDrop:
+            self.rate_limits[record.tenant_id, record.key] = record
         else:
             if kind is WorkerRow:
                 workers = self.other[kind]
@@ -161,6 +174,9 @@ class _Builder:
             tuple(self.revived.values()),
             tuple(self.claimed_keys.values()),
             tuple(self.released_keys.values()),
+            tuple(row for row in self.rate_limits.values() if type(row) is RateLimitRow),
+            tuple(row for row in self.rate_limits.values() if type(row) is RateLimitDrop),
+            tuple(self.pauses.values()),
         )
 
 
@@ -226,7 +242,7 @@ class Journal(Actor):
         firm = self._hold_logs(lane, records)
         if firm or self._is_behind(lane):
             if firm or effects:
-                self._enqueue(Append(lane, firm, tuple(effects)))
+                self._enqueue(Append(lane, firm, effects, sum(map(_size, firm))))
                 self._last_append[lane] = self.clock.monotonic()
         else:
             for bound, args in effects:
@@ -234,7 +250,7 @@ class Journal(Actor):
 
     def _hold_logs(self, lane: str, records: tuple[Any, ...]) -> tuple[Any, ...]:
         """Put log lines aside, and return the rest."""
-        if not any(type(record) is LogRow for record in records):
+        if LogRow not in map(type, records):
             return records
         self._logs.extend((lane, record) for record in records if type(record) is LogRow)
         if not self._is_log_timed:
@@ -245,7 +261,7 @@ class Journal(Actor):
     def _enqueue(self, append: Append) -> None:
         self._pending.setdefault(append.lane, deque()).append(append)
         self._waiting_rows += len(append.records)
-        self._waiting_bytes += sum(map(_size, append.records))
+        self._waiting_bytes += append.size
         if self._in_flight is not None:
             self._note_fullness()
         self._wake()
@@ -357,8 +373,8 @@ class Journal(Actor):
                 taken[lane] = rows
                 queue.popleft()
                 self._waiting_rows -= len(append.records)
-                self._waiting_bytes -= sum(map(_size, append.records))
-                builder.add(lane, append.records)
+                self._waiting_bytes -= append.size
+                builder.add(append)
                 appends.append(append)
                 if queue:
                     still.append((lane, queue))
@@ -399,8 +415,9 @@ class Journal(Actor):
     def _add_logs(self, builder: _Builder, appends: list[Append]) -> None:
         """Log lines ride along with whatever is written."""
         for lane, row in self._logs:
-            builder.add(lane, (row,))
-            appends.append(Append(lane, (row,), ()))
+            append = Append(lane, (row,), ())
+            builder.add(append)
+            appends.append(append)
         self._logs = []
 
     # ------------------------------------------------------------ outcomes
@@ -499,13 +516,15 @@ def _size(record: Any) -> int:
     if kind is TaskRunRow:
         size = len(record.input) + len(record.metadata) + len(record.waits or "")
         return size + len(record.output or b"") + len(record.error or b"")
+    if kind is RateLimitRow:
+        return len(record.key)
     return len(record.payload) if kind is EventRow else 0
 
 
 def _reflush(appends: list[Append]) -> _Flush:
     builder = _Builder()
     for append in appends:
-        builder.add(append.lane, append.records)
+        builder.add(append)
     return _Flush(appends, builder.batch(), frozenset(builder.lanes))
 
 

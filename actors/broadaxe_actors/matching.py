@@ -1,17 +1,38 @@
 """Ready task runs and free slots: who runs next, and where. Pure.
 
-Order at a free slot (design): actions in turn; within an action, effective priority, 4 to 1; within a priority first in, first
-out. Equal workers share in turn. Matching costs O(1) a task: a full worker, and an action without a worker, are not looked at.
+`Matcher` puts together what stands in modules of its own: the order of what waits (`lanes`), workers and their slots (`worker_pools`), and
+rate-limit credits (`credits`). A task run has its slot and its credits in one step, or neither.
 
-Workers that advertise the same actions form a class; a class knows which of its members have free units of a pool. A sub-queue asks
-the classes that serve its action.
+What cannot run is not looked at: a need without a slot waits to be told of one, a sub-queue without credits is woken by its bucket, an action
+that is paused takes no turns. So a task run costs the same whatever waits.
 """
 
-from collections import deque
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
-Slots = tuple[tuple[str, int], ...]
-"""Units asked for, by pool."""
+from broadaxe_actors.credits import Credits, OverLimit, Receipt
+from broadaxe_actors.lanes import ActionQueue, Cell, Demand, SubQueue, Turns, WaitingNeed
+from broadaxe_actors.worker_labels import DesiredLabel, Labels, desired_labels
+from broadaxe_actors.worker_pools import LOOKS, Fleet, Shelf, Slots, Worker
+
+__all__ = [
+    "Demand",
+    "DesiredLabel",
+    "LabelSlots",
+    "Labels",
+    "Matcher",
+    "OverLimit",
+    "Proposal",
+    "Ready",
+    "Slots",
+    "desired_labels",
+]
+
+MAX_IDLE_NEEDS = 1_000
+MAX_IDLE_MEMBERS = 50_000
+"""Needs that nothing waits for are kept with their workers, as finding these costs something; up to as many, with as many shelves in all."""
+TRIES = 8
+"""For each task run that a match may propose: how often it may find that something cannot run."""
 
 
 class Proposal(NamedTuple):
@@ -23,30 +44,6 @@ class Proposal(NamedTuple):
     slots: Slots
 
 
-class DesiredLabel(NamedTuple):
-    key: str
-    value: str | int
-    comparator: str = "EQUAL"
-    weight: int = 100
-    is_required: bool = False
-
-
-class Demand:
-    __slots__ = ("action", "key", "labels", "limits", "slots", "worker_id")
-
-    def __init__(
-        self,
-        key: str,
-        action: str,
-        slots: Slots,
-        labels: tuple[DesiredLabel, ...] = (),
-        worker_id: str | None = None,
-        limits: tuple[tuple[str, int], ...] = (),
-    ) -> None:
-        self.key, self.action, self.slots = key, action, slots
-        self.labels, self.worker_id, self.limits = labels, worker_id, limits
-
-
 class Ready(NamedTuple):
     """A task run that waits for a slot."""
 
@@ -54,175 +51,223 @@ class Ready(NamedTuple):
     attempt: int
     demand: Demand
     group_key: str
+    """Its lane: the rendered concurrency keys, or "" without any."""
     queue_priority: int
     seq: int
-    prefers: str | None
-
-    @property
-    def queue_key(self) -> str:
-        return self.demand.key + "#" + self.group_key
-
-    @property
-    def action(self) -> str:
-        return self.demand.action
-
-    @property
-    def slots(self) -> Slots:
-        return self.demand.slots
+    prefers: str | None = None
+    """The worker to take if that can take it now (SOFT sticky)."""
 
 
-class _WorkerClass:
-    """Workers with the same set of actions."""
+class LabelSlots(NamedTuple):
+    """Slots of one pool of the workers that have a label."""
 
-    __slots__ = ("actions", "available", "members")
-
-    def __init__(self, actions: frozenset[str]) -> None:
-        self.actions = actions
-        self.members: set[str] = set()
-        self.available: dict[str, dict[str, None]] = {}
-        """By pool: open workers with at least one free unit, the one whose turn it is first."""
-
-
-class _Worker:
-    __slots__ = ("free", "held", "is_open", "total", "worker_class")
-
-    def __init__(self, total: dict[str, int], worker_class: _WorkerClass) -> None:
-        self.total = total
-        self.free = dict(total)
-        self.held: dict[tuple[str, int], Slots] = {}
-        """Units by (task run, attempt): what is given back twice, or to a worker that came back anew, frees nothing."""
-        self.is_open = False
-        self.worker_class = worker_class
-
-
-class _SubQueue:
-    __slots__ = ("action", "lines", "size", "slots")
-
-    def __init__(self, action: str, slots: Slots) -> None:
-        self.action = action
-        self.slots = slots
-        self.lines: tuple[deque[tuple[str, int]], ...] = (deque(), deque(), deque(), deque())
-        self.size = 0
-
-    def push(self, item: Ready) -> None:
-        self.lines[4 - item.queue_priority].append((item.task_run_id, item.attempt))
-        self.size += 1
-
-    def pop(self) -> tuple[str, int]:
-        for line in self.lines:
-            if line:
-                self.size -= 1
-                return line.popleft()
-        raise LookupError("the sub-queue is empty")
+    key: str
+    value: str
+    pool: str
+    total: int
+    used: int
 
 
 class Matcher:
-    """Ready task runs by sub-queue, and the slots of workers."""
+    """See the module."""
 
-    def __init__(self) -> None:
-        self._queues: dict[str, _SubQueue] = {}
-        self._active: dict[str, _SubQueue] = {}
-        """Sub-queues with ready task runs that may find a slot, the one whose turn it is first."""
-        self._blocked: dict[str, dict[str, _SubQueue]] = {}
-        """By action: sub-queues that found no slot; a slot of a worker that serves the action brings them back."""
-        self._blocked_since: dict[str, int] = {}
-        """By action: its turn among the blocked."""
-        self._turn = 0
-        self._workers: dict[str, _Worker] = {}
-        self._classes: dict[frozenset[str], _WorkerClass] = {}
-        self._serving: dict[str, list[_WorkerClass]] = {}
+    def __init__(self, priority_ageing: int = 0) -> None:
+        self._ageing = priority_ageing
+        """See `lanes`; 0 is off."""
+        self._fleet = Fleet()
+        self._workers = self._fleet.workers
+        self._numbers = self._fleet.numbers
+        self._credits = Credits(self._numbers)
+        self._actions: dict[str, ActionQueue] = {}
+        self._queues: dict[str, SubQueue] = {}
+        """By the key of their demand."""
+        self._needs: dict[tuple[object, ...], WaitingNeed] = {}
+        self._idle: dict[WaitingNeed, int] = {}
+        """Needs that nothing waits for, with the number of their shelves."""
+        self._idle_members = 0
+        self._paused: set[str] = set()
+        self._turns = Turns()
+        """Actions with something that may find a slot."""
 
     # ------------------------------------------------------------ task runs
 
-    def push(self, item: Ready) -> None:
-        """Put a task run at the end of its line."""
-        queue = self._queues.get(item.queue_key)
+    def push(self, item: Ready, *, is_first: bool = False) -> None:
+        """Put a task run at the end of its lane, or at its front: one that was proposed and comes back."""
+        demand = item.demand
+        queue = self._queues.get(demand.key)
         if queue is None:
-            queue = self._queues[item.queue_key] = _SubQueue(item.action, item.slots)
-        queue.push(item)
-        if queue.size == 1:
-            self._active[item.queue_key] = queue
+            queue = self._make_queue(demand)
+        level = 4 - item.queue_priority
+        cells = queue.levels[level]
+        cell = cells.get(item.group_key)
+        if cell is None:
+            cell = self._open_lane(queue, level, item.group_key)
+        if is_first and cell.items:
+            cell.items.appendleft((cell.items[0][0], item.task_run_id, item.attempt, item.prefers))
+        else:
+            cell.items.append((next(self._numbers), item.task_run_id, item.attempt, item.prefers))
+        queue.size += 1
+        queue.need.action.size += 1
+        if queue.keys:
+            self._check_limits(queue)
 
     def ready_count(self) -> int:
         """How many task runs wait here."""
-        return sum(queue.size for queue in self._queues.values())
+        return sum(action.size for action in self._actions.values())
+
+    def ready_counts(self) -> dict[str, int]:
+        """How many task runs wait here, by action."""
+        return {name: action.size for name, action in self._actions.items() if action.size}
+
+    def set_paused(self, actions: Iterable[str], *, is_paused: bool) -> None:
+        """Nothing of these actions is proposed, or it is again, in its order; known or not."""
+        for name in actions:
+            (self._paused.add if is_paused else self._paused.discard)(name)
+            action = self._actions.get(name)
+            if action is None:
+                continue
+            action.is_paused = is_paused
+            if is_paused:
+                self._turns.leave(action)
+            elif any(action.levels):
+                self._turns.enter(action)
+
+    def _make_queue(self, demand: Demand) -> SubQueue:
+        identity = (demand.action, demand.slots, demand.labels, demand.worker_id)
+        need = self._needs.get(identity)
+        if need is None:
+            action = self._actions.get(demand.action)
+            if action is None:
+                action = self._actions[demand.action] = ActionQueue(
+                    demand.action, next(self._numbers), is_paused=demand.action in self._paused
+                )
+            need = self._needs[identity] = WaitingNeed(action, demand)
+            action.needs[need] = None
+            self._fleet.join(need)
+        queue = SubQueue(demand, need, self._credits.resolve(demand.limits))
+        self._queues[demand.key] = need.queues[demand.key] = queue
+        return queue
+
+    def _open_lane(self, queue: SubQueue, level: int, group_key: str) -> Cell:
+        need = queue.need
+        action = need.action
+        cells = queue.levels[level]
+        cell = cells[group_key] = action.enter_lane(level, group_key, self._numbers)
+        if not queue.size:
+            if not need.busy:
+                self._idle_members -= self._idle.pop(need, 0)
+            if not action.queues:
+                action.turn = next(self._numbers)
+            need.busy += 1
+            action.queues[queue] = None
+            self._credits.add(queue)
+        if len(cells) == 1 and queue.watched is None:
+            need.show_level(queue, level)
+            self._activate(need)
+        return cell
+
+    def _activate(self, need: WaitingNeed) -> None:
+        if not need.is_blocked and not need.action.is_paused:
+            self._turns.enter(need.action)
+
+    def _close_lane(self, queue: SubQueue, level: int, cell: Cell) -> None:
+        """The last task run of a lane has gone."""
+        need = queue.need
+        cells = queue.levels[level]
+        del cells[cell.key]
+        need.action.leave_lane(level, cell)
+        if not cells:
+            need.hide_level(queue, level)
+            if not queue.size:
+                self._emptied(queue)
+
+    def _emptied(self, queue: SubQueue) -> None:
+        need = queue.need
+        del need.action.queues[queue]
+        need.busy -= 1
+        if queue.keys:
+            self._credits.remove(queue)
+            self._forget(queue)
+        if not need.busy:
+            self._idle[need] = len(need.homes)
+            self._idle_members += self._idle[need]
+            while len(self._idle) > MAX_IDLE_NEEDS or (
+                self._idle_members > MAX_IDLE_MEMBERS and len(self._idle) > 1
+            ):
+                self._drop(next(iter(self._idle)))
+
+    def _forget(self, queue: SubQueue) -> None:
+        del self._queues[queue.demand.key]
+        del queue.need.queues[queue.demand.key]
+
+    def _drop(self, need: WaitingNeed) -> None:
+        self._idle_members -= self._idle.pop(need)
+        for queue in tuple(need.queues.values()):
+            self._forget(queue)
+        del self._needs[need.identity]
+        self._fleet.leave(need)
+        action = need.action
+        del action.needs[need]
+        if not action.needs:
+            del self._actions[action.name]
 
     # ------------------------------------------------------------ workers
 
-    def put_worker(self, worker_id: str, actions: frozenset[str], total: dict[str, int]) -> None:
+    def put_worker(
+        self, worker_id: str, actions: frozenset[str], total: dict[str, int], labels: Labels = ()
+    ) -> None:
         """A worker and its slots; it takes nothing until it is opened."""
-        if worker_id in self._workers:
-            return
-        worker_class = self._classes.get(actions)
-        if worker_class is None:
-            worker_class = self._classes[actions] = _WorkerClass(actions)
-            for action in actions:
-                self._serving.setdefault(action, []).append(worker_class)
-        worker_class.members.add(worker_id)
-        self._workers[worker_id] = _Worker(total, worker_class)
+        self._fleet.put_worker(worker_id, actions, total, labels)
 
     def remove_worker(self, worker_id: str) -> None:
         """Forget a worker and every slot it had; unknown is fine."""
-        worker = self._workers.pop(worker_id, None)
-        if worker is None:
-            return
-        worker_class = worker.worker_class
-        worker_class.members.discard(worker_id)
-        for available in worker_class.available.values():
-            available.pop(worker_id, None)
-        if not worker_class.members:
-            del self._classes[worker_class.actions]
-            for action in worker_class.actions:
-                self._serving[action].remove(worker_class)
-                if not self._serving[action]:
-                    del self._serving[action]
+        self._fleet.remove_worker(worker_id)
 
     def has_worker(self, worker_id: str) -> bool:
         return worker_id in self._workers
 
     def set_open(self, worker_id: str, *, is_open: bool) -> None:
         """Whether a worker takes new task runs; unknown is fine."""
-        worker = self._workers.get(worker_id)
-        if worker is None or worker.is_open == is_open:
-            return
-        worker.is_open = is_open
-        for pool, free in worker.free.items():
-            available = worker.worker_class.available.setdefault(pool, {})
-            if is_open and free > 0:
-                available[worker_id] = None
-            else:
-                available.pop(worker_id, None)
-        if is_open:
-            self._unblock(worker.worker_class)
+        self._fleet.set_open(worker_id, is_open=is_open)
+
+    def set_labels(self, worker_id: str, labels: Labels) -> None:
+        """What a worker is like from now on; unknown is fine."""
+        self._fleet.set_labels(worker_id, labels)
 
     def take(self, worker_id: str, task_run_id: str, attempt: int, slots: Slots) -> None:
         """An attempt that a worker has already (recovery); may leave it with fewer than none free."""
         worker = self._workers.get(worker_id)
         if worker is not None and (task_run_id, attempt) not in worker.held:
-            worker.held[task_run_id, attempt] = slots
-            self._take(worker_id, worker, slots)
+            self._fleet.take(worker, (task_run_id, attempt), slots)
 
     def release(self, worker_id: str, task_run_id: str, attempt: int) -> None:
         """An attempt gives its units back; unknown ones, and those of a worker that is gone, have none."""
         worker = self._workers.get(worker_id)
-        slots = None if worker is None else worker.held.pop((task_run_id, attempt), None)
-        if worker is None or slots is None:
-            return
-        self._give_back(worker_id, worker, slots)
+        if worker is not None:
+            task = (task_run_id, attempt)
+            if worker.spent:
+                worker.spent.pop(task, None)
+            self._fleet.release(worker, task)
 
-    def _give_back(self, worker_id: str, worker: _Worker, slots: Slots) -> None:
-        for pool, units in slots:
-            free = worker.free.get(pool, 0) + units
-            worker.free[pool] = free
-            if worker.is_open and free > 0:
-                worker.worker_class.available.setdefault(pool, {})[worker_id] = None
-        if worker.is_open:
-            self._unblock(worker.worker_class)
+    def undo(self, worker_id: str, task_run_id: str, attempt: int) -> None:
+        """A proposal that was refused: slots come back as by `release`, and so do the credits, if their window goes on."""
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            self._credits.refund(worker.spent.pop((task_run_id, attempt), ()))
+            self._fleet.release(worker, (task_run_id, attempt))
 
     def slots_of(self, worker_id: str) -> tuple[dict[str, int], dict[str, int]]:
         """Total and free units of a worker; empty for an unknown one."""
         worker = self._workers.get(worker_id)
         return (dict(worker.total), dict(worker.free)) if worker else ({}, {})
+
+    def units_by_worker(self) -> dict[str, tuple[int, int]]:
+        """By worker: units of all pools, in all and in use."""
+        found: dict[str, tuple[int, int]] = {}
+        for worker_id, worker in self._workers.items():
+            total = sum(worker.total.values())
+            found[worker_id] = (total, total - sum(worker.free.values()))
+        return found
 
     def totals(self) -> tuple[int, int]:
         """Units of all workers: total, used."""
@@ -230,93 +275,222 @@ class Matcher:
         free = sum(sum(worker.free.values()) for worker in self._workers.values())
         return total, total - free
 
-    def _take(self, worker_id: str, worker: _Worker, slots: Slots) -> None:
-        for pool, units in slots:
-            free = worker.free.get(pool, 0) - units
-            worker.free[pool] = free
-            if free <= 0:
-                worker.worker_class.available.get(pool, {}).pop(worker_id, None)
+    def label_slots(self) -> list[LabelSlots]:
+        """Units of the workers that have a label, for each label, value and pool."""
+        found: dict[tuple[str, str, str], tuple[int, int]] = {}
+        for worker in self._workers.values():
+            for key, value in worker.labels.items():
+                for pool, units in worker.total.items():
+                    total, used = found.get((key, str(value), pool), (0, 0))
+                    found[key, str(value), pool] = total + units, used + units - worker.free[pool]
+        return [LabelSlots(*names, *units) for names, units in found.items()]
+
+    # ------------------------------------------------------------ credits
+
+    def grant(self, key: str, units: int) -> None:
+        """A bucket has granted units of its window."""
+        self._credits.grant(key, units)
+
+    def expire(self, key: str) -> None:
+        """The window of a bucket has ended."""
+        self._credits.expire(key)
+
+    def limit_is(self, key: str, limit: int | None) -> None:
+        """What a bucket has at most; None if that is not known. Task runs that need more leave for `over_limit`."""
+        for queue in self._credits.set_limit(key, limit):
+            self._check_limits(queue)
+
+    def over_limit(self) -> tuple[OverLimit, ...]:
+        """Task runs that left, as they can never run. Each is told once."""
+        return self._credits.take_over_limit()
+
+    def wanted(self) -> list[tuple[str, int]]:
+        """What buckets are to be asked for now: key and units in all. Each change is told once."""
+        return self._credits.wanted()
+
+    def unneeded(self) -> list[tuple[str, int]]:
+        """What goes back to the buckets; after `wanted`."""
+        return self._credits.unneeded()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `wanted`, `unneeded` or `over_limit` may have something to tell."""
+        return self._credits.has_news
+
+    @property
+    def has_unanswered(self) -> bool:
+        """Whether a bucket was asked for something, and has not said a word since."""
+        return self._credits.has_unanswered
+
+    def no_answer(self) -> None:
+        """Buckets that have not answered by now have no units: others may be asked."""
+        self._credits.no_answer()
+
+    def _check_limits(self, queue: SubQueue) -> None:
+        if not self._credits.drain_if_over(queue):
+            return
+        for level in range(4):
+            queue.need.hide_level(queue, level)
+        self._emptied(queue)
+        self._rest(queue.need.action)
 
     # ------------------------------------------------------------ matching
 
     def match(self, limit: int) -> list[Proposal]:
-        """Up to `limit` task runs with the workers to run them; their slots are taken."""
+        """Up to `limit` task runs with the workers to run them; their slots and credits are taken."""
         proposals: list[Proposal] = []
-        while self._active and len(proposals) < limit:
-            key = next(iter(self._active))
-            queue = self._active.pop(key)
-            worker_id = self._find_worker(queue)
-            if worker_id is None:
-                self._blocked.setdefault(queue.action, {})[key] = queue
-                self._turn += 1
-                self._blocked_since.setdefault(queue.action, self._turn)
-                continue
-            task_run_id, attempt = queue.pop()
-            if queue.size:
-                self._active[key] = queue
+        self._tell()
+        for _ in range(limit * TRIES):
+            action = self._turns.first()
+            if action is None:
+                if not self._wake():
+                    break
             else:
-                del self._queues[key]
-            worker = self._workers[worker_id]
-            if (task_run_id, attempt) in worker.held:
-                # It told so itself, while the task run stood in line: nothing to propose.
-                self._give_back(worker_id, worker, queue.slots)
-                continue
-            worker.held[task_run_id, attempt] = queue.slots
-            proposals.append(Proposal(task_run_id, attempt, worker_id, queue.slots))
+                self._serve(action, proposals)
+                if len(proposals) == limit:
+                    break
         return proposals
 
     def can_match(self) -> bool:
-        """Whether a sub-queue waits that is not known to be blocked."""
-        return bool(self._active)
+        """Whether something waits that is not known to be unable to run."""
+        return bool(self._fleet.offers) or bool(self._turns) or self._credits.has_offers
 
-    def _unblock(self, worker_class: _WorkerClass) -> None:
-        if not self._blocked:
+    def _serve(self, action: ActionQueue, proposals: list[Proposal]) -> None:
+        """The turn of an action."""
+        level = action.level(self._ageing)
+        if level is None:
+            self._turns.leave(action)
             return
-        few, many = sorted((worker_class.actions, self._blocked), key=len)
-        found = [action for action in few if action in many]
-        if len(found) > 1:
-            # In the order in which they found no slot, or the same action would have every slot.
-            found.sort(key=self._blocked_since.__getitem__)
-        for action in found:
-            del self._blocked_since[action]
-            self._active.update(self._blocked.pop(action))
+        need, queue, cell = action.best(level)
+        shelf = need.find(self._numbers)
+        if shelf is None:
+            need.block()
+            self._rest(action)
+            return
+        spent = None
+        if queue.keys:
+            spent = self._credits.spend(queue)
+            if spent is None:
+                self._rest(action)
+                return
+        _, task_run_id, attempt, prefers = cell.items.popleft()
+        queue.size -= 1
+        action.size -= 1
+        if self._ageing:
+            action.age(level)
+        self._pass_turn(action, need, queue, level, cell)
+        proposal = self._assign(need, shelf, (task_run_id, attempt), prefers, spent)
+        if proposal is not None:
+            proposals.append(proposal)
 
-    def _find_worker(self, queue: _SubQueue) -> str | None:
-        first_pool, first_units = queue.slots[0]
-        classes = self._serving.get(queue.action)
-        if not classes:
+    def _assign(
+        self,
+        need: WaitingNeed,
+        shelf: Shelf,
+        task: tuple[str, int],
+        prefers: str | None,
+        spent: tuple[Receipt, ...] | None,
+    ) -> Proposal | None:
+        """A task run takes its slots."""
+        worker = next(iter(shelf.available))
+        if prefers is not None:
+            other = self._workers.get(prefers)
+            if other is not None and self._can_serve(other, need):
+                worker = other
+        if task in worker.held:
+            # It told so itself, while the task run stood in line: nothing to propose.
+            self._credits.refund(spent or ())
             return None
-        for _ in range(len(classes)):
-            worker_class = classes[0]
-            if len(classes) > 1:
-                classes.append(classes.pop(0))
-            available = worker_class.available.get(first_pool)
-            if not available:
-                continue
-            if len(queue.slots) == 1 and first_units == 1:
-                worker_id = next(iter(available))
-            else:
-                found = next(
-                    (
-                        candidate
-                        for candidate in available
-                        if self._fits(self._workers[candidate], queue.slots)
-                    ),
-                    None,
-                )
-                if found is None:
-                    continue
-                worker_id = found
-            worker = self._workers[worker_id]
-            del available[worker_id]
-            if worker.free[first_pool] > first_units:
-                available[worker_id] = None
-            worker.free[first_pool] -= first_units
-            if len(queue.slots) > 1:
-                self._take(worker_id, worker, queue.slots[1:])
-            return worker_id
-        return None
+        self._fleet.take(worker, task, need.slots)
+        if spent is not None:
+            worker.spent[task] = spent
+        if shelf.untold and shelf.available:
+            self._tell_of(shelf)
+        return Proposal(*task, worker.id, need.slots)
+
+    def _pass_turn(
+        self, action: ActionQueue, need: WaitingNeed, queue: SubQueue, level: int, cell: Cell
+    ) -> None:
+        """Who was served goes behind the others."""
+        turn = next(self._numbers)
+        cell.lane.turn = turn
+        self._turns.served(action, turn)
+        if not cell.items:
+            self._close_lane(queue, level, cell)
+            self._rest(action)
+        elif len(cells := queue.levels[level]) > 1:
+            del cells[cell.key]
+            cells[cell.key] = cell
+            cell.seen = turn
+        queues = need.levels[level]
+        if len(queues) > 1 and queue in queues:
+            del queues[queue]
+            queues[queue] = None
+        needs = action.levels[level]
+        if len(needs) > 1 and need in needs:
+            del needs[need]
+            needs[need] = None
 
     @staticmethod
-    def _fits(worker: _Worker, slots: Slots) -> bool:
-        return all(worker.free.get(pool, 0) >= units for pool, units in slots)
+    def _can_serve(worker: Worker, need: WaitingNeed) -> bool:
+        return (
+            worker.is_open
+            and need.action_name in worker.worker_class.actions
+            and all(worker.free.get(pool, 0) >= units for pool, units in need.slots)
+        )
+
+    def _rest(self, action: ActionQueue) -> None:
+        """An action with nothing to serve takes no turns."""
+        if not any(action.levels):
+            self._turns.leave(action)
+
+    # ------------------------------------------------------------ waking
+
+    def _tell(self) -> bool:
+        """Tell needs of the slots that they missed. Whether any may have one now."""
+        found = False
+        for shelf in tuple(self._fleet.offers):
+            found = self._tell_of(shelf) or found
+        return found
+
+    def _tell_of(self, shelf: Shelf) -> bool:
+        """Tell as many as may be told at a time; more are when these have been served."""
+        told = 0
+        while shelf.available and told < shelf.at_once:
+            need = cast("WaitingNeed | None", self._fleet.next_told(shelf))
+            if need is None:
+                break
+            if self._unblock(need):
+                told += 1
+                if 1 < len(need.action.needs) <= LOOKS:
+                    self._tell_others(need.action, next(iter(shelf.available)))
+        if not shelf.untold or not shelf.available:
+            self._fleet.offers.pop(shelf, None)
+        return told > 0
+
+    def _tell_others(self, action: ActionQueue, worker: Worker) -> None:
+        """What else an action has for a worker: the order among that is by priority and lane, not by who was told first."""
+        for shelf in worker.shelves:
+            for need in action.needs if shelf.available else ():
+                if need.is_blocked and need.learn(shelf):
+                    self._unblock(need)
+
+    def _unblock(self, need: WaitingNeed) -> bool:
+        """A need may have a slot. Whether that is of use now."""
+        if not need.is_blocked:
+            return False
+        is_waiting = need.unblock()
+        if need.parked or need.unasked:
+            self._credits.unblocked(need)
+        if is_waiting:
+            self._activate(need)
+        return is_waiting and not need.action.is_paused
+
+    def _wake(self) -> bool:
+        """Nothing can be served: see whether a slot or credits are of use to others. Whether there is something to try."""
+        found = self._tell()
+        for queue in self._credits.wake():
+            queue.show()
+            self._activate(queue.need)
+            found = True
+        return found

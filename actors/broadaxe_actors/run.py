@@ -111,6 +111,12 @@ class Run:
         """Bytes of input and metadata in memory; outputs are counted as they come."""
         return len(self.input) + len(self.metadata)
 
+    @property
+    def is_but_on_failure(self) -> bool:
+        """Whether all that is left of it is its on-failure task."""
+        index = self.version.on_failure_index
+        return index is not None and self.open_count == 1 and type(self.entries[index]) is not Ended
+
     def gate(self, index: int) -> Gate:
         """The gate of a task."""
         gate = self.gates.get(index)

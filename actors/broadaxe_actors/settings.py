@@ -21,6 +21,8 @@ class ShardSettings:
     queue_window_high: int = 20_000
     queue_window_low: int = 10_000
     queue_page: int = 500
+    priority_ageing: int = 0
+    """Task runs of higher priorities after which an action takes one of a lower that waits (`SERVER_QUEUE_PRIORITY_AGEING`); 0: never."""
     batch_bytes: int = DEFAULT_BATCH_BYTES
     """Payloads that the start of one batch may carry; below the message limit."""
     is_log_ingestion_enabled: bool = True

@@ -24,7 +24,7 @@ from broadaxe_actors.link import LocalLink, ShardLink
 from broadaxe_actors.runtime import ActorStopped, Clock, Crash, Handle, Rng, Runtime, SystemClock, SystemRng
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.supervisor import Supervisor, TenantRecord, load_tenant
-from broadaxe_actors.telemetry import Telemetry
+from broadaxe_actors.telemetry import Gauges, Telemetry, WorkerSlots
 from broadaxe_actors.timekeeper import Timekeeper
 from broadaxe_storage.store import ShardStore
 
@@ -41,6 +41,7 @@ class _Recovered:
     workers: list[Any] = field(default_factory=list)
     task_runs: list[Any] = field(default_factory=list)
     spilled: list[Any] = field(default_factory=list)
+    pauses: list[Any] = field(default_factory=list)
 
 
 class Shard:
@@ -116,7 +117,7 @@ class Shard:
         self._journal.tell_fullness.send(self._supervisor)
         record = await load_tenant(self._store, None)
         by_tenant: dict[str, _Recovered] = {}
-        for kind in ("versions", "workers", "task_runs", "spilled"):
+        for kind in ("versions", "workers", "task_runs", "spilled", "pauses"):
             for row in getattr(record, kind):
                 getattr(by_tenant.setdefault(row.tenant_id, _Recovered()), kind).append(row)
         self._waiting_for = set(by_tenant)
@@ -129,6 +130,7 @@ class Shard:
                     tuple(rows.task_runs),
                     tuple(rows.spilled),
                     record.max_seq,
+                    tuple(rows.pauses),
                 ),
             )
         if self._waiting_for:
@@ -187,12 +189,13 @@ class Shard:
                 return
             await asyncio.sleep(0.005)
 
-    async def refresh_slots(self) -> None:
-        """Bring the slot counts of the telemetry up to date, one message a tenant."""
-        for tenant_id, actors in list(self._tenants.items()):
-            with suppress(ActorStopped):  # a tenant being rebuilt keeps the counts it had
-                total, used, _ = await actors.queue.stats.remote()
-                self.telemetry.slots[tenant_id] = (total, used)
+    async def refresh_gauges(self, tenant_id: str | None = None) -> None:
+        """Bring the gauges of the telemetry up to date, of one tenant or of all: a few messages a tenant."""
+        chosen = self._tenants if tenant_id is None else {tenant_id: self._tenants.get(tenant_id)}
+        for name, actors in list(chosen.items()):
+            if actors is not None:
+                with suppress(ActorStopped):  # a tenant being rebuilt keeps the gauges it had
+                    self.telemetry.gauges[name] = await _gauges(actors)
 
     @property
     def counters(self) -> dict[tuple[str, str], int]:
@@ -222,3 +225,19 @@ class Shard:
 
     def _on_fenced(self) -> None:
         self._on_fatal("another engine has taken over this database")
+
+
+async def _gauges(actors: TenantActors) -> Gauges:
+    names = await actors.registry.names.remote()
+    slots = await actors.queue.worker_slots.remote()
+    labels = await actors.queue.label_slots.remote()
+    stats = await actors.tracker.stats.remote()
+    return Gauges(
+        tuple(
+            WorkerSlots(worker_id, names.get(worker_id, ""), total, used)
+            for worker_id, (total, used) in slots.items()
+        ),
+        tuple(labels),
+        tuple((item.action, item.workflow_name, item.queued.total) for item in stats.actions),
+        await actors.tracker.queued_metadata.remote(),
+    )

@@ -7,6 +7,7 @@ Memory is bounded in bytes as well: while the payloads in memory weigh more than
 length, and nothing is paged in but for a line that would run dry. Pages begin small and grow while their payloads are light.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 HIGH = 20_000
@@ -147,6 +148,10 @@ class SpillLedger:
 
     def lines(self) -> list[Line]:
         return list(self._lines)
+
+    def spilled(self) -> Iterator[tuple[Line, int]]:
+        """Lines of which any wait in Postgres, and how many."""
+        return ((line, state.spilled) for line, state in self._lines.items() if state.spilled)
 
     def depth(self, line: Line) -> int:
         """How many wait in this line, in memory and in Postgres."""

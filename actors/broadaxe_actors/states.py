@@ -12,7 +12,7 @@ Sources: behaviour-core 6.1 (life of an attempt), 6.7 (retries, reassignment), 6
 """
 
 from collections.abc import Iterable
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from broadaxe_actors.errors import EngineBug
 from broadaxe_storage.records import FINAL_STATES, TaskRunState
@@ -20,8 +20,8 @@ from broadaxe_storage.records import FINAL_STATES, TaskRunState
 S = TaskRunState
 
 
-class Transition(Enum):
-    """Why a task run changes its state."""
+class Transition(IntEnum):
+    """Why a task run changes its state. A number, as those are looked up at once."""
 
     ASSIGN = auto()
     """A worker with a free slot was found."""

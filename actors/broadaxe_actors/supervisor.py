@@ -19,6 +19,7 @@ from broadaxe_actors.claims import Claims
 from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.gateway_link import TenantActors
+from broadaxe_actors.rate_limit_bucket import RateLimitBucket, RateLimitReader
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.runtime import Actor, Directory, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
@@ -26,7 +27,14 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.tenant_queue import TenantQueue
 from broadaxe_actors.worker_registry import WorkerRegistry
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import RUN_STEP, SpilledQueue, TaskRunRow, WorkerRow, WorkflowVersionRow
+from broadaxe_storage.records import (
+    RUN_STEP,
+    SpilledQueue,
+    TaskRunRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
 from broadaxe_storage.store import ShardStore
 
 logger = logging.getLogger(__name__)
@@ -44,6 +52,7 @@ class TenantRecord(NamedTuple):
     task_runs: tuple[TaskRunRow, ...] = ()
     spilled: tuple[SpilledQueue, ...] = ()
     max_seq: int = 0
+    pauses: tuple[WorkflowPause, ...] = ()
 
 
 async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
@@ -61,7 +70,12 @@ async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
         await asyncio.sleep(0)
     spilled = await store.load_spilled_queues(tenant_id)
     return TenantRecord(
-        tuple(versions), tuple(workers), tuple(rows), tuple(spilled), await store.load_max_seq()
+        tuple(versions),
+        tuple(workers),
+        tuple(rows),
+        tuple(spilled),
+        await store.load_max_seq(),
+        tuple(await store.load_workflow_pauses(tenant_id)),
     )
 
 
@@ -152,7 +166,7 @@ class Supervisor(Actor):
             self._evaluator,
             lane=tenant_id,
         )
-        queue = spawn(TenantQueue, lane=tenant_id)
+        queue = spawn(TenantQueue, self._settings.priority_ageing, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
         router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
         registry = spawn(
@@ -165,17 +179,27 @@ class Supervisor(Actor):
         groups: Directory[GroupKey] = Directory(
             self._runtime, lambda key: spawn(ConcurrencyGroup, key, tracker, lane=tenant_id)
         )
-        actors = TenantActors(tracker, queue, claims, router, registry)
+        reader = RateLimitReader(self._store, tenant_id)
+        limits: Directory[str] = Directory(
+            self._runtime,
+            lambda key: spawn(
+                RateLimitBucket, tenant_id, key, reader, queue, self._telemetry, lane=tenant_id
+            ),
+        )
+        actors = TenantActors(tracker, queue, claims, router, registry, limits)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
         tracker.connect_buffers.send(buffers)
         tracker.connect_groups.send(groups)
+        tracker.connect_buckets.send(limits)
+        queue.connect_buckets.send(limits)
         queue.connect.send(tracker)
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)
         router.connect.send(tracker)
         tracker.restore_seq.send(record.max_seq)
         tracker.restore_versions.send(record.versions)
+        tracker.restore_pauses.send(record.pauses)
         self._coming[tenant_id] = (actors, record)
         registry.restore.send(record.workers, self.me)
 

@@ -3,8 +3,7 @@
 `RunTracker` alone holds these objects. A record says the whole mutable state, with the attempt that the stored row must be at.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from broadaxe_actors.admission import (
     OVERHEAD_BYTES,
@@ -26,9 +25,10 @@ from broadaxe_actors.batches import (
 )
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, duration_us
 from broadaxe_actors.gates import Plan, make_plan
-from broadaxe_actors.matching import Demand, DesiredLabel
+from broadaxe_actors.lanes import Demand
 from broadaxe_actors.messages import Assignment, CancelOrder, StepRef
 from broadaxe_actors.waits import Waits
+from broadaxe_actors.worker_labels import desired_labels
 from broadaxe_storage.records import (
     TaskRunFinish,
     TaskRunRow,
@@ -40,6 +40,8 @@ from broadaxe_storage.records import (
 if TYPE_CHECKING:
     from broadaxe_actors.run import Run
 
+_STATES = {int(state): state for state in TaskRunState}
+"""A look-up takes a tenth of the call of an enumeration."""
 RETRY_PRIORITY = 4
 """Place of retries, reassignments, restores and replays: before all new work (behaviour-core 6.1)."""
 
@@ -54,6 +56,8 @@ class Step(NamedTuple):
     slots: tuple[tuple[str, int], ...]
     queue_key: str
     """Sub-queue of its task runs: action, slot cost, worker signature."""
+    demand: Demand
+    """What its task runs need."""
     schedule_timeout: int
     execution_timeout: int
     plan: Plan
@@ -64,24 +68,8 @@ class Step(NamedTuple):
     """What its task runs need beside a slot; in a workflow of several tasks without what the run needs as a whole."""
     is_gated: bool
     """Whether they, or their run, need anything beside a slot."""
-    demand: Demand
-    """Which workers may run it, if the task run says nothing else."""
     is_routed: bool
     """Whether it is told by each task run which workers and whose turn it is for; else `demand` says all."""
-
-
-def desired_labels(labels: Mapping[str, Mapping[str, Any]]) -> tuple[DesiredLabel, ...]:
-    """What a definition or a trigger asks of workers, by label key."""
-    return tuple(
-        DesiredLabel(
-            key,
-            item["value"],
-            item.get("comparator", "EQUAL"),
-            item.get("weight", 100),
-            bool(item.get("required")),
-        )
-        for key, item in sorted(labels.items())
-    )
 
 
 def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
@@ -105,6 +93,7 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         limit_rules(task.rate_limits),
     )
     is_gated = rules is not None or (not is_single and bool(workflow.concurrency))
+    demand = Demand(queue_key, task.action, slots, desired_labels(task.worker_labels))
     return Step(
         ref=ref,
         index=index,
@@ -112,13 +101,13 @@ def make_step(ref: StepRef, index: int, workflow: WorkflowDefinition) -> Step:
         workflow=workflow,
         slots=slots,
         queue_key=queue_key,
+        demand=demand,
         schedule_timeout=duration_us(task.schedule_timeout),
         execution_timeout=duration_us(task.execution_timeout),
         plan=make_plan(workflow, index),
-        batch=rules_of(task.batch, task.action, queue_key) if task.batch is not None else None,
+        batch=rules_of(task.batch, demand) if task.batch is not None else None,
         rules=rules,
         is_gated=is_gated,
-        demand=Demand(queue_key, task.action, slots, desired_labels(task.worker_labels)),
         is_routed=is_gated or workflow.sticky is not None,
     )
 
@@ -183,7 +172,7 @@ class TaskRun:
         """The way to its worker broke while it ran: a report may have been lost with it."""
         self.id = row.id
         self.run_id = row.run_id
-        self.state = TaskRunState(row.state)
+        self.state = _STATES[row.state]
         self.attempt = row.attempt
         self.stored_attempt = row.attempt
         self.app_retries = row.app_retries

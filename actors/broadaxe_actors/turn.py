@@ -42,6 +42,7 @@ class Turn:
         "done",
         "ended",
         "ended_parents",
+        "first",
         "freed",
         "groups",
         "held",
@@ -53,6 +54,7 @@ class Turn:
         "started",
         "starts",
         "to_start",
+        "unspent",
         "waits",
         "waits_over",
     )
@@ -60,6 +62,8 @@ class Turn:
     def __init__(self) -> None:
         self.ready: list[Ready] = []
         """Task runs for the queue."""
+        self.first: list[Ready] = []
+        """Task runs that the queue proposed, and that go back to the front of their lanes."""
         self.queued: list[tuple[str, int]] = []
         """Task runs (id, attempt) that join their lines after the commit."""
         self.waits: list[Wait] = []
@@ -68,6 +72,8 @@ class Turn:
         """Task runs that wait for no event any more."""
         self.freed: list[tuple[str, str, int]] = []
         """Attempts (worker, task run, attempt) whose slots are free again."""
+        self.unspent: list[tuple[str, str, int]] = []
+        """Likewise, of proposals that were refused: what they spent of rate limits is there for others."""
         self.held: list[TaskRun] = []
         """Task runs that a worker turns out to hold."""
         self.starts: dict[str, list[Assignment]] = {}

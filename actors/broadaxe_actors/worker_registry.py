@@ -23,6 +23,7 @@ from broadaxe_actors.messages import (
 )
 from broadaxe_actors.runtime import Actor, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
+from broadaxe_actors.worker_labels import labels_from
 from broadaxe_storage.records import WorkerRow, WorkerStatus
 
 ToWorker = OpenSession | CloseSession | SessionFull | Heartbeat | StopWorker | UpsertLabels | PauseWorker
@@ -46,6 +47,7 @@ class WorkerRegistry(Actor):
         self._queue, self._tracker = queue, tracker
         self._workers: dict[str, Handle[ConnectedWorker]] = {}
         self._leaving: dict[str, Handle[ConnectedWorker]] = {}
+        self._names: dict[str, str] = {}
 
     def restore(self, rows: Sequence[WorkerRow], supervisor: "Handle[Any]") -> None:
         """Workers from the record; the supervisor restores task runs once these have joined."""
@@ -104,6 +106,7 @@ class WorkerRegistry(Actor):
         Its actor lives on until what the tracker may have assigned to it meanwhile has come back.
         """
         worker = self._workers.pop(worker_id, None)
+        self._names.pop(worker_id, None)
         if worker is not None:
             self._leaving[worker_id] = worker
             self._tracker.worker_left.send(worker_id)
@@ -113,6 +116,10 @@ class WorkerRegistry(Actor):
         worker = self._leaving.pop(worker_id, None)
         if worker is not None:
             self._runtime.stop(worker)
+
+    def names(self) -> dict[str, str]:
+        """The name of each worker, by its id."""
+        return dict(self._names)
 
     def _spawn(self, row: WorkerRow) -> "Handle[ConnectedWorker]":
         worker = self._runtime.spawn(
@@ -125,9 +132,11 @@ class WorkerRegistry(Actor):
             lane=self._tenant_id,
         )
         self._workers[row.id] = worker
+        self._names[row.id] = row.name
         if row.status == WorkerStatus.ACTIVE:
             # Here, not by the worker itself: what recovery holds for it must find its slots.
             slots = tuple(sorted(json.loads(row.slot_config).items()))
-            self._queue.put_worker.send(row.id, frozenset(row.actions), slots)
+            labels = labels_from(row.labels)
+            self._queue.put_worker.send(row.id, frozenset(row.actions), slots, labels)
         self._tracker.worker_joined.send(row.id, worker)
         return worker

@@ -168,6 +168,8 @@ class ServerConfig:
     """SERVER_ENCRYPTION_MASTER_KEYSET[_FILE]; None uses the data directory's."""
     max_internal_retries: int = 10
     """SERVER_MAX_INTERNAL_RETRY_COUNT: how often a task whose worker was lost is given to another before it fails."""
+    priority_ageing: int = 0
+    """SERVER_QUEUE_PRIORITY_AGEING: after how many task runs of higher priorities a task takes one of a lower that waits; 0: never."""
     is_log_ingestion_enabled: bool = True
     """SERVER_LOG_INGESTION_ENABLED: false drops the lines that tasks log."""
     is_replay_enabled: bool = True
@@ -251,6 +253,7 @@ def _read_server(reader: SettingReader) -> ServerConfig:
         max_internal_retries=_or(
             reader.integer("SERVER_MAX_INTERNAL_RETRY_COUNT", low=0, high=1_000_000), 10
         ),
+        priority_ageing=_or(reader.integer("SERVER_QUEUE_PRIORITY_AGEING", low=0, high=1_000_000), 0),
         is_log_ingestion_enabled=_or(log_ingestion, True),
         is_replay_enabled=_or(reader.flag("SERVER_REPLAY_ENABLED"), True),
         keeps_postgres=reader.flag("BROADAXE_KEEP_POSTGRES") or False,

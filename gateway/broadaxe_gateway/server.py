@@ -130,6 +130,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         rng=SystemRng(),
         settings=ShardSettings(
             max_internal_retries=config.max_internal_retries,
+            priority_ageing=config.priority_ageing,
             is_log_ingestion_enabled=config.is_log_ingestion_enabled,
             batch_bytes=min(DEFAULT_BATCH_BYTES, limits.max_message_bytes * 19 // 20),
         ),
@@ -156,8 +157,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
 
-    async def telemetry() -> Telemetry:
-        await shard.refresh_slots()
+    async def telemetry(tenant_id: str | None) -> Telemetry:
+        await shard.refresh_gauges(tenant_id)
         return shard.telemetry
 
     listeners.replace(

@@ -58,6 +58,7 @@ from broadaxe._options import (
     WorkerLabelComparator,
     WorkflowRunTriggerConfig,
 )
+from broadaxe._rate_limits import RateLimitsClient
 from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
 from broadaxe._resource_clients import LogsClient, WorkersClient, WorkflowsClient
 from broadaxe._run_client import BulkCancelReplayOpts, RunFilter, RunsClient
@@ -69,6 +70,9 @@ from broadaxe._types import EmptyModel
 from broadaxe._worker import Worker
 from broadaxe._workflow import Workflow
 from broadaxe.models import (
+    RateLimitList,
+    RateLimitOrderByDirection,
+    RateLimitOrderByField,
     UpdateWorkerRequest,
     V1LogLine,
     V1LogLineLevel,
@@ -126,6 +130,10 @@ __all__ = [
     "PushEventOptions",
     "RateLimit",
     "RateLimitDuration",
+    "RateLimitList",
+    "RateLimitOrderByDirection",
+    "RateLimitOrderByField",
+    "RateLimitsClient",
     "RequestRefusedError",
     "RetryAfterException",
     "RunCancelledError",

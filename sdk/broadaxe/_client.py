@@ -33,7 +33,8 @@ from broadaxe._options import (
     StickyStrategy,
     TaskDefaults,
 )
-from broadaxe._resource_clients import LogsClient, WorkersClient, WorkflowsClient
+from broadaxe._rate_limits import RateLimitsClient
+from broadaxe._resource_clients import LogsClient, MetricsClient, WorkersClient, WorkflowsClient
 from broadaxe._rest import RestClient
 from broadaxe._run_client import RunsClient
 from broadaxe._runs import Runs
@@ -184,8 +185,18 @@ class Broadaxe:
 
     @cached_property
     def workflows(self) -> WorkflowsClient:
-        """Reads registered workflows: the declarations. Their runs are read by `runs`."""
+        """Reads and pauses registered workflows: the declarations. Their runs are read by `runs`."""
         return WorkflowsClient(self)
+
+    @cached_property
+    def metrics(self) -> MetricsClient:
+        """Reads how much waits and runs, and the tenant's metrics."""
+        return MetricsClient(self)
+
+    @cached_property
+    def rate_limits(self) -> RateLimitsClient:
+        """Sets, pauses and reads rate limits."""
+        return RateLimitsClient(self)
 
     @cached_property
     def rest(self) -> RestClient:

@@ -1,10 +1,12 @@
-"""Logs, workers and workflows as the server has them, over REST. Every method has an asynchronous form, with `aio_` before its name."""
+"""Logs, workers, workflows and metrics as the server has them, over REST. Every method has an asynchronous form, with `aio_` before its name."""
 
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
+from broadaxe._durations import duration_to_wire
 from broadaxe._rest import as_model, in_thread, time_text
 from broadaxe.models import (
+    TaskStat,
     UpdateWorkerRequest,
     V1LogLineList,
     Worker,
@@ -81,7 +83,7 @@ class WorkersClient:
 
 
 class WorkflowsClient:
-    """Reads registered workflows."""
+    """Reads registered workflows, and pauses them."""
 
     def __init__(self, client: "Broadaxe") -> None:
         self._client = client
@@ -112,3 +114,67 @@ class WorkflowsClient:
         )
 
     aio_get_version = in_thread(get_version)
+
+    def pause(
+        self,
+        workflow_id: str,
+        queue_ttl: timedelta,
+        paused_workflow_cron_run_queue_behavior: Literal["DROP", "QUEUE"] = "QUEUE",
+        paused_workflow_scheduled_run_queue_behavior: Literal["DROP", "QUEUE"] = "QUEUE",
+    ) -> Workflow:
+        """Hold the runs of a workflow: nothing of it is started until `unpause`, what runs goes on, and new runs are taken and wait.
+
+        What has waited for `queue_ttl` since then is cancelled. The runs of crons, and scheduled runs, wait like the others, or
+        with `DROP` do not come into being. On a paused workflow this changes how it is paused. Raises `NotFoundError`.
+        """
+        return self._update(
+            workflow_id,
+            {
+                "action": "pause",
+                "pausedWorkflowQueueTTL": duration_to_wire(queue_ttl, "queue_ttl", is_zero_allowed=False),
+                "pausedWorkflowCronRunQueueBehavior": paused_workflow_cron_run_queue_behavior,
+                "pausedWorkflowScheduledRunQueueBehavior": paused_workflow_scheduled_run_queue_behavior,
+            },
+        )
+
+    aio_pause = in_thread(pause)
+
+    def unpause(self, workflow_id: str) -> Workflow:
+        """Let a paused workflow go on: what waits is started in its order, with its schedule timeout anew. Raises `NotFoundError`."""
+        return self._update(workflow_id, {"action": "unpause"})
+
+    aio_unpause = in_thread(unpause)
+
+    def _update(self, workflow_id: str, pause: dict[str, str]) -> Workflow:
+        path = f"/api/v1/workflows/{workflow_id}"
+        return as_model(Workflow, self._client.rest.call("PATCH", path, body={"pause": pause}), path)
+
+
+class MetricsClient:
+    """Reads how much waits and runs, and the tenant's metrics."""
+
+    def __init__(self, client: "Broadaxe") -> None:
+        self._client = client
+
+    def get_task_stats(self) -> dict[str, TaskStat]:
+        """By name of the task: how many of its runs are queued and running, and since when the oldest is. Idle tasks are left out."""
+        path = self._path("task-stats")
+        found = self._client.rest.call("GET", path)
+        return {name: as_model(TaskStat, stat, path) for name, stat in dict(found).items()}
+
+    aio_get_task_stats = in_thread(get_task_stats)
+
+    def get_queue_metrics(self) -> dict[str, Any]:
+        """By queue: how many wait; by workflow and concurrency strategy, and key: how many wait for a place."""
+        return dict(self._client.rest.call("GET", self._path("step-run-queue-metrics"))["queues"])
+
+    aio_get_queue_metrics = in_thread(get_queue_metrics)
+
+    def scrape_tenant_prometheus_metrics(self) -> str:
+        """The metrics of this tenant in Prometheus' text format."""
+        return self._client.rest.get_text(self._path("prometheus-metrics"))
+
+    aio_scrape_tenant_prometheus_metrics = in_thread(scrape_tenant_prometheus_metrics)
+
+    def _path(self, name: str) -> str:
+        return f"/api/v1/tenants/{self._client.tenant_id}/{name}"

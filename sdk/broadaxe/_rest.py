@@ -81,7 +81,21 @@ class RestClient:
         answer = self.call("GET", path, query=query)
         return as_model(kind, answer, path)
 
-    def call(
+    def get_text(self, path: str) -> str:
+        """The answer to a read that is no JSON. Raises the SDK's errors."""
+        return self._call("GET", path).decode()
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """One call and the JSON value that it answers. See `_call` for the options, and for what it raises."""
+        raw = self._call(method, path, **options)
+        try:
+            return json.loads(raw) if raw else None
+        except ValueError as error:
+            raise BroadaxeError(
+                f"{method} {path}: {self._base} answered no JSON but {raw[:80]!r}: is it the address of the server's REST API?"
+            ) from error
+
+    def _call(
         self,
         method: str,
         path: str,
@@ -90,8 +104,8 @@ class RestClient:
         body: Mapping[str, Any] | None = None,
         attempts: int = MAX_ATTEMPTS,
         timeout_s: float = CALL_TIMEOUT_S,
-    ) -> Any:
-        """One call, repeated where that may help, and the JSON value that it answers.
+    ) -> bytes:
+        """One call, repeated where that may help, and what it answers.
 
         query: what is None is left out, a list repeats its name. Raises `NotFoundError`, `NotAuthenticatedError`,
         `RequestRefusedError`, or `ServerUnavailableError`.
@@ -104,7 +118,7 @@ class RestClient:
         url = f"{self._base}{path}{_query_text(query or {})}"
         for attempt in range(1, attempts + 1):
             try:
-                return self._once(method, url, body, timeout_s, what)
+                return self._once(method, url, body, timeout_s)
             except urllib.error.HTTPError as error:
                 may_help = error.code >= 500 or (error.code == HTTPStatus.NOT_FOUND and method == "GET")
                 if attempt == attempts or not may_help:
@@ -115,9 +129,7 @@ class RestClient:
             time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311 - spreads calls, guards nothing
         raise AssertionError("the last attempt returns or raises")
 
-    def _once(
-        self, method: str, url: str, body: Mapping[str, Any] | None, timeout_s: float, what: str
-    ) -> Any:
+    def _once(self, method: str, url: str, body: Mapping[str, Any] | None, timeout_s: float) -> bytes:
         request = urllib.request.Request(  # noqa: S310 - the server's own address, from the user's settings
             url,
             data=None if body is None else json.dumps(body).encode(),
@@ -125,13 +137,7 @@ class RestClient:
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=timeout_s, context=self._tls(url)) as answer:  # noqa: S310 - see above
-            raw = answer.read()
-        try:
-            return json.loads(raw) if raw else None
-        except ValueError as error:
-            raise BroadaxeError(
-                f"{what}: {self._base} answered no JSON but {raw[:80]!r}: is it the address of the server's REST API?"
-            ) from error
+            return bytes(answer.read())
 
     def _tls(self, url: str) -> ssl.SSLContext | None:
         if not url.startswith("https:"):

@@ -1,4 +1,4 @@
-"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows.
+"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, rate limits, task stats.
 
 Fields are named as in the answers, in snake case; what a server adds beside them is ignored. Times are in UTC; those of a run that a
 server writes as the year 1 are not known yet. Import what is not exported by the package itself from here.
@@ -14,9 +14,16 @@ from pydantic.alias_generators import to_camel
 __all__ = [
     "APIResourceMeta",
     "ConcurrencySetting",
+    "ConcurrencyStat",
     "PaginationResponse",
+    "RateLimit",
+    "RateLimitList",
+    "RateLimitOrderByDirection",
+    "RateLimitOrderByField",
     "RegisteredWorkflow",
     "SemaphoreSlots",
+    "TaskStat",
+    "TaskStatusStat",
     "UpdateWorkerRequest",
     "V1LogLine",
     "V1LogLineLevel",
@@ -319,6 +326,39 @@ class UpdateWorkerRequest(_Answer):
     is_paused: bool | None = None
 
 
+# ---- rate limits
+
+
+class RateLimitOrderByField(StrEnum):
+    KEY = "key"
+    VALUE = "value"
+    LIMITVALUE = "limitValue"
+
+
+class RateLimitOrderByDirection(StrEnum):
+    ASC = "asc"
+    DESC = "desc"
+
+
+class RateLimit(_Answer):
+    """A rate limit as the server has it. What a task spends of one is declared by `broadaxe.RateLimit`."""
+
+    key: str
+    tenant_id: str
+    limit_value: int
+    value: int
+    """The units that are there now."""
+    window: str
+    """Its length: `1 minute`."""
+    last_refill: datetime
+    paused_until: datetime | None = None
+
+
+class RateLimitList(_Answer):
+    pagination: PaginationResponse | None = None
+    rows: list[RateLimit] | None = None
+
+
 # ---- workflows
 
 
@@ -390,3 +430,29 @@ class WorkflowVersion(_Answer):
     workflow_config: dict[str, Any] | None = None
     v1_concurrency: list[ConcurrencySetting] | None = Field(default=None, alias="v1Concurrency")
     input_json_schema: dict[str, Any] | None = None
+
+
+# ---- task stats
+
+
+class ConcurrencyStat(_Answer):
+    """How many runs of a task wait for a place of a concurrency expression, or hold one, by key."""
+
+    expression: str | None = None
+    type: str | None = None
+    keys: dict[str, int] | None = None
+
+
+class TaskStatusStat(_Answer):
+    """How many runs of a task are in a state, where, and since when the oldest is."""
+
+    total: int | None = None
+    queues: dict[str, int] | None = None
+    concurrency: list[ConcurrencyStat] | None = None
+    oldest: datetime | None = None
+    oldest_excluding_retries: datetime | None = None
+
+
+class TaskStat(_Answer):
+    queued: TaskStatusStat | None = None
+    running: TaskStatusStat | None = None

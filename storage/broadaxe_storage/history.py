@@ -1,4 +1,5 @@
-"""What people list and look up: runs and task runs, live and ended alike, what happened to them, their log lines, workflows, workers.
+"""What people list and look up: runs and task runs, live and ended alike, what happened to them, their log lines, workflows, workers,
+rate limits.
 
 May touch asyncpg through `pool`. Facts to know:
 
@@ -15,8 +16,16 @@ May touch asyncpg through `pool`. Facts to know:
 from collections.abc import Sequence
 
 from broadaxe_storage.pool import Pool
-from broadaxe_storage.records import FINAL_STATES, LogRow, TaskEventRow, WorkerRow, WorkflowVersionRow
-from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+from broadaxe_storage.records import (
+    FINAL_STATES,
+    LogRow,
+    RateLimitRow,
+    TaskEventRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
+from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 
 LISTING_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
 """Of the sessions that listings use."""
@@ -163,6 +172,11 @@ class History:
         rows = await self._look_ups.fetch("fetch_workflow", tenant_id, workflow_id)
         return WorkflowVersionRow._make(rows[0]) if rows else None
 
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
+        """Of these workflows those that are paused, or were once; in any order."""
+        rows = await self._look_ups.fetch("fetch_workflow_pauses", tenant_id, workflow_ids)
+        return [WorkflowPause._make(row) for row in rows]
+
     async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
         """Workers that are active, or have changed at `since` or later; the newest first."""
         rows = await self._listings.fetch("list_workers", tenant_id, since)
@@ -171,6 +185,28 @@ class History:
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None:
         rows = await self._look_ups.fetch("fetch_worker", tenant_id, worker_id)
         return WorkerRow._make(rows[0])._replace(actions=tuple(rows[0]["actions"])) if rows else None
+
+    # ---------------------------------------------------------------- rate limits
+
+    async def list_rate_limits(
+        self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0
+    ) -> list[RateLimitRow]:
+        """A page of rate-limit buckets. Read along an index in the order of keys; in any other order all of the tenant's are read."""
+        arguments = (tenant_id, query.search or None, limit, offset)
+        if query.order_by != "key":
+            rows = await self._listings.fetch(
+                "list_limits_by_number", *arguments, query.order_by == "limit", query.is_descending, now
+            )
+        elif query.is_descending:
+            rows = await self._listings.fetch("list_limits_by_key_descending", *arguments)
+        else:
+            rows = await self._listings.fetch("list_limits_by_key", *arguments)
+        return [RateLimitRow._make(row) for row in rows]
+
+    async def count_rate_limits(self, tenant_id: str, query: RateLimitQuery, *, cap: int = COUNT_CAP) -> int:
+        """How many buckets such a listing has in all, but at most `cap`."""
+        count: int = await self._listings.fetchval("count_limits", tenant_id, query.search or None, cap)
+        return count
 
 
 def _arguments(query: RunQuery) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 May touch asyncpg through `pool`. Facts to know, measured by `benchmarks/storage_bench.py`:
 
 - A batch is one statement and one round trip: `commit_batch` gets one array of rows a kind. Arrays of rows cost a third of one array a
-  column, on both sides.
+  column, on both sides. What few batches hold goes to functions of its own, which the same statement calls if there is any.
 - From `COPY_FROM` created task runs on, those travel by COPY within an explicit transaction: three more round trips, half the CPU, and less
   log, because COPY fills a page at a time.
 - Only Postgres' refusal proves that nothing was written. A connection that breaks after a statement was sent leaves the outcome open.
@@ -26,6 +26,9 @@ COPY_FROM = 256
 """Created task runs in one batch from which COPY is the cheaper way."""
 _CREATED_COLUMNS = TaskRunRow._fields
 _COMMIT = query("commit_batch")
+_COMMIT_ALL = query("commit_batch_with_flow")
+_FLOW_FROM = Batch._fields.index("rate_limits")
+"""The first kind that is not an argument of `commit_batch`."""
 _ENDING_CODES = ("08", "57P")
 """The session ends, says Postgres, or pgbouncer in its place: whether a commit that was under way took place is not said."""
 _ENDING_SEVERITIES = ("FATAL", "PANIC")
@@ -81,7 +84,7 @@ class JournalWriter:
     ) -> None:
         copied = batch.created if len(batch.created) >= COPY_FROM else ()
         if not copied and not self._config.is_pgbouncer:
-            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
+            await self._call(connection, epoch, flush, shards, batch)
             return
         transaction = connection.transaction()
         await transaction.start()
@@ -89,12 +92,20 @@ class JournalWriter:
             if copied:
                 await self._copy_created(connection, copied)
                 batch = batch._replace(created=())
-            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch)
+            await self._call(connection, epoch, flush, shards, batch)
         except Exception:
             # Not when cancelled: the time is up, and a rollback would wait for the same silent Postgres.
             await transaction.rollback()
             raise
         await transaction.commit()
+
+    async def _call(
+        self, connection: Connection, epoch: int, flush: int, shards: Sequence[int], batch: Batch
+    ) -> None:
+        if any(batch[_FLOW_FROM:]):
+            await connection.fetchval(_COMMIT_ALL, epoch, flush, shards, *batch)
+        else:
+            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch[:_FLOW_FROM])
 
     async def _copy_created(self, connection: Connection, rows: Sequence[TaskRunRow]) -> None:
         try:

@@ -31,12 +31,14 @@ from broadaxe_storage.records import (
     EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
+    RateLimitRow,
     RunFilter,
     SpilledQueue,
     TaskRunRow,
     TaskRunState,
     WorkerRow,
     WorkerStatus,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import LOGICAL_SHARDS
@@ -128,6 +130,10 @@ class MemoryStore(MemoryDirectory):
         ]
         return sorted(found, key=lambda row: (row.tenant_id, row.name, row.number))
 
+    async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
+        await self._reading("load_workflow_pauses")
+        return sorted(of_tenant(self.disk.pauses.values(), tenant_id))
+
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
@@ -169,7 +175,9 @@ class MemoryStore(MemoryDirectory):
         ]
         return heapq.nsmallest(limit, found, key=lambda row: row.seq)
 
-    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
+    async def load_expired_spilled(
+        self, tenant_id: str, now: int, limit: int, except_workflows: Sequence[str] = ()
+    ) -> list[TaskRunRow]:
         await self._reading("load_expired_spilled")
         found = [
             (row.schedule_deadline, row.id, row)
@@ -177,6 +185,7 @@ class MemoryStore(MemoryDirectory):
             if row.spill_queue is not None
             and row.schedule_deadline is not None
             and row.schedule_deadline <= now
+            and row.workflow_id not in except_workflows
         ]
         return [row for _, _, row in heapq.nsmallest(limit, found)]
 
@@ -261,6 +270,11 @@ class MemoryStore(MemoryDirectory):
         for row in oldest:
             del self.disk.idempotency_keys[row.tenant_id, row.key]
         return len(oldest)
+
+    async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
+        await self._reading("fetch_rate_limits")
+        found = (self.disk.rate_limits.get((tenant_id, key)) for key in dict.fromkeys(keys))
+        return [row for row in found if row is not None]
 
 
 def _of_ids(rows: Iterable[_Row], ids: Sequence[str]) -> list[_Row]:

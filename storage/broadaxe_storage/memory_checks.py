@@ -16,12 +16,14 @@ from broadaxe_storage.records import (
     FINAL_STATES,
     RUN_STEP,
     Batch,
+    RateLimitRow,
     RunFinish,
     TaskRunFinish,
     TaskRunRow,
     TaskRunSettle,
     TaskRunState,
     TaskRunUpdate,
+    WorkflowPause,
 )
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -64,7 +66,8 @@ def check_record(row: tuple[object, ...]) -> None:
 
 
 def _id_of(row: object) -> str:
-    return str(getattr(row, "id", "") or getattr(row, "task_run_id", "") or getattr(row, "run_id", ""))
+    names = ("id", "task_run_id", "run_id", "workflow_id")
+    return next((str(found) for name in names if (found := getattr(row, name, ""))), "")
 
 
 def _fault(row: tuple[object, ...]) -> str | None:
@@ -76,20 +79,42 @@ def _fault(row: tuple[object, ...]) -> str | None:
 
 
 def state_fault(row: object) -> str | None:
-    """What the CHECK constraints of task_run and task_run_history say against a record or row, or None."""
+    """What the CHECK constraints of task_run, task_run_history and rate_limit say against a record or row, or None."""
     if isinstance(row, TaskRunFinish | TaskRunSettle):
         if row.state not in FINAL_STATES:
             return f"state {row.state} is not final"
         return _result_fault(row)
     if isinstance(row, RunFinish) and row.state not in FINAL_STATES:
         return f"state {row.state} is not final"
+    if isinstance(row, WorkflowPause):
+        return _pause_fault(row)
     if isinstance(row, TaskRunRow):
         return _live_fault(row) or _worker_fault(row) or _result_fault(row)
     if isinstance(row, TaskRunUpdate):
         if not 0 <= row.state <= TaskRunState.EVICTED:
             return f"state {row.state} is not one of a task run that goes on"
         return _worker_fault(row)
+    if isinstance(row, RateLimitRow):
+        return _limit_fault(row)
     return None
+
+
+def _pause_fault(row: WorkflowPause) -> str | None:
+    settings = (row.queue_ttl, row.cron_behavior, row.scheduled_behavior)
+    if row.paused_at is not None and None in settings:
+        return "a paused workflow has all settings of a pause"
+    if row.queue_ttl is not None and row.queue_ttl <= 0:
+        return f"queue_ttl {row.queue_ttl} is not positive"
+    if not {row.cron_behavior, row.scheduled_behavior} <= {None, "DROP", "QUEUE"}:
+        return "a behavior is DROP or QUEUE"
+    return None
+
+
+def _limit_fault(row: RateLimitRow) -> str | None:
+    limit = row.limit_value or 0
+    if limit < 0 or row.window_us <= 0:
+        return f"limit {limit} of {row.window_us} us is not one"
+    return None if 0 <= row.units_left <= limit else f"{row.units_left} units are left of {limit}"
 
 
 def _result_fault(row: TaskRunRow | TaskRunFinish | TaskRunSettle) -> str | None:

@@ -18,12 +18,14 @@ from broadaxe_storage.records import (
     FinishedTaskRun,
     IdempotencyKeyRow,
     LogRow,
+    RateLimitRow,
     TaskEventRow,
     TaskRunRow,
     TenantMemberRow,
     TenantRow,
     UserRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.store import LOGICAL_SHARDS
@@ -75,9 +77,13 @@ class MemoryDisk:
         self.task_events: list[TaskEventRow] = []
         self.workers: dict[str, WorkerRow] = {}
         self.versions: dict[str, WorkflowVersionRow] = {}
+        self.pauses: dict[str, WorkflowPause] = {}
+        """By workflow id."""
         self.events: list[EventRow] = []
         self.logs: list[LogRow] = []
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
+        """By tenant and key."""
+        self.rate_limits: dict[tuple[str, str], RateLimitRow] = {}
         """By tenant and key."""
         self.tenants: dict[str, TenantRow] = {}
         self.users: dict[str, UserRow] = {}

@@ -1,4 +1,4 @@
-"""How the memory store writes a batch: the guards and effects of `commit_batch`, on a `MemoryDisk`.
+"""How the memory store writes a batch: the guards and effects of `commit_batch` and `commit_rate_limits`, on a `MemoryDisk`.
 
 Touches nothing outside the process. Changes are collected aside, in the order of `records.Batch`, and applied when all have passed.
 """
@@ -20,6 +20,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -32,6 +33,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
     moved = _moved(disk, changed, batch.ended)
     _check_workers(disk, batch.workers)
     _check_versions(disk, batch.workflow_versions)
+    _check_pauses(disk, batch.workflow_versions, batch.pauses)
 
     for row_id in revived:
         del disk.finished[row_id]
@@ -46,6 +48,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         known = disk.workers.get(worker.id, worker)
         disk.workers[worker.id] = worker._replace(created_at=known.created_at)
     disk.versions.update((version.id, version) for version in batch.workflow_versions)
+    disk.pauses.update((pause.workflow_id, pause) for pause in batch.pauses)
     disk.events.extend(batch.events)
     disk.logs.extend(batch.logs)
     for claim in batch.claimed_keys:
@@ -54,6 +57,10 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         held = disk.idempotency_keys.get((release.tenant_id, release.key))
         if held is not None and held.run_id == release.run_id:
             del disk.idempotency_keys[release.tenant_id, release.key]
+    for limit in batch.rate_limits:
+        disk.rate_limits[limit.tenant_id, limit.key] = limit
+    for dropped in batch.dropped_rate_limits:
+        disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
     disk.commits += 1
 
 
@@ -165,6 +172,17 @@ def _check_versions(disk: MemoryDisk, versions: Sequence[WorkflowVersionRow]) ->
             if other.id == version.id or (is_same_workflow and other.number == version.number):
                 raise RefusedRecords("duplicate key: this workflow version exists already", [version.id])
         stored.append(version)
+
+
+def _check_pauses(
+    disk: MemoryDisk, new: Sequence[WorkflowVersionRow], pauses: Sequence[WorkflowPause]
+) -> None:
+    if not pauses:
+        return
+    known = {(version.workflow_id, version.tenant_id) for version in (*disk.versions.values(), *new)}
+    unmet = [pause.workflow_id for pause in pauses if (pause.workflow_id, pause.tenant_id) not in known]
+    if unmet:
+        raise RefusedRecords("a workflow to pause is not one of the tenant", unmet)
 
 
 def _updated(row: TaskRunRow, update: TaskRunUpdate) -> TaskRunRow:

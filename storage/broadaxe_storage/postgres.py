@@ -21,10 +21,12 @@ from broadaxe_storage.records import (
     EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
+    RateLimitRow,
     RunFilter,
     SpilledQueue,
     TaskRunRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -118,6 +120,9 @@ class PostgresStore(PostgresDirectory):
             WorkflowVersionRow._make(row) for row in await self._pool.fetch("load_latest_versions", tenant_id)
         ]
 
+    async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
+        return [WorkflowPause._make(row) for row in await self._pool.fetch("load_workflow_pauses", tenant_id)]
+
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
@@ -137,8 +142,10 @@ class PostgresStore(PostgresDirectory):
         )
         return [TaskRunRow._make(row) for row in rows]
 
-    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
-        rows = await self._pool.fetch("load_expired_spilled", tenant_id, now, limit)
+    async def load_expired_spilled(
+        self, tenant_id: str, now: int, limit: int, except_workflows: Sequence[str] = ()
+    ) -> list[TaskRunRow]:
+        rows = await self._pool.fetch("load_expired_spilled", tenant_id, now, limit, except_workflows)
         return [TaskRunRow._make(row) for row in rows]
 
     # ---------------------------------------------------------------- by id
@@ -189,6 +196,11 @@ class PostgresStore(PostgresDirectory):
     async def purge_idempotency_keys(self, now: int, limit: int) -> int:
         count: int = await self._pool.fetchval("purge_idempotency_keys", now, limit)
         return count
+
+    async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
+        return [
+            RateLimitRow._make(row) for row in await self._pool.fetch("fetch_rate_limits", tenant_id, keys)
+        ]
 
 
 def _arguments(wanted: RunFilter) -> tuple[object, ...]:

@@ -230,6 +230,35 @@ class IdempotencyRelease(NamedTuple):
     run_id: str
 
 
+class RateLimitRow(NamedTuple):
+    """A rate-limit bucket: its limit, and what is left of the window that it is in. Replaces the row of the same key.
+
+    Written before what was taken may be used, so that a crash loses units rather than giving them twice.
+    """
+
+    tenant_id: str
+    key: str
+    limit_value: int | None
+    """None for a key that was paused before any limit was put."""
+    window_us: int
+    window_start: int
+    """By the wall clock, for people and for who cannot read `monotonic_start`."""
+    units_left: int
+    """Of a window that has not ended; from its end on, all are there again."""
+    paused_until: int | None
+    timeline: int
+    """Whose monotonic clock `monotonic_start` is of: see `runtime.clock`."""
+    monotonic_start: int
+    updated_at: int
+
+
+class RateLimitDrop(NamedTuple):
+    """A rate-limit bucket is forgotten; nothing happens if there is none."""
+
+    tenant_id: str
+    key: str
+
+
 class FinishedTaskRun(NamedTuple):
     """What is read back of a task run, or of the row of a run of several tasks (`RUN_STEP`), that ended."""
 
@@ -312,6 +341,22 @@ class WorkflowVersionRow(NamedTuple):
     definition: str
     """JSON text of `broadaxe_actors.definitions.WorkflowDefinition`."""
     created_at: int
+
+
+class WorkflowPause(NamedTuple):
+    """Whether a workflow is paused, and how. The settings and the end of the last pause stay when it is over."""
+
+    workflow_id: str
+    tenant_id: str
+    paused_at: int | None
+    """None while it is not paused."""
+    unpaused_at: int | None
+    queue_ttl: int | None
+    """Microseconds that a task run may wait while the workflow is paused."""
+    cron_behavior: str | None
+    """`DROP` or `QUEUE`: what becomes of the runs of crons while it is paused."""
+    scheduled_behavior: str | None
+    """Likewise of scheduled runs."""
 
 
 class EventRow(NamedTuple):
@@ -430,9 +475,12 @@ Record = (
     | RunRevival
     | IdempotencyKeyRow
     | IdempotencyRelease
+    | RateLimitRow
+    | RateLimitDrop
     | TaskEventRow
     | WorkerRow
     | WorkflowVersionRow
+    | WorkflowPause
     | EventRow
     | LogRow
 )
@@ -458,3 +506,7 @@ class Batch(NamedTuple):
     revived: tuple[RunRevival, ...] = ()
     claimed_keys: tuple[IdempotencyKeyRow, ...] = ()
     released_keys: tuple[IdempotencyRelease, ...] = ()
+    rate_limits: tuple[RateLimitRow, ...] = ()
+    dropped_rate_limits: tuple[RateLimitDrop, ...] = ()
+    """Of other keys than `rate_limits`."""
+    pauses: tuple[WorkflowPause, ...] = ()

@@ -20,6 +20,7 @@ from broadaxe_storage.records import (
     EventRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
+    RateLimitRow,
     RunFilter,
     SpilledQueue,
     TaskRunRow,
@@ -27,6 +28,7 @@ from broadaxe_storage.records import (
     TenantRow,
     UserRow,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 
@@ -80,6 +82,10 @@ class ShardStore(Protocol):
         """The newest version of every workflow, plus every older one that a live task run still names."""
         ...
 
+    async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
+        """Workflows that are paused, or were once; ordered by id."""
+        ...
+
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int
     ) -> list[TaskRunRow]:
@@ -99,8 +105,10 @@ class ShardStore(Protocol):
         """The next task runs of one spilled sub-queue at one priority, by `seq`, those past `after_seq`."""
         ...
 
-    async def load_expired_spilled(self, tenant_id: str, now: int, limit: int) -> list[TaskRunRow]:
-        """Spilled task runs whose schedule deadline has passed, oldest deadline first."""
+    async def load_expired_spilled(
+        self, tenant_id: str, now: int, limit: int, except_workflows: Sequence[str] = ()
+    ) -> list[TaskRunRow]:
+        """Spilled task runs whose schedule deadline has passed, oldest deadline first; those of some workflows are left out."""
         ...
 
     async def fetch_live(self, tenant_id: str, ids: Sequence[str]) -> list[TaskRunRow]:
@@ -144,6 +152,10 @@ class ShardStore(Protocol):
 
     async def purge_idempotency_keys(self, now: int, limit: int) -> int:
         """Delete claims of any tenant that have expired at `now`, at most `limit`, oldest first. Returns how many."""
+        ...
+
+    async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
+        """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
         ...
 
     async def close(self) -> None:

@@ -1,9 +1,9 @@
-"""What people ask of runs and log lines, and the rows that they get: live and ended runs are one kind here.
+"""What people ask of runs, log lines and rate limits, and the rows that they get: live and ended runs are one kind here.
 
 May touch only `records`. Times are microseconds since 1970, ids canonical UUID text, as there; empty tuples in a query stand for all.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from broadaxe_storage.records import FINAL_STATES, RUN_STEP
 
@@ -89,3 +89,13 @@ class LogQuery(NamedTuple):
     is_descending: bool = False
     """Newest first, else oldest first."""
     limit: int = 50
+
+
+class RateLimitQuery(NamedTuple):
+    """Which rate limits of a tenant, and in which order."""
+
+    search: str = ""
+    """Within the key, in any case of letters."""
+    order_by: Literal["key", "value", "limit"] = "key"
+    """`value`: the units that are there now."""
+    is_descending: bool = False

@@ -341,3 +341,45 @@ def test_running_task_refreshes_its_timeout_and_releases_its_slot(
     code, text = code_of(lambda: refresh(first))
     assert code == grpc.StatusCode.NOT_FOUND
     assert first in text
+
+
+def test_workflow_is_paused_and_unpaused(features: Features, wire: Wire, bare_worker: type[Workers]) -> None:
+    name = unique("paused")
+    worker = bare_worker.of(wire.put_workflow(name))
+    (workflow,) = features("workflows.list", workflow_name=name)["rows"]
+    workflow_id = workflow["metadata"]["id"]
+    assert workflow["isPaused"] is False
+    paused = features(
+        "workflows.pause",
+        workflow_id=workflow_id,
+        queue_ttl=3600,
+        paused_workflow_cron_run_queue_behavior="DROP",
+    )
+    assert (paused["isPaused"], paused["pausedWorkflowCronRunQueueBehavior"]) == (True, "DROP")
+    assert features("workflows.get", workflow_id=workflow_id)["isPaused"] is True
+    run_id = wire.trigger(name)
+    assert worker.stream.silent_for(1.0)
+    assert features("runs.get_status", workflow_run_id=run_id) == "QUEUED"
+    assert features("workflows.unpause", workflow_id=workflow_id)["isPaused"] is False
+    assert worker.next().workflow_run_id == run_id
+    with pytest.raises(RuntimeError, match="expected more than 0"):
+        features("workflows.pause", workflow_id=workflow_id, queue_ttl=0)
+
+
+def test_task_stats_and_metrics_are_read(features: Features, wire: Wire, bare_worker: type[Workers]) -> None:
+    name, task = unique("counted"), unique("task")
+    action = wire.put_workflow(name, task)
+    run_id = wire.trigger(name)
+    stat = features("metrics.get_task_stats")[task]
+    assert (stat["queued"]["total"], stat["running"]["total"]) == (1, 0)
+    assert stat["queued"]["queues"] == {action: 1}
+    assert stat["queued"]["oldest"] == stat["queued"]["oldestExcludingRetries"]
+    assert features("metrics.get_queue_metrics")[action] == 1
+    worker = bare_worker.of(action)
+    started = worker.next()
+    assert started.workflow_run_id == run_id
+    wire.complete(started)
+    wait_until(lambda: task not in features("metrics.get_task_stats"), what="the run to be over")
+    text = features("metrics.scrape_tenant_prometheus_metrics")
+    assert "# TYPE hatchet_tenant_created_tasks_total counter" in text
+    assert f'worker_id="{worker.id}"' in text

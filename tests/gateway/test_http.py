@@ -8,7 +8,7 @@ import pytest
 
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import PauseWorker, WorkerInfo
-from broadaxe_actors.telemetry import Telemetry
+from broadaxe_actors.telemetry import Gauges, Telemetry, WorkerSlots
 from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
@@ -70,7 +70,7 @@ class FakeTokens:
 
 
 def source_of(telemetry):
-    async def source():
+    async def source(_tenant_id=None):
         return telemetry
 
     return source
@@ -297,18 +297,50 @@ async def test_counters_are_published_by_tenant_and_in_sum(client, telemetry):
 
 async def test_histograms_are_cumulative(telemetry):
     for seconds in (0.001, 0.02, 1000.0):
-        telemetry.observe_queue(TENANT, seconds)
-    telemetry.observe_queue(OTHER_TENANT, 0.001)
+        telemetry.observe_queue(TENANT, "count", seconds)
+    telemetry.observe_queue(TENANT, "other", 0.001)
+    telemetry.observe_queue(OTHER_TENANT, "count", 0.001)
     telemetry.observe_duration(TENANT, "count", "COMPLETED", 7.0)
-    telemetry.slots[TENANT] = (10, 4)
     async with client_of(create_metrics_app(source_of(telemetry), dict, "/custom")) as client:
         series = series_of((await client.get("/custom")).text)
     name = "hatchet_tenant_queued_to_assigned_time_seconds"
-    assert series[f'{name}_bucket{{le="+Inf",tenant_id="{TENANT}"}}'] == 3
-    assert series[f'{name}_count{{tenant_id="{TENANT}"}}'] == 3
-    assert series[f'{name}_sum{{tenant_id="{TENANT}"}}'] == pytest.approx(1000.021)
-    assert series["hatchet_queued_to_assigned_seconds_count"] == 4
+    assert series[f'{name}_bucket{{le="+Inf",tenant_id="{TENANT}"}}'] == 4
+    assert series[f'{name}_bucket{{le="0.01",tenant_id="{TENANT}"}}'] == 2
+    assert series[f'{name}_count{{tenant_id="{TENANT}"}}'] == 4
+    assert series[f'{name}_sum{{tenant_id="{TENANT}"}}'] == pytest.approx(1000.022)
+    assert series["hatchet_queued_to_assigned_seconds_count"] == 5
+    assert series["hatchet_queued_to_assigned_time_seconds_count"] == 5
+    by_workflow = f'tenant_id="{TENANT}",workflow_name="count"'
+    assert series[f"{name}_by_workflow_count{{{by_workflow}}}"] == 3
+    assert series[f"hatchet_tenant_queued_to_assigned_by_workflow{{{by_workflow}}}"] == 3
     duration = "hatchet_tenant_workflow_duration_milliseconds"
     labels = f'status="COMPLETED",tenant_id="{TENANT}",workflow_name="count"'
     assert series[f"{duration}_count{{{labels}}}"] == 1
-    assert series[f'hatchet_tenant_available_worker_slots{{tenant_id="{TENANT}"}}'] == 6
+
+
+async def test_gauges_tell_slots_and_queues_by_their_labels(client, telemetry):
+    telemetry.gauges[TENANT] = Gauges(
+        workers=(WorkerSlots("w-1", "big", 10, 4), WorkerSlots("w-2", "over", 1, 2)),
+        label_slots=(("gpu", "a100", "default", 10, 4),),
+        queues=(("w:t", "w", 7),),
+        queued_metadata=(("w:t", "team", "a", 3),),
+    )
+    series = series_of((await client.get("/metrics")).text)
+    tenant = f'tenant_id="{TENANT}"'
+    worker = f'{tenant},worker_id="w-1",worker_name="big"'
+    label = f'label_key="gpu",label_value="a100",slot_type="default",{tenant}'
+    for state, value in (("", 10), ("used_", 4), ("available_", 6)):
+        assert series[f"hatchet_tenant_{state}worker_slots{{{worker}}}"] == value
+        assert series[f"hatchet_tenant_{state}worker_label_slots{{{label}}}"] == value
+    over = f'{tenant},worker_id="w-2",worker_name="over"'
+    assert series[f"hatchet_tenant_available_worker_slots{{{over}}}"] == 0
+    assert series[f'hatchet_tenant_queue_size{{queue="w:t",{tenant},workflow_name="w"}}'] == 7
+    metadata = f'key="team",queue="w:t",{tenant},value="a"'
+    assert series[f"hatchet_tenant_additional_metadata_queue_size{{{metadata}}}"] == 3
+
+
+async def test_engine_series_have_both_documented_names(client, telemetry):
+    telemetry.count("assigned_tasks", TENANT, 3)
+    series = series_of((await client.get("/metrics")).text)
+    for name in ("assigned_tasks", "scheduling_timed_out", "rate_limited", "queued_to_assigned"):
+        assert series[f"hatchet_{name}"] == series[f"hatchet_{name}_total"]

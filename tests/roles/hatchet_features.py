@@ -1,13 +1,13 @@
 """A process that calls the feature clients of an unmodified hatchet-sdk: `hatchet_features.py`. They speak REST.
 
 Reads one JSON command a line: `{"do": "runs.list", "with": {...arguments}}`; answers each by one line that opens with `@@ `: the value as
-JSON under `value`, or what was raised under `raised` and `text`. An argument whose name ends with `_at` is a time.
+JSON under `value`, or what was raised under `raised` and `text`. Some arguments are times or durations; see `arguments`.
 """
 
 import json
 import sys
 import traceback
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from hatchet_sdk import Hatchet
@@ -22,6 +22,8 @@ def arguments(given: dict[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name in TIMES:
             found[name] = datetime.fromisoformat(value)
+        elif name == "queue_ttl":
+            found[name] = timedelta(seconds=value)
         elif name == "bulk":
             filters = value.get("filters")
             found["opts"] = BulkCancelReplayOpts(
@@ -40,6 +42,8 @@ def plain(value: Any) -> Any:
         return value.model_dump(mode="json", by_alias=True)
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
     return value
 
 

@@ -169,7 +169,9 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
     async def unserialisable(input: Item, ctx: Any) -> dict[str, Any]:  # noqa: A002
         return {"index": object()}
 
+    flow = declare_flow(client) if type(client).__module__.startswith("broadaxe") else {}
     return SimpleNamespace(
+        **flow,
         noop=noop,
         ten=ten,
         stamp=stamp,
@@ -184,3 +186,25 @@ def declare(client: Any) -> SimpleNamespace:  # noqa: C901 - one short function 
         chunks=chunks,
         unserialisable=unserialisable,
     )
+
+
+def declare_flow(client: Any) -> dict[str, Any]:
+    """Tasks whose flow the benchmarks measure, by our SDK alone."""
+    broadaxe = importlib.import_module("broadaxe")
+    one_a_key = broadaxe.ConcurrencyExpression(
+        expression="input.text",
+        max_runs=1,
+        limit_strategy=broadaxe.ConcurrencyLimitStrategy.GROUP_ROUND_ROBIN,
+    )
+
+    @client.task(name="keyed", input_validator=Item, schedule_timeout=LONG, concurrency=one_a_key)
+    async def keyed(input: Item, ctx: Any) -> None:  # noqa: A002
+        return None
+
+    fast = {"pool": broadaxe.DesiredWorkerLabel(value="fast", required=True)}
+
+    @client.task(name="labelled", input_validator=Item, schedule_timeout=LONG, desired_worker_labels=fast)
+    async def labelled(input: Item, ctx: Any) -> None:  # noqa: A002
+        return None
+
+    return {"keyed": keyed, "labelled": labelled}

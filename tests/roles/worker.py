@@ -1,5 +1,7 @@
 """A worker process: `worker.py SDK NAME SLOTS`. Serves every task of `tasks.py` until SIGTERM."""
 
+import json
+import os
 import sys
 
 import tasks
@@ -9,7 +11,8 @@ def main() -> None:
     sdk, name, slots = sys.argv[1], sys.argv[2], int(sys.argv[3])
     client = tasks.connect(sdk)
     declared = tasks.declare(client)
-    worker = client.worker(name, slots=slots, workflows=list(vars(declared).values()))
+    labels = json.loads(os.environ.get("ROLE_LABELS", "{}"))
+    worker = client.worker(name, slots=slots, labels=labels, workflows=list(vars(declared).values()))
     worker.start()
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from broadaxe_storage.records import RUN_STEP, Batch, TaskRunRow, TaskRunState
+from broadaxe_storage.records import FINAL_STATES, RUN_STEP, Batch, TaskRunRow, TaskRunState
 
 S = TaskRunState
 KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -42,6 +42,7 @@ class Places:
         touched = {row.id for row in (*batch.created, *batch.updated, *batch.finished, *batch.settled)} | {
             item.run_id for item in batch.ended
         }
+        touched |= {self._disk.live[row.id].run_id for row in batch.settled if row.id in self._disk.live}
         grown: dict[Group, int] = {}
         for row_id in touched:
             row = self._disk.live.get(row_id)
@@ -67,7 +68,8 @@ class Places:
         is_run = row.step_index == RUN_STEP
         is_single = row.id == row.run_id and not is_run
         if is_run or is_single:
-            has_places = row.assigned_at is not None if is_run else row.state in (S.ASSIGNED, S.RUNNING)
+            is_held = row.state in (S.ASSIGNED, S.RUNNING)
+            has_places = row.assigned_at is not None and self._has_open_tasks(row) if is_run else is_held
             if has_places:
                 yield from _of(version, "workflow", definition.concurrency, row.input)
         if not is_run and row.state in (S.ASSIGNED, S.RUNNING):
@@ -77,6 +79,13 @@ class Places:
             is_last = task is definition.on_failure_task
             if not is_single and definition.concurrency and not is_last and head.assigned_at is None:
                 self._fail(f"a task of run {row.run_id} is with a worker, and the run has no places: {row}")
+
+    def _has_open_tasks(self, head: TaskRunRow) -> bool:
+        """Whether a run has tasks left beside the one for failures, which needs no place of its."""
+        definition = self._record.definition_of(head)
+        rows = [self._disk.live.get(row_id) for row_id in self._record.members[head.id].values()]
+        ended = [row for row in rows if row is not None and row.state in FINAL_STATES]
+        return sum(row.step_index < len(definition.tasks) for row in ended) < len(definition.tasks)
 
 
 def _of(version: str, level: str, entries: Any, text: bytes) -> Iterator[tuple[Group, int]]:

@@ -9,12 +9,13 @@ from broadaxe_storage.config import DatabaseConfig
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.records import (
     FINAL_STATES,
+    RateLimitRow,
     TaskEventKind,
     TaskRunRow,
     TaskRunState,
     WorkerStatus,
 )
-from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 from tests.conformance.store_suite import Writer
 from tests.factories import (
     TENANT,
@@ -23,6 +24,8 @@ from tests.factories import (
     make_finish,
     make_log,
     make_member,
+    make_pause,
+    make_rate_limit,
     make_run,
     make_run_finish,
     make_settle,
@@ -501,6 +504,11 @@ async def test_workflows_are_listed_by_name_as_their_newest_versions(
     assert [await history.count_workflows(TENANT, name) for name in ("", "bet", "nothing")] == [4, 2, 0]
     assert await history.fetch_workflow(TENANT, older.workflow_id) == newer
     assert await history.fetch_workflow(new_id(), older.workflow_id) is None
+    pause = make_pause(older.workflow_id)
+    await writer.commit(pauses=[pause])
+    ids = [row.workflow_id for row in (older, *others)]
+    assert await history.fetch_workflow_pauses(TENANT, ids) == [pause]
+    assert await history.fetch_workflow_pauses(new_id(), ids) == []
 
 
 async def test_workers_are_listed_newest_first(store: PostgresStore, writer: Writer) -> None:
@@ -513,3 +521,61 @@ async def test_workers_are_listed_newest_first(store: PostgresStore, writer: Wri
     assert await store.history.list_workers(TENANT, now) == [stopped, lost, active]
     assert await store.history.fetch_worker(TENANT, old.id) == old
     assert await store.history.fetch_worker(new_id(), old.id) is None
+
+
+# ---------------------------------------------------------------- rate limits
+
+
+def limits_of(rows: Sequence[RateLimitRow]) -> list[str]:
+    return [row.key for row in rows]
+
+
+@pytest.fixture
+async def limits(writer: Writer) -> dict[str, RateLimitRow]:
+    """Keys that share a long beginning among them; one whose window is over; one that was only paused."""
+    now = now_us()
+    rows = [
+        make_rate_limit("b", limit_value=30, units_left=1, window_start=now),
+        make_rate_limit("B", limit_value=10, units_left=7, window_start=now),
+        make_rate_limit("a" * 300 + "2", limit_value=20, units_left=0, window_start=now - HOUR_US),
+        make_rate_limit("a" * 300 + "1", limit_value=20, units_left=2, window_start=now),
+        make_rate_limit("\u00e4", limit_value=None, units_left=0, window_start=now, paused_until=now),
+    ]
+    await writer.commit(rate_limits=[*rows, make_rate_limit("b2", tenant_id=new_id())])
+    return {row.key: row for row in rows}
+
+
+async def test_rate_limits_are_listed_in_any_order(
+    store: PostgresStore, limits: dict[str, RateLimitRow]
+) -> None:
+    one, two = "a" * 300 + "1", "a" * 300 + "2"
+    for query, expected in {
+        RateLimitQuery(): ["B", one, two, "b", "\u00e4"],
+        RateLimitQuery(is_descending=True): ["\u00e4", "b", two, one, "B"],
+        RateLimitQuery(order_by="limit"): ["\u00e4", "B", one, two, "b"],
+        RateLimitQuery(order_by="limit", is_descending=True): ["b", one, two, "B", "\u00e4"],
+        RateLimitQuery(order_by="value"): ["\u00e4", "b", one, "B", two],
+        RateLimitQuery(order_by="value", is_descending=True): [two, "B", one, "b", "\u00e4"],
+    }.items():
+        found = await store.history.list_rate_limits(TENANT, query, now_us(), limit=10)
+        assert limits_of(found) == expected, query
+        assert found == [limits[key] for key in expected]
+        pages = [
+            await store.history.list_rate_limits(TENANT, query, now_us(), limit=2, offset=offset)
+            for offset in (0, 2, 4)
+        ]
+        assert [row.key for page in pages for row in page] == expected, query
+    assert await store.history.count_rate_limits(TENANT, RateLimitQuery()) == 5
+    assert await store.history.count_rate_limits(TENANT, RateLimitQuery(), cap=3) == 3
+
+
+async def test_rate_limits_are_found_by_a_part_of_their_key(
+    store: PostgresStore, limits: dict[str, RateLimitRow]
+) -> None:
+    for search, expected in {"B": ["B", "b"], "a1": ["a" * 300 + "1"], "\u00e4": ["\u00e4"], "%": []}.items():
+        for order in ("key", "limit", "value"):
+            query = RateLimitQuery(search, order)
+            found = await store.history.list_rate_limits(TENANT, query, now_us(), limit=10)
+            assert sorted(limits_of(found)) == sorted(expected)
+            assert await store.history.count_rate_limits(TENANT, query) == len(expected)
+    assert not await store.history.list_rate_limits(new_id(), RateLimitQuery(), now_us(), limit=10)

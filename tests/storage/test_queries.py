@@ -41,7 +41,7 @@ async def test_paging_uses_its_indexes(database_url: str) -> None:
         await connection.execute("SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan")
         for name, arguments, index in (
             ("page_spilled", "'{0}', 'q', 1, 0, 10", "task_run_spilled"),
-            ("load_expired_spilled", "'{0}', now(), 10", "task_run_spill_deadline"),
+            ("load_expired_spilled", "'{0}', now(), 10, '{{}}'", "task_run_spill_deadline"),
             ("load_live_task_runs", "NULL, '{0}', 10", "task_run_pkey"),
             ("fetch_live", "'{0}', '{{{0}}}'", "task_run_pkey task_run_of_run"),
             ("fetch_finished", "'{0}', '{{{0}}}'", "_id_idx run_id_idx"),
@@ -56,6 +56,9 @@ async def test_paging_uses_its_indexes(database_url: str) -> None:
                 "tenant_id_created_at_id_idx",
             ),
             ("fetch_idempotency_keys", "'{0}', '{{k}}', now()", "idempotency_key_pkey"),
+            ("fetch_rate_limits", "'{0}', '{{k}}'", "rate_limit_pkey"),
+            ("list_limits_by_key", "'{0}', NULL, 10, 0", "rate_limit_list"),
+            ("list_limits_by_key_descending", "'{0}', NULL, 10, 0", "rate_limit_list"),
             ("purge_idempotency_keys", "now(), 10", "idempotency_key_expires"),
             ("fetch_children", "'{0}', '{0}'", "task_run_parent"),
             ("list_tasks_of", "'{0}', '{{{0}}}', false", "task_run_of_run run_id_idx"),

@@ -108,6 +108,8 @@ class Births(Stage):
             task.waits.is_checked = not task.step.plan.has_event_waits
         run = task.run
         self._t._live[row.id] = task
+        if task.waits is None:
+            self._t._counts.queue(task)
         self._t._ledger.hold_bytes(task.size)
         if run is not None:
             run.put(task)
@@ -119,6 +121,11 @@ class Births(Stage):
         """A new task run that waits in Postgres; the ledger counts it already."""
         job.rows.append(row)
         job.spilled += 1
+        for repeat in self._repeats.values():
+            # It asked Postgres before this was there, and memory will not know of it.
+            if repeat is not job and row.run_id in repeat.run_ids and row.run_id not in repeat.existing:
+                repeat.existing.add(row.run_id)
+                repeat.borrowed.append(row.run_id)
         job.spilled_lines.add((row.spill_queue or "", row.queue_priority))
         self._t.note_spilled_deadline(row.schedule_deadline)
 
@@ -133,6 +140,7 @@ class Births(Stage):
         task = tracker._live.pop(row.id, None)
         if task is not None:
             tracker._ledger.hold_bytes(-task.size)
+            tracker._counts.unqueue(task)
             if task.is_in_line:
                 tracker._ledger.leave(task.line)
         elif row.spill_queue:

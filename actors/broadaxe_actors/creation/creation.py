@@ -51,6 +51,8 @@ class Creation(KeyClaims):
         """The large trigger that is between two of its slices."""
         self._waiting: list[int] = []
         """Triggers that wait for it."""
+        self._repeats_later: list[tuple[Handle[Any], TriggerRuns]] = []
+        """Repeated triggers that have not begun, and wait for it."""
 
     # ------------------------------------------------------------ stages
 
@@ -63,6 +65,10 @@ class Creation(KeyClaims):
             self._check(job)
         except Refused as refused:
             self._refuse(job, refused)
+            return
+        if job.is_repeat and self._slicing is not None:
+            # What it repeats may be that one, of which a part is to wait in Postgres and is not recorded yet.
+            self._repeats_later.append((gateway, message))
             return
         if job.is_repeat and not is_settled and self._t._uncommitted_spills:
             # What it repeats may be among them, where neither memory nor Postgres shows it yet.
@@ -266,6 +272,7 @@ class Creation(KeyClaims):
         job = self._drop(number)
         self._end_turn()
         self._forget(job)
+        self._refused_ids.update((row.id, None) for row in job.rows)
         text = f"workflow run {run_id} exists already: choose another id, or mark the trigger as a repeat"
         self._refuse(job, Refused(Code.ALREADY_EXISTS, text))
 
@@ -285,6 +292,9 @@ class Creation(KeyClaims):
         waiting, self._waiting = self._waiting, []
         for number in waiting:
             self._t.me.create_slice.send(number)
+        repeats, self._repeats_later = self._repeats_later, []
+        for gateway, message in repeats:
+            self._t.me.trigger.send(gateway, message)
 
     # ------------------------------------------------------------ steps
 

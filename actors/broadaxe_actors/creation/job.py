@@ -89,14 +89,19 @@ class Stage:
     def __init__(self, tracker: "RunTracker") -> None:
         self._t = tracker
         self._jobs: dict[int, Job] = {}
+        self._repeats: dict[int, Job] = {}
+        """Those that are repeated."""
         self._next_job = 0
 
     def _add(self, job: Job) -> int:
         self._next_job += 1
         self._jobs[self._next_job] = job
+        if job.is_repeat:
+            self._repeats[self._next_job] = job
         return self._next_job
 
     def _drop(self, number: int) -> Job:
+        self._repeats.pop(number, None)
         return self._jobs.pop(number)
 
     def _new_id(self) -> str:

@@ -73,7 +73,8 @@ class KeyClaims(Births):
 
     def _is_made(self, run_id: str) -> bool:
         """Whether memory knows that a run exists."""
-        return self._t._is_live(run_id) or self._t._recent.has_ended(run_id)
+        tracker = self._t
+        return run_id in tracker._live or run_id in tracker._runs or tracker._recent.has_ended(run_id)
 
     def _is_refused_for(self, number: int, index: int, error: cel.EvaluationFailed) -> bool:
         """A run without a key is not created. A trigger is refused for it; an event, which may start others too, is not."""

@@ -1,5 +1,6 @@
 """Attempts, from assignment to end: the part of `RunTracker` that moves task runs through `states.TRANSITIONS`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from broadaxe_actors import retry
@@ -29,6 +30,8 @@ from broadaxe_storage.records import (
 )
 
 S = TaskRunState
+DUE_SLICE = 200
+"""Task runs whose deadlines have passed that are looked at in one turn."""
 MAX_ANCESTORS = 10
 """Ancestors that an error text names."""
 
@@ -53,10 +56,15 @@ class Attempts(Batches):
                     or (task.worker_id, task.attempt) != (proposal.worker_id, proposal.attempt)
                     or task.is_slot_released
                 ):
-                    turn.freed.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
+                    turn.unspent.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 continue
             self._at = task.id
+            if self._pauses and self._is_paused(task):
+                turn.unspent.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
+                self._put_back(task, turn)
+                continue
             if proposal.worker_id not in self._workers:
+                turn.unspent.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 self._line_up(task, turn)
                 continue
             self._assign(task, proposal.worker_id, now, turn)
@@ -66,7 +74,9 @@ class Attempts(Batches):
             else:
                 self._save_soon(task)
                 turn.starts.setdefault(proposal.worker_id, []).append(task.assignment())
-            self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
+            self._telemetry.observe_queue(
+                self._tenant_id, task.step.workflow.name, (now - task.queued_at) / 1e6
+            )
             assigned += 1
         if assigned:
             self._telemetry.count("assigned_tasks", self._tenant_id, assigned)
@@ -274,7 +284,7 @@ class Attempts(Batches):
         """An attempt failed: retry it if the budget allows, else the task run has failed."""
         if after_or_none(task.state, Transition.RETRY) is None:
             return
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell(task, RunEventKind.FAILED, error, turn)
         if not retry.has_retry_left(
             task.step.definition, task.app_retries, should_not_retry=should_not_retry
@@ -339,7 +349,7 @@ class Attempts(Batches):
 
     def _restore_held(self, task: TaskRun, turn: Turn) -> None:
         """From the record: what a worker held stays with it, if it is known still."""
-        self._count_running(task, 1)
+        self._counts.run(task)
         self._set_deadline(task, task.execution_deadline)
         self._hold_places_of(task, turn)
         if task.run is not None and task.worker_id is not None:
@@ -355,31 +365,42 @@ class Attempts(Batches):
         turn = Turn()
         now = self.clock.now()
         timed_out: set[str] = set()
-        for task_run_id in self._deadlines.pop_due(now):
+        self._overdue.extend(self._deadlines.pop_due(now))
+        for _ in range(min(DUE_SLICE, len(self._overdue))):
+            task_run_id = self._overdue.popleft()
             task = self._live.get(task_run_id)
-            if task is None or task_run_id in timed_out:
-                continue  # its batch has ended it just now
-            self._at = task.id
-            if task.state == S.QUEUED:
-                self._time_out_waiting(task, turn)
-            elif task.batch is not None:
-                timed_out.update(self._time_out_batch(task.batch, now, turn))
-            elif task.state in HELD_STATES:
-                turn.cancel(task.worker_id or "", task.cancel_order(task.attempt))
-                if task.is_doubtful and not task.is_slot_released:
-                    self._reassign(task, turn, CUT_OFF)
-                else:
-                    text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
-                    self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
-            elif task.state == S.BACKING_OFF:
-                task.state = after(task.state, Transition.WAKE)
-                self._requeue(task, turn)
-            elif task.state == S.WAITING:
-                self._judge_waiting(task, self._gate_of(task), turn)
+            # It may have ended, have got another deadline, or have been ended with its batch since.
+            if task is not None and task_run_id not in self._deadlines and task_run_id not in timed_out:
+                self._at = task.id
+                timed_out.update(self._pass_deadline(task, now, turn))
         if self._spilled_due is not None and self._spilled_due <= now:
             self._spilled_due = None
-            self.fetch(self._load_expired, now, then=self.me.expired_loaded)
+            waiting = self._waiting_workflows(now)
+            self.fetch(self._load_expired, now, waiting, then=self.me.expired_loaded)
+        if self._overdue:
+            self.me.due.send()
         self._close(turn)
+
+    def _pass_deadline(self, task: TaskRun, now: int, turn: Turn) -> Sequence[str]:
+        """The deadline of a task run has come. Returns the ids of all that ran out of time with it."""
+        if task.state == S.QUEUED:
+            if self._has_outlasted(task, now):
+                self._end_waiting(task, turn)
+        elif task.batch is not None:
+            return self._time_out_batch(task.batch, now, turn)
+        elif task.state in HELD_STATES:
+            turn.cancel(task.worker_id or "", task.cancel_order(task.attempt))
+            if task.is_doubtful and not task.is_slot_released:
+                self._reassign(task, turn, CUT_OFF)
+            else:
+                text = f"Task exceeded timeout of {task.step.definition.execution_timeout}"
+                self._fail(task, turn, text.encode(), kind=TaskEventKind.TIMED_OUT)
+        elif task.state == S.BACKING_OFF:
+            task.state = after(task.state, Transition.WAKE)
+            self._requeue(task, turn)
+        elif task.state == S.WAITING:
+            self._judge_waiting(task, self._gate_of(task), turn)
+        return ()
 
     def _time_out_batch(self, batch: RunningBatch, now: int, turn: Turn) -> list[str]:
         """A member has run out of time, and with it the whole batch (behaviour-core 6.6). Returns who was in it."""
@@ -408,15 +429,26 @@ class Attempts(Batches):
             return
         assert page is not None
         turn = Turn()
-        self._hydrate(page.companions)
-        for row in page.rows:
+        # Their workflow may have been paused, or its pause have ended, while they were read.
+        expired = [row for row in page.rows if (self._row_waits_until(row) or 0) <= now]
+        if expired:
+            self._hydrate(page.companions)
+        for row in expired:
             task = self._take_from_postgres(row, turn)
             if task is not None and task.state == S.QUEUED:
-                self._time_out_waiting(task, turn)
+                self._end_waiting(task, turn)
         if self._ledger.has_spilled():
             # More may be due at once; without any, the next look is for those that were not yet due.
             self.note_spilled_deadline(now if page.rows else now + 60_000_000)
         self._close(turn)
+
+    def _end_waiting(self, task: TaskRun, turn: Turn) -> None:
+        """A queued task run may wait no longer."""
+        text = self._expiry_text(task) if self._pauses else None
+        if text is None:
+            self._time_out_waiting(task, turn)
+        else:
+            self._cancel(task, turn, text.encode())
 
     def _time_out_waiting(self, task: TaskRun, turn: Turn) -> None:
         name, within = task.step.ref.task_name, task.step.definition.schedule_timeout

@@ -201,8 +201,10 @@ class Batches(Progress):
         for task in tasks:
             assert task.batching is not None
             task.batching.is_buffered = False
-        if not tasks or draw.worker_id not in self._workers:
-            self._batches.to_group.extend((task.id, task.attempt) for task in tasks)
+        is_paused = bool(self._pauses and tasks) and self._is_paused(tasks[0])
+        if not tasks or is_paused or draw.worker_id not in self._workers:
+            for task in tasks:
+                self._line_up(task, turn)
             turn.freed.append((draw.worker_id, draw.batch_id, TICKET))
             turn.of_groups().over.setdefault(draw.key, []).append(draw.batch_id)
             self._close(turn)
@@ -221,7 +223,9 @@ class Batches(Progress):
             else:
                 self._save_soon(task)
             self._note(task, TaskEventKind.BATCH_FLUSHED, text)
-            self._telemetry.observe_queue(self._tenant_id, (now - task.queued_at) / 1e6)
+            self._telemetry.observe_queue(
+                self._tenant_id, task.step.workflow.name, (now - task.queued_at) / 1e6
+            )
         if tasks[0].step.is_gated:
             turn.batches_to_start.append(batch.id)
         else:

@@ -57,7 +57,7 @@ class Endings(Lines):
             else:
                 turn.freed.append((task.worker_id, task.id, task.attempt))
             turn.done.setdefault(task.worker_id, []).append(task.id)
-            self._count_running(task, -1)
+            self._counts.unrun(task)
         elif task.state == S.QUEUED:
             self._leave_line(task)
             self._leave_buffer(task, turn)
@@ -99,7 +99,7 @@ class Endings(Lines):
         if task.admission is not None:
             self._give_up_places(task, turn)
         self._telemetry.count(_COUNTER.get(state, "skipped_tasks"), self._tenant_id)
-        if self._subscriptions and not is_told:
+        if self._subscriptions.are_any and not is_told:
             self._tell(task, END_EVENTS[state], output or error or b"", turn)
         run = task.run
         if run is not None:
@@ -128,7 +128,7 @@ class Endings(Lines):
         turn.ended.append(finished.run_id)
         for gateway in self._watchers.pop(finished.run_id):
             turn.deliver_after(gateway, finished)
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell_run(finished.run_id, metadata, END_EVENTS[TaskRunState(finished.state)], turn)
 
     def _end_claim(self, key: str, run_id: str, settings: object) -> None:
@@ -178,7 +178,7 @@ class Endings(Lines):
                 f"task {task.step.ref.task_name!r} was reassigned {budget} times and its worker was lost each time "
                 f"(last: {reason}); it is not tried again"
             )
-            if self._subscriptions:
+            if self._subscriptions.are_any:
                 self._tell(task, RunEventKind.FAILED, error.encode(), turn)
             task.state = after(task.state, Transition.FAIL)
             self._finish(task, turn, None, error.encode(), is_told=True)

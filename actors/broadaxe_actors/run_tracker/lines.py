@@ -32,6 +32,8 @@ class Lines(Routing):
     # ------------------------------------------------------------ in memory
 
     def _line_up(self, task: TaskRun, turn: Turn) -> None:
+        if self._pauses and self._hold_aside(task):
+            return
         self._set_deadline(task, task.schedule_deadline)
         step = task.step
         if step.is_gated and not self._is_admitted(task, turn):
@@ -43,9 +45,7 @@ class Lines(Routing):
             if ready is not None:
                 turn.ready.append(ready)
         else:
-            turn.ready.append(
-                Ready(task.id, task.attempt, step.demand, "", task.queue_priority, task.seq, None)
-            )
+            turn.ready.append(Ready(task.id, task.attempt, step.demand, "", task.queue_priority, task.seq))
 
     def _enter_line(self, task: TaskRun) -> None:
         """Count a task run among those that wait in memory."""
@@ -53,6 +53,9 @@ class Lines(Routing):
         self._ledger.enter_memory(task.line)
 
     def _leave_line(self, task: TaskRun) -> None:
+        self._counts.unqueue(task)
+        if self._pauses:
+            self._unhold(task)
         line = task.line
         if self._held_back and self._held_back.get(line, {}).pop(task.id, None) is not None:
             return
@@ -78,7 +81,7 @@ class Lines(Routing):
         task.started_at = None
         task.execution_deadline = now + task.step.execution_timeout
         self._set_deadline(task, task.execution_deadline)
-        self._count_running(task, 1)
+        self._counts.run(task)
         if task.run is not None:
             self._found_worker(task.run, worker_id, turn)
 
@@ -91,6 +94,7 @@ class Lines(Routing):
         task.is_slot_released = False
         task.worker_id = task.assigned_at = task.started_at = task.execution_deadline = None
         self._deadlines.drop(task.id)
+        self._counts.queue(task)
         turn.queued.append((task.id, task.attempt))
 
     def queued(self, items: tuple[tuple[str, int], ...]) -> None:
@@ -104,7 +108,7 @@ class Lines(Routing):
             line = task.line
             if self._ledger.waits_in_postgres(line):
                 self._held_back.setdefault(line, {})[task.id] = task
-                self._set_deadline(task, task.schedule_deadline)
+                self._set_deadline(task, self._waits_until(task))
             else:
                 self._enter_line(task)
                 self._line_up(task, turn)
@@ -141,8 +145,9 @@ class Lines(Routing):
         rows = await self._store.page_spilled(self._tenant_id, queue_key, queue_priority, after_seq, limit)
         return await self._with_companions(rows)
 
-    async def _load_expired(self, now: int) -> Page:
-        rows = await self._store.load_expired_spilled(self._tenant_id, now, self._settings.queue_page)
+    async def _load_expired(self, now: int, except_workflows: tuple[str, ...]) -> Page:
+        limit = self._settings.queue_page
+        rows = await self._store.load_expired_spilled(self._tenant_id, now, limit, except_workflows)
         return await self._with_companions(rows)
 
     async def _with_companions(self, rows: list[TaskRunRow]) -> Page:
@@ -225,6 +230,8 @@ class Lines(Routing):
         else:
             self._find_line(task)
         self._live[task.id] = task
+        if task.state == S.QUEUED:
+            self._counts.queue(task)
         self._ledger.hold_bytes(task.size)
         if run is not None:
             run.put(task)

@@ -15,7 +15,7 @@ from broadaxe_actors import cel
 from broadaxe_actors.admission import Admission, GroupKey, Place, Rendered, Rules, Strategy
 from broadaxe_actors.concurrency import Ask
 from broadaxe_actors.run import Run
-from broadaxe_actors.run_tracker.state import TrackerState
+from broadaxe_actors.run_tracker.pausing import Pausing
 from broadaxe_actors.runtime import Directory
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
@@ -36,7 +36,7 @@ class Work(NamedTuple):
     values: Mapping[str, bytes | str]
 
 
-class Places(TrackerState):
+class Places(Pausing):
     """See the module."""
 
     def connect_groups(self, groups: "Directory[GroupKey]") -> None:
@@ -63,8 +63,8 @@ class Places(TrackerState):
         if self._is_restoring or self._seeking.unheld:
             self._seeking.later.append(member.id)  # until all who run hold their places
         elif not admission.ticket:
-            admission.ask(self._seeking.next_ticket(), self.clock.monotonic())
-            place = admission.next_place
+            place = admission.ask(self._seeking.next_ticket(), self.clock.monotonic())
+            self._flows.wait(*_counted(member, place))
             turn.asks.setdefault((place.group, place.strategy), []).append(_ask(member, admission.ticket))
         return False
 
@@ -76,7 +76,9 @@ class Places(TrackerState):
             admission = member.admission if member is not None else None
             if member is None or admission is None or admission.ticket != ticket:
                 continue  # it is over; the group hears of that
-            admission.admit()
+            place = _counted(member, admission.admit())
+            self._flows.unwait(*place)
+            self._flows.hold(*place)
             waited = self.clock.monotonic() - admission.waits_since
             if not self._go_on_seeking(member, admission, turn):
                 if waited >= NEW_STAGE_US:
@@ -105,17 +107,18 @@ class Places(TrackerState):
         for task in tasks:
             if task.state == S.QUEUED:
                 task.schedule_deadline = self.clock.now() + task.step.schedule_timeout
-                self._set_deadline(task, task.schedule_deadline)
+                self._set_deadline(task, self._waits_until(task))
                 self._save_soon(task)
 
     def displaced(self, key: GroupKey, strategy: Strategy, items: tuple[tuple[str, int], ...]) -> None:
         """A group has no room for these members: they are cancelled; their places are passed on once that is committed."""
         turn = Turn()
-        reason = f"cancelled by concurrency strategy {strategy.name}: group {shown(key.key)} has {strategy.max_runs} already"
         for member_id, ticket in items:
             member = self._member(member_id)
-            if member is not None and member.admission is not None and member.admission.is_current(ticket):
-                self._cancel_member(member, reason.encode(), turn)
+            admission = member.admission if member is not None else None
+            place = admission.place_of(key, ticket) if admission is not None else None
+            if member is not None and place is not None:
+                self._cancel_member(member, displaced_text(place, strategy).encode(), turn)
         self._close(turn)
 
     def _member(self, member_id: str) -> Member | None:
@@ -125,8 +128,13 @@ class Places(TrackerState):
     def _give_up_places(self, member: Member, turn: Turn) -> None:
         """A member holds nothing any more, once what it records now is committed."""
         if member.admission is not None:
-            for key in member.admission.give_up():
-                turn.places_left.setdefault(key, []).append(member.id)
+            held, asked = member.admission.give_up()
+            for place in held:
+                self._flows.unhold(*_counted(member, place))
+            for place in asked:
+                self._flows.unwait(*_counted(member, place))
+            for place in (*held, *asked):
+                turn.places_left.setdefault(place.group, []).append(member.id)
 
     def _tell_groups(self, turn: Turn) -> None:
         for key, member_ids in turn.places_left.items():
@@ -149,8 +157,11 @@ class Places(TrackerState):
             if admission.is_evaluating:
                 self._seeking.unheld.add(member.id)
             return
+        if admission.ticket:
+            self._flows.unwait(*_counted(member, admission.next_place))
         ticket = self._seeking.next_ticket()
         for place in admission.hold_all(ticket):
+            self._flows.hold(*_counted(member, place))
             held = turn.places_held.setdefault((place.group, place.strategy), [])
             held.append(_ask(member, ticket))
 
@@ -164,7 +175,7 @@ class Places(TrackerState):
     def _hold_places_of_runs(self, turn: Turn) -> None:
         """Runs of several tasks from the record: those that had begun hold their places."""
         for run in self._runs.values():
-            if run.begun_at is not None:
+            if run.begun_at is not None and not run.is_but_on_failure:
                 self._hold_places(run, turn)
 
     def _record_start(self, task: TaskRun) -> None:
@@ -302,6 +313,14 @@ def shown(key: str) -> str:
     return repr(key if len(key) <= SHOWN_KEY_CHARACTERS else f"{key[: SHOWN_KEY_CHARACTERS - 3]}...")
 
 
+def displaced_text(place: Place, strategy: Strategy) -> str:
+    """Why a member was cancelled."""
+    return (
+        f"cancelled by concurrency strategy {strategy.name}: only {strategy.max_runs} may be in group {shown(place.group.key)} "
+        f"of {place.expression!r}"
+    )
+
+
 def place_waited_for(task: TaskRun) -> Place | None:
     """The place for want of which a task run waits, if that is why."""
     run = task.run
@@ -338,6 +357,12 @@ def values_of(member: Member) -> Mapping[str, bytes | str]:
         "additional_metadata": member.metadata,
         "workflow_run_id": member.run_id if isinstance(member, TaskRun) else member.id,
     }
+
+
+def _counted(member: Member, place: Place) -> tuple[str, str, str, str]:
+    """How task stats count a place: a run's as those of its first task."""
+    step = member.step if isinstance(member, TaskRun) else member.version.steps[0]
+    return step.definition.action, place.expression, place.strategy.name, place.group.key
 
 
 def _ask(member: Member, ticket: int) -> Ask:

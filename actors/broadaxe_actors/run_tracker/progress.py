@@ -45,6 +45,8 @@ class Progress(Endings):
                 continue  # it has ended, or was replayed since
             if child == AFTERWARDS:
                 self._judge_on_failure(run, turn)
+                if run.admission is not None and run.is_but_on_failure:
+                    self._give_up_places(run, turn)  # the on-failure task needs none (behaviour-core 6.8)
                 if not run.open_count:
                     self._end_run(run, turn)
             elif child == REWATCH:
@@ -212,7 +214,7 @@ class Progress(Endings):
             self._telemetry.count("created_tasks", self._tenant_id)
         else:
             self._save(task)
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell(task, RunEventKind.STARTED, b"", turn)
 
     def _wake(self, task: TaskRun, turn: Turn) -> None:
@@ -238,7 +240,7 @@ class Progress(Endings):
             return
         self.record(task.row(self._tenant_id)._replace(finished_at=self.clock.now(), error=error))
         self._telemetry.count("created_tasks", self._tenant_id)
-        if self._subscriptions:
+        if self._subscriptions.are_any:
             self._tell(task, RunEventKind.STARTED, b"", turn)
             self._tell(task, END_EVENTS[state], error or b"", turn)
         self._note_end(run, index, make_ended(task.id, state, task.attempt, None, error, None))

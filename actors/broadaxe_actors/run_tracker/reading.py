@@ -7,12 +7,10 @@ from typing import Any
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     GetRun,
-    GetStats,
     PutLogs,
     Reply,
     RunDetails,
     TaskDetails,
-    TenantStats,
 )
 from broadaxe_actors.run import SKIPPED_OUTPUT
 from broadaxe_actors.run_tracker.state import TrackerState
@@ -35,7 +33,7 @@ LOGGERS_REMEMBERED = 20_000
 
 
 class Reading(TrackerState):
-    """Run details, logs, counters."""
+    """Run details, logs."""
 
     def get_run(self, gateway: "Handle[Any]", message: GetRun) -> None:
         """A run with its tasks."""
@@ -149,16 +147,3 @@ class Reading(TrackerState):
                 "task run %s has logged %d lines: what follows is dropped", task_run_id, MAX_LOG_LINES
             )
         return count <= MAX_LOG_LINES
-
-    def get_stats(self, gateway: "Handle[Any]", message: GetStats) -> None:
-        """Counters of this tenant."""
-        queued: dict[str, int] = {}
-        for line in self._ledger.lines():
-            action = line[0].split("|", 1)[0]
-            queued[action] = queued.get(action, 0) + self._ledger.depth(line)
-        total, used = self._telemetry.slots.get(self._tenant_id, (0, 0))
-        self._reply(
-            gateway,
-            message.request_id,
-            TenantStats(tuple(queued.items()), tuple(self._running.items()), total, used),
-        )

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from broadaxe_actors.admission import Limit, digest
-from broadaxe_actors.matching import Demand, DesiredLabel, Ready
+from broadaxe_actors.lanes import Demand
+from broadaxe_actors.matching import Ready
 from broadaxe_actors.run import Ended, Run
 from broadaxe_actors.run_tracker.places import Places, render_now, values_of
-from broadaxe_actors.task_run import Step, TaskRun, desired_labels
+from broadaxe_actors.task_run import Step, TaskRun
 from broadaxe_actors.turn import Turn
+from broadaxe_actors.worker_labels import DesiredLabel, desired_labels
 
 HARD = "HARD"
 DEMANDS_KEPT = 10_000

@@ -15,8 +15,9 @@ from broadaxe_actors.cel import Evaluator, InlineEvaluator
 from broadaxe_actors.creation import Creation
 from broadaxe_actors.deadlines import Deadlines
 from broadaxe_actors.errors import Code, EngineBug, Refused
+from broadaxe_actors.flow_counts import FlowCounts
 from broadaxe_actors.followers import RecentResults, Subscriptions, Watchers
-from broadaxe_actors.matching import Demand
+from broadaxe_actors.lanes import Demand
 from broadaxe_actors.messages import (
     Assignment,
     BatchStart,
@@ -26,10 +27,12 @@ from broadaxe_actors.messages import (
     RunEventKind,
     RunEvents,
 )
+from broadaxe_actors.pauses import Pause
 from broadaxe_actors.run import Run
 from broadaxe_actors.runtime import Actor, Directory, Handle
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.spill import SpillLedger
+from broadaxe_actors.task_counts import TaskCounts
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.turn import Turn
@@ -58,7 +61,7 @@ class TrackerState(Actor):
     _groups: Directory[GroupKey]
     _buckets: Directory[str]
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one line for each thing it holds
         self,
         tenant_id: str,
         store: ShardStore,
@@ -90,6 +93,10 @@ class TrackerState(Actor):
         """Until all that the record knows is in memory nothing follows from the end of a task run."""
         self._batches = BatchBook()
         self._deadlines = Deadlines()
+        self._overdue: deque[str] = deque()
+        """Task runs whose deadlines have passed, and that have yet to be looked at."""
+        self._pauses: dict[str, Pause] = {}
+        """By workflow: those that are paused, or were until lately."""
         self._armed: int | None = None
         self._ledger = SpillLedger(settings.queue_window_high, settings.queue_window_low, settings.queue_page)
         self._uncommitted_spills = 0
@@ -103,7 +110,10 @@ class TrackerState(Actor):
         self._watchers = Watchers()
         self._recent = RecentResults()
         self._subscriptions = Subscriptions()
-        self._running: dict[str, int] = {}
+        self._counts = TaskCounts()
+        """Who waits and who runs, for task stats."""
+        self._flows = FlowCounts()
+        """Likewise who waits for places of concurrency groups, and who holds them."""
         self._reads: dict[int, set[str]] = {}
         """For each read of runs to be cancelled or replayed that is under way: the runs whose end it may not have seen."""
         self._logged: dict[str, int] = {}
@@ -248,14 +258,6 @@ class TrackerState(Actor):
 
     # ------------------------------------------------------------ small records
 
-    def _count_running(self, task: TaskRun, amount: int) -> None:
-        action = task.step.definition.action
-        count = self._running.get(action, 0) + amount
-        if count:
-            self._running[action] = count
-        else:
-            self._running.pop(action, None)
-
     def _event(self, task: TaskRun, kind: TaskEventKind, message: bytes) -> None:
         """Write down an attempt that does not stay in the task run's row, with what ended it."""
         self._note_attempt(task, kind, self.clock.now(), message)
@@ -308,8 +310,12 @@ class TrackerState(Actor):
         """Let out what a handler has collected."""
         if self._to_progress or self._batches.has_work:
             self._progress(turn)
+        if turn.first:
+            self._queue.put_back.send(tuple(turn.first))
         if turn.ready:
             self._queue.enqueue.send(tuple(turn.ready))
+        if turn.unspent:
+            self._queue.unspent.send(tuple(turn.unspent))
         if turn.freed:
             self._queue.release.send(tuple(turn.freed))
         self._tell_workers(turn)

@@ -29,6 +29,7 @@ from broadaxe_actors.run_tracker.attempts import Attempts
 from broadaxe_actors.run_tracker.control import Control
 from broadaxe_actors.run_tracker.following import Following
 from broadaxe_actors.run_tracker.reading import Reading
+from broadaxe_actors.run_tracker.stats import Stats
 from broadaxe_actors.runtime import Directory, Handle
 from broadaxe_actors.states import HELD_STATES
 from broadaxe_actors.task_run import TaskRun
@@ -52,7 +53,7 @@ GO_ON_SLICE = 50
 """Runs whose conditions are judged again in one turn after a restart."""
 
 
-class RunTracker(Attempts, Control, Following, Reading):
+class RunTracker(Attempts, Control, Following, Reading, Stats):
     """See the module."""
 
     def connect(
@@ -204,6 +205,8 @@ class RunTracker(Attempts, Control, Following, Reading):
                     self._tenant_id,
                     ", ".join(features),
                 )
+            if self._pauses:
+                self._unmute_shared(version)
             self.record(row)
             self.send_after_commit(self._router.set_triggers, row.name, message.definition.event_triggers)
         self._reply(gateway, message.request_id, WorkflowRegistered(version.workflow_id, version.id))
@@ -274,7 +277,7 @@ class RunTracker(Attempts, Control, Following, Reading):
                 self._line_up(task, turn)
             elif task.state == S.WAITING and task.waits is not None:
                 self._watch(task, self._gate_of(task), turn)
-            if self._subscriptions:
+            if self._subscriptions.are_any:
                 self._tell(task, RunEventKind.STARTED, b"", turn)
         if spilled:
             self._spill_commits += 1

@@ -1,24 +1,29 @@
 """Time, randomness and ids, injected everywhere so that the same actors run under virtual time.
 
-Touches `time`, `random` and `os.urandom`; nothing else in the engine may. Times are integers in microseconds. Facts to know:
+Touches `time`, `random`, `os.urandom` and the machine's boot id; nothing else in the engine may. Times are integers in microseconds. Facts to know:
 wall time (`now`) may jump and is for what people read and what is stored; deadlines use `monotonic`.
 """
 
 import os
 import random
 import time
+import uuid
+from pathlib import Path
 from typing import Protocol
 
 
 class Clock(Protocol):
     """Where actors read the time."""
 
+    timeline: int
+    """Whose `monotonic` this is: of one timeline, times of another process may be compared with ours. Fits 63 bits."""
+
     def now(self) -> int:
         """Wall time: microseconds since the Unix epoch, UTC. May jump either way."""
         ...
 
     def monotonic(self) -> int:
-        """Microseconds since some fixed moment of this process. Never goes back."""
+        """Microseconds since some fixed moment of the timeline. Never goes back."""
         ...
 
 
@@ -38,8 +43,14 @@ class Rng(Protocol):
         ...
 
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
 class SystemClock:
-    """The machine's clocks."""
+    """The machine's clocks. On Linux monotonic time goes on from process to process until the machine is started anew."""
+
+    def __init__(self) -> None:
+        self.timeline = _boot_timeline()
 
     def now(self) -> int:
         return time.time_ns() // 1_000
@@ -48,10 +59,19 @@ class SystemClock:
         return time.monotonic_ns() // 1_000
 
 
+def _boot_timeline() -> int:
+    try:
+        boot = uuid.UUID(BOOT_ID.read_text().strip()).int
+    except (OSError, ValueError):
+        boot = int.from_bytes(os.urandom(8), "big")
+    return boot % 2**63
+
+
 class VirtualClock:
     """A clock that stands still until it is advanced. `virtual.run_virtual` advances it from timer to timer."""
 
     def __init__(self, start_us: int = 1_750_000_000_000_000) -> None:
+        self.timeline = 0
         self._wall_us = start_us
         self._elapsed_us = 0
 

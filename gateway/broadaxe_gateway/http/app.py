@@ -7,7 +7,7 @@ from broadaxe_gateway.http.errors import add_error_handlers
 from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
-from broadaxe_gateway.http.rest import logs, meta, runs, tasks, workers, workflows
+from broadaxe_gateway.http.rest import logs, meta, metrics, rate_limits, runs, tasks, workers, workflows
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
@@ -35,6 +35,7 @@ def create_app(
     app.state.versions = Versions(fetch_version)
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
+    app.state.telemetry = telemetry
     app.state.version = version
     add_error_handlers(app)
     # As large as a gRPC message may be: both carry the same payloads.
@@ -44,6 +45,6 @@ def create_app(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
     )
     app.include_router(meta.router)
-    for resource in (runs, tasks, logs, workflows, workers):
+    for resource in (runs, tasks, logs, metrics, workflows, workers, rate_limits):
         app.include_router(resource.router)
     return app

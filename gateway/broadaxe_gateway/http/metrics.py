@@ -2,7 +2,7 @@
 
 The engine counts by short name and tenant. Here each count becomes a series with `tenant_id`, and their sum the series of the whole engine. Some
 documented counters lack the suffix `_total`, which the client library always puts on a counter; those are declared untyped, and `rate()` works
-on them all the same.
+on them all the same. Where two documents have two names for a series of the engine, it has both.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -32,6 +32,22 @@ class HistogramCounts(Protocol):
     def total(self) -> float: ...
 
 
+class Gauges(Protocol):
+    """What a tenant has just now; see `broadaxe_actors.telemetry`."""
+
+    @property
+    def workers(self) -> Sequence[tuple[str, str, int, int]]: ...
+
+    @property
+    def label_slots(self) -> Sequence[tuple[str, str, str, int, int]]: ...
+
+    @property
+    def queues(self) -> Sequence[tuple[str, str, int]]: ...
+
+    @property
+    def queued_metadata(self) -> Sequence[tuple[str, str, str, int]]: ...
+
+
 class Telemetry(Protocol):
     """What the engine counts; see `broadaxe_actors.telemetry`."""
 
@@ -39,17 +55,17 @@ class Telemetry(Protocol):
     def counters(self) -> Mapping[str, Mapping[str, int]]: ...
 
     @property
-    def queue_seconds(self) -> Mapping[str, HistogramCounts]: ...
+    def queue_seconds(self) -> Mapping[tuple[str, str], HistogramCounts]: ...
 
     @property
     def durations_ms(self) -> Mapping[tuple[str, str, str], HistogramCounts]: ...
 
     @property
-    def slots(self) -> Mapping[str, tuple[int, int]]: ...
+    def gauges(self) -> Mapping[str, Gauges]: ...
 
 
-TelemetrySource = Callable[[], Awaitable[Telemetry]]
-"""Called once an exposition, so that the engine may refresh what it does not count as it goes."""
+TelemetrySource = Callable[[str | None], Awaitable[Telemetry]]
+"""Called once an exposition, with the tenant or None for all, so that the engine may refresh what it does not count as it goes."""
 
 
 GatewayFigures = Mapping[tuple[Any, ...], float]
@@ -80,76 +96,143 @@ COUNTERS: tuple[Counted, ...] = (
     Counted("reassigned_tasks", "", "Tasks taken from a lost worker and queued again"),
 )
 
-ENGINE_QUEUE_TIME = "hatchet_queued_to_assigned_seconds"
+ENGINE_QUEUE_TIMES = ("hatchet_queued_to_assigned_seconds", "hatchet_queued_to_assigned_time_seconds")
 TENANT_QUEUE_TIME = "hatchet_tenant_queued_to_assigned_time_seconds"
 TENANT_DURATION = "hatchet_tenant_workflow_duration_milliseconds"
 QUEUE_TIME_HELP = "Seconds spent in the queue before being assigned"
+QUEUED_HELP = "Unique tasks that were queued and later assigned"
 
 
 class EngineCollector(Collector):
-    """The engine's telemetry as metrics."""
+    """The engine's telemetry as metrics: of one tenant, or of all and of the engine as a whole."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, tenant_id: str | None = None) -> None:
         self._telemetry = telemetry
+        self._tenant_id = tenant_id
 
     def collect(self) -> Iterable[Metric]:
-        telemetry = self._telemetry
         for counted in COUNTERS:
-            by_tenant = telemetry.counters.get(counted.name, {})
-            engine = Metric(f"hatchet_{counted.name}", counted.help, "counter")
-            engine.add_sample(f"hatchet_{counted.name}_total", {}, sum(by_tenant.values()))
-            yield engine
+            by_tenant = self._telemetry.counters.get(counted.name, {})
+            if self._tenant_id is None:
+                yield from _engine_counter(counted, sum(by_tenant.values()))
             base = f"hatchet_tenant_{counted.name}"
             tenant = Metric(base, counted.help, "counter" if counted.tenant_suffix else "unknown")
             for tenant_id, count in by_tenant.items():
-                tenant.add_sample(base + counted.tenant_suffix, {"tenant_id": tenant_id}, count)
+                if self._shows(tenant_id):
+                    tenant.add_sample(base + counted.tenant_suffix, {"tenant_id": tenant_id}, count)
             yield tenant
-        yield from _histograms(telemetry)
-        yield from _slots(telemetry.slots)
-
-
-def _histograms(telemetry: Telemetry) -> Iterable[Metric]:
-    engine = Metric(ENGINE_QUEUE_TIME, QUEUE_TIME_HELP, "histogram")
-    queue_times = list(telemetry.queue_seconds.values())
-    if queue_times:
-        _add_histogram(
-            engine,
-            {},
-            queue_times[0].bounds,
-            [sum(column) for column in zip(*(times.counts for times in queue_times), strict=True)],
-            sum(times.total for times in queue_times),
+        yield from self._queue_times()
+        yield self._durations()
+        yield from _gauges(
+            {
+                tenant_id: gauges
+                for tenant_id, gauges in self._telemetry.gauges.items()
+                if self._shows(tenant_id)
+            }
         )
+
+    def _shows(self, tenant_id: str) -> bool:
+        return self._tenant_id is None or tenant_id == self._tenant_id
+
+    def _queue_times(self) -> Iterable[Metric]:
+        by_workflow = Metric(f"{TENANT_QUEUE_TIME}_by_workflow", QUEUE_TIME_HELP, "histogram")
+        counts = Metric("hatchet_tenant_queued_to_assigned_by_workflow", QUEUED_HELP, "unknown")
+        by_tenant: dict[str, _Sum] = {}
+        total = _Sum()
+        for (tenant_id, workflow), times in self._telemetry.queue_seconds.items():
+            total.add(times)
+            if self._shows(tenant_id):
+                by_tenant.setdefault(tenant_id, _Sum()).add(times)
+                labels = {"tenant_id": tenant_id, "workflow_name": workflow}
+                _add_histogram(by_workflow, labels, times)
+                counts.add_sample(counts.name, labels, sum(times.counts))
+        if self._tenant_id is None:
+            for name in ENGINE_QUEUE_TIMES:
+                engine = Metric(name, QUEUE_TIME_HELP, "histogram")
+                if total.counts:
+                    _add_histogram(engine, {}, total)
+                yield engine
+        tenant = Metric(TENANT_QUEUE_TIME, QUEUE_TIME_HELP, "histogram")
+        for tenant_id, summed in by_tenant.items():
+            _add_histogram(tenant, {"tenant_id": tenant_id}, summed)
+        yield from (tenant, by_workflow, counts)
+
+    def _durations(self) -> Metric:
+        duration = Metric(TENANT_DURATION, "Milliseconds from the creation of a run to its end", "histogram")
+        for (tenant_id, workflow, status), times in self._telemetry.durations_ms.items():
+            if self._shows(tenant_id):
+                labels = {"tenant_id": tenant_id, "workflow_name": workflow, "status": status}
+                _add_histogram(duration, labels, times)
+        return duration
+
+
+def _engine_counter(counted: Counted, value: int) -> Iterable[Metric]:
+    name = f"hatchet_{counted.name}"
+    engine = Metric(name, counted.help, "counter")
+    engine.add_sample(f"{name}_total", {}, value)
     yield engine
-    tenant = Metric(TENANT_QUEUE_TIME, QUEUE_TIME_HELP, "histogram")
-    for tenant_id, times in telemetry.queue_seconds.items():
-        _add_histogram(tenant, {"tenant_id": tenant_id}, times.bounds, times.counts, times.total)
-    yield tenant
-    duration = Metric(TENANT_DURATION, "Milliseconds from the creation of a run to its end", "histogram")
-    for (tenant_id, workflow, status), times in telemetry.durations_ms.items():
-        labels = {"tenant_id": tenant_id, "workflow_name": workflow, "status": status}
-        _add_histogram(duration, labels, times.bounds, times.counts, times.total)
-    yield duration
+    if not counted.tenant_suffix:
+        other = Metric(name, counted.help, "unknown")
+        other.add_sample(name, {}, value)
+        yield other
 
 
-def _add_histogram(
-    metric: Metric, labels: dict[str, str], bounds: Sequence[float], counts: Sequence[int], total: float
-) -> None:
-    uppers = [*(repr(float(bound)) for bound in bounds), "+Inf"]
-    cumulated = list(accumulate(counts))
+class _Sum:
+    """Histograms of the same bounds, added up."""
+
+    def __init__(self) -> None:
+        self.bounds: tuple[float, ...] = ()
+        self.counts: list[int] = []
+        self.total = 0.0
+
+    def add(self, other: HistogramCounts) -> None:
+        if not self.counts:
+            self.bounds, self.counts = other.bounds, [0] * len(other.counts)
+        self.counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+
+def _add_histogram(metric: Metric, labels: dict[str, str], times: HistogramCounts) -> None:
+    uppers = [*(repr(float(bound)) for bound in times.bounds), "+Inf"]
+    cumulated = list(accumulate(times.counts))
     for upper, count in zip(uppers, cumulated, strict=True):
         metric.add_sample(f"{metric.name}_bucket", {**labels, "le": upper}, count)
     metric.add_sample(f"{metric.name}_count", labels, cumulated[-1])
-    metric.add_sample(f"{metric.name}_sum", labels, total)
+    metric.add_sample(f"{metric.name}_sum", labels, times.total)
 
 
-def _slots(slots: Mapping[str, tuple[int, int]]) -> Iterable[Metric]:
-    total = Metric("hatchet_tenant_worker_slots", "Slots of connected workers", "gauge")
-    used = Metric("hatchet_tenant_used_worker_slots", "Slots in use", "gauge")
-    free = Metric("hatchet_tenant_available_worker_slots", "Slots free", "gauge")
-    for tenant_id, (in_all, in_use) in slots.items():
-        for metric, value in ((total, in_all), (used, in_use), (free, max(0, in_all - in_use))):
-            metric.add_sample(metric.name, {"tenant_id": tenant_id}, value)
-    yield from (total, used, free)
+def _gauges(by_tenant: Mapping[str, Gauges]) -> Iterable[Metric]:
+    workers = _SlotMetrics("worker_slots", "Slots of a connected worker")
+    labels = _SlotMetrics("worker_label_slots", "Slots of the connected workers with a label")
+    queue = Metric("hatchet_tenant_queue_size", "Tasks queued", "gauge")
+    metadata = Metric(
+        "hatchet_tenant_additional_metadata_queue_size", "Tasks queued with a key and value", "gauge"
+    )
+    for tenant_id, gauges in by_tenant.items():
+        tenant = {"tenant_id": tenant_id}
+        for worker_id, name, total, used in gauges.workers:
+            workers.add({**tenant, "worker_id": worker_id, "worker_name": name}, total, used)
+        for key, value, pool, total, used in gauges.label_slots:
+            labels.add({**tenant, "label_key": key, "label_value": value, "slot_type": pool}, total, used)
+        for name, workflow, size in gauges.queues:
+            queue.add_sample(queue.name, {**tenant, "queue": name, "workflow_name": workflow}, size)
+        for name, key, value, size in gauges.queued_metadata:
+            metadata.add_sample(metadata.name, {**tenant, "queue": name, "key": key, "value": value}, size)
+    yield from (*workers.metrics, *labels.metrics, queue, metadata)
+
+
+class _SlotMetrics:
+    """Slots in all, in use and free, by the same labels."""
+
+    def __init__(self, name: str, what: str) -> None:
+        self.metrics = tuple(
+            Metric(f"hatchet_tenant_{state}{name}", f"{what}{suffix}", "gauge")
+            for state, suffix in (("", ""), ("used_", ": in use"), ("available_", ": free"))
+        )
+
+    def add(self, labels: dict[str, str], total: int, used: int) -> None:
+        for metric, value in zip(self.metrics, (total, used, max(0, total - used)), strict=True):
+            metric.add_sample(metric.name, labels, value)
 
 
 class GatewayCollector(Collector):
@@ -170,17 +253,21 @@ class GatewayCollector(Collector):
         return metrics.values()
 
 
+def exposition(*collectors: Collector) -> Response:
+    """What collectors have, as text. Read on the loop, to which their figures belong; it takes microseconds a series."""
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
+    return Response(generate_latest(registry), HTTPStatus.OK, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
 def metrics_router(telemetry: TelemetrySource, gateway: GatewaySource, path: str) -> APIRouter:
     """The exposition at `path`."""
     router = APIRouter()
 
     @router.get(path)
     async def metrics() -> Response:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(EngineCollector(await telemetry()))
-        registry.register(GatewayCollector(gateway()))
-        # Read on the loop, to which these figures belong; it takes microseconds a tenant.
-        return Response(generate_latest(registry), HTTPStatus.OK, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return exposition(EngineCollector(await telemetry(None)), GatewayCollector(gateway()))
 
     return router
 

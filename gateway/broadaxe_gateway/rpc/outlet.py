@@ -35,7 +35,8 @@ class Outlet(Generic[T]):
             return
         self.items.append(item)
         self.size += size
-        self.wake()
+        if self._waiter is not None:
+            self.wake()
 
     def took(self, size: int) -> None:
         """The reader has taken `size` bytes off `items`."""

@@ -383,10 +383,8 @@ class ClientStream:
     # ------------------------------------------------------------ up
 
     async def _on_up(self, up: "wire.ClientUp") -> None:
-        if up.triggers:
-            size = up.ByteSize()
-            for trigger in up.triggers:
-                await self._on_trigger(trigger, size)
+        for trigger in up.triggers:
+            await self._on_trigger(trigger)
         if up.watch_run_ids:
             # A client that comes back may watch very many.
             for start in range(0, len(up.watch_run_ids), WATCH_SLICE):
@@ -409,11 +407,11 @@ class ClientStream:
             # What is told to the engine is told in order: a report of the task that comes later does not overtake these chunks.
             self._put(batched.Mark(up.mark), 0)
 
-    async def _on_trigger(self, trigger: "wire.TriggerRuns", size: int) -> None:
+    async def _on_trigger(self, trigger: "wire.TriggerRuns") -> None:
         new_id = self._hub.new_id
         run_ids = [run.run_id or new_id() for run in trigger.runs]
         try:
-            runs = await convert_all(batched.stream_runs, size, trigger.runs, run_ids)
+            runs = await convert_all(batched.stream_runs, trigger.ByteSize(), trigger.runs, run_ids)
         except Refused as refusal:
             self._put(batched.refusal(trigger.request, refusal.code, refusal.message), 0)
             return

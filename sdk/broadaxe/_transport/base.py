@@ -14,6 +14,7 @@ import grpc.aio
 
 from broadaxe._errors import IdempotencyCollisionError, PayloadTooLargeError
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2
+from broadaxe.wire import workflows_pb2 as v0_pb2
 from broadaxe.wire.v1 import workflows_pb2
 
 T = TypeVar("T")
@@ -146,6 +147,14 @@ class Transport(Protocol):
     async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
         """Run ended runs and task runs again. Returns the ids that the engine has acted on, after the commit."""
         ...
+
+    async def put_rate_limit(self, request: v0_pb2.PutRateLimitRequest) -> None:
+        """Set a rate limit. Returns after the commit."""
+        ...
+
+    async def pause_rate_limit(
+        self, request: v0_pb2.PauseRateLimitRequest
+    ) -> v0_pb2.PauseRateLimitResponse: ...
 
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]: ...
 

@@ -31,6 +31,7 @@ from broadaxe._transport.base import Gather, TriggerTicket
 from broadaxe._transport.waiting import Waiting
 from broadaxe._validation import dump_output, parse_input
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2
+from broadaxe.wire import workflows_pb2 as v0_pb2
 from broadaxe.wire.v1 import workflows_pb2
 
 T = TypeVar("T")
@@ -194,6 +195,12 @@ class MemoryTransport:
 
     async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
         self._unsupported("replaying runs")
+
+    async def put_rate_limit(self, request: v0_pb2.PutRateLimitRequest) -> None:
+        self._unsupported(f"rate limit {request.key!r}")
+
+    async def pause_rate_limit(self, request: v0_pb2.PauseRateLimitRequest) -> v0_pb2.PauseRateLimitResponse:
+        self._unsupported(f"pausing rate limit {request.key!r}")
 
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         self._unsupported(f"pushing {len(events)} events")

@@ -39,6 +39,7 @@ from broadaxe._transport.io import IoThread, io_thread
 from broadaxe._transport.unary import UnaryCalls, UnaryRuns
 from broadaxe._transport.waiting import Waiting
 from broadaxe.wire import dispatcher_pb2, events_pb2, stream_pb2
+from broadaxe.wire import workflows_pb2 as v0_pb2
 from broadaxe.wire.v1 import workflows_pb2
 
 log = logging.getLogger("broadaxe")
@@ -153,6 +154,12 @@ class StreamTransport:
 
     async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
         return await self.unary.replay_tasks(request)
+
+    async def put_rate_limit(self, request: v0_pb2.PutRateLimitRequest) -> None:
+        await self.unary.put_rate_limit(request)
+
+    async def pause_rate_limit(self, request: v0_pb2.PauseRateLimitRequest) -> v0_pb2.PauseRateLimitResponse:
+        return await self.unary.pause_rate_limit(request)
 
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         return await self.unary.push_events(events)

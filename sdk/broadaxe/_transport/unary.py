@@ -97,6 +97,25 @@ class UnaryCalls:
         )
         return list(answer.replayed_tasks)
 
+    async def put_rate_limit(self, request: workflows_pb2.PutRateLimitRequest) -> None:
+        await self.call(
+            "/WorkflowService/PutRateLimit",
+            request,
+            workflows_pb2.PutRateLimitResponse,
+            f"put rate limit {request.key!r}",
+        )
+
+    async def pause_rate_limit(
+        self, request: workflows_pb2.PauseRateLimitRequest
+    ) -> workflows_pb2.PauseRateLimitResponse:
+        response: workflows_pb2.PauseRateLimitResponse = await self.call(
+            "/WorkflowService/PauseRateLimit",
+            request,
+            workflows_pb2.PauseRateLimitResponse,
+            f"pause rate limit {request.key!r}",
+        )
+        return response
+
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         if len(events) == 1:
             return [

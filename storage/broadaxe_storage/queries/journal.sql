@@ -6,6 +6,12 @@
 -- $13 ended, $14 revived, $15 claimed keys, $16 released keys.
 SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
 
+-- name: commit_batch_with_flow
+-- The same, for a flush with records that have functions of their own. $1 to $16 as above, $17 rate limits, $18 dropped rate limits,
+-- $19 workflow pauses.
+SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16), commit_rate_limits($17, $18),
+    commit_workflow_pauses($19);
+
 -- name: raise_epochs
 -- Take all logical shards over: one epoch above the highest, on each. Flushes are counted anew, or an old number could pass for ours.
 UPDATE shard SET epoch = (SELECT max(epoch) + 1 FROM shard), flush = 0 RETURNING epoch;

@@ -44,15 +44,35 @@ ORDER BY seq
 LIMIT $5;
 
 -- name: load_expired_spilled
--- Spilled and past their schedule deadline. $1 tenant, $2 now, $3 rows.
-SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
-    app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
-    execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
-    triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
-FROM task_run
-WHERE tenant_id = $1 AND spill_deadline <= $2
-ORDER BY spill_deadline
+-- Spilled and past their schedule deadline. The workflows are found one after the other along the index, so that what is left out is not
+-- read. $1 tenant, $2 now, $3 rows, $4 workflows to leave out.
+WITH RECURSIVE workflows AS (
+    (
+        SELECT workflow_id AS id FROM task_run WHERE tenant_id = $1 AND spill_deadline IS NOT NULL
+        ORDER BY workflow_id LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT t.workflow_id FROM task_run AS t
+        WHERE t.tenant_id = $1 AND t.spill_deadline IS NOT NULL AND t.workflow_id > w.id
+        ORDER BY t.workflow_id LIMIT 1
+    )
+    FROM workflows AS w WHERE w.id IS NOT NULL
+)
+SELECT r.id::text, r.tenant_id::text, r.run_id::text, r.workflow_id::text, r.workflow_version_id::text, r.step_index, r.state, r.attempt,
+    r.app_retries, r.internal_retries, r.priority, r.queue_priority, r.seq, r.spill_queue, r.created_at, r.queued_at,
+    r.schedule_deadline, r.execution_deadline, r.assigned_at, r.started_at, r.worker_id::text, r.parent_task_run_id::text,
+    r.child_index, r.child_key, r.triggering_event_id::text, r.triggering_event_key, r.desired_worker_id::text,
+    r.desired_labels, r.metadata, r.input, r.idempotency_key, r.waits, r.is_slot_released, r.finished_at, r.output, r.error,
+    r.batch_id::text
+FROM workflows AS w
+CROSS JOIN LATERAL (
+    SELECT * FROM task_run AS t
+    WHERE t.tenant_id = $1 AND t.workflow_id = w.id AND t.spill_deadline <= $2
+    ORDER BY t.spill_deadline LIMIT $3
+) AS r
+WHERE w.id <> ALL ($4::uuid[])
+ORDER BY r.spill_deadline
 LIMIT $3;
 
 -- name: fetch_live

@@ -1,4 +1,5 @@
--- Workflow versions and workers. Columns are in the order of `WorkflowVersionRow` and `WorkerRow`.
+-- Workflow versions and workers. Columns are in the order of `WorkflowVersionRow`, `WorkflowPause` and
+-- `WorkerRow`.
 
 -- name: load_latest_versions
 -- The newest version of each workflow, and older ones that a live task run names. $1 tenant or null for all.
@@ -16,6 +17,19 @@ ORDER BY v.tenant_id, w.name, v.number;
 SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
 FROM workflow_version AS v JOIN workflow AS w ON w.id = v.workflow_id
 WHERE v.id = $2 AND v.tenant_id = $1;
+
+-- name: load_workflow_pauses
+-- Workflows that are paused, or were once. $1 tenant or null for all.
+SELECT id::text, tenant_id::text, paused_at, unpaused_at, pause_queue_ttl, pause_cron_behavior, pause_scheduled_behavior
+FROM workflow
+WHERE ($1::uuid IS NULL OR tenant_id = $1) AND pause_queue_ttl IS NOT NULL
+ORDER BY id;
+
+-- name: fetch_workflow_pauses
+-- Likewise, of these. $1 tenant, $2 workflows.
+SELECT id::text, tenant_id::text, paused_at, unpaused_at, pause_queue_ttl, pause_cron_behavior, pause_scheduled_behavior
+FROM workflow
+WHERE id = ANY ($2::uuid[]) AND tenant_id = $1 AND pause_queue_ttl IS NOT NULL;
 
 -- name: load_workers
 -- Workers that may come back: not stopped, and changed since $2 or holding a task run. $1 tenant or null for all.

@@ -85,8 +85,9 @@ def test_all_of_several_keys_must_have_a_place(flows: FlowsUnderTest) -> None:
     flows.open(gate)
     assert {run.end().status for run in (*held, same_team, same_account, free)} == {"COMPLETED"}
     notes = flows.notes(tag)
-    assert max(most_at_once_by_group(notes).values()) <= 2
-    assert most_at_once_by_group(notes)[f"red-{tag}"] == 2
+    most = most_at_once_by_group(notes)
+    assert most[f"red-{tag}"] == 2
+    assert most[f"blue-{tag}"] in (1, 2)
 
 
 def test_key_of_the_runs_id_is_a_group_for_each_run(flows: FlowsUnderTest) -> None:
@@ -152,7 +153,8 @@ def test_newest_goes_on_and_what_is_in_progress_is_cancelled(flows: FlowsUnderTe
     second = gated(flows, "latest", gate, group=group)
     first.note("latest", "is told to stop")
     assert first.end().statuses == {"latest": "CANCELLED"}
-    assert group in reason(flows, first.id)
+    for word in (group, "input.group"):
+        assert word in reason(flows, first.id)
     second.note("latest")
     assert not second.is_done()
     flows.open(gate)
@@ -187,7 +189,8 @@ def test_newest_is_cancelled_and_what_is_in_progress_goes_on(flows: FlowsUnderTe
     second = flows.start("first", group=group)
     assert second.end().statuses == {"first": "CANCELLED"}
     assert second.ran("first") == 0
-    assert group in reason(flows, second.id)
+    for word in (group, "input.group"):
+        assert word in reason(flows, second.id)
     beside = flows.start("first", group=unique("group"))
     assert beside.end().status == "COMPLETED"
     flows.open(gate)
@@ -234,18 +237,15 @@ def test_place_of_a_run_outlives_the_retries_of_its_tasks(flows: FlowsUnderTest)
     assert second.note("top")["at"] >= first.note("low", "ends")["at"]
 
 
-def test_place_of_a_failed_run_is_passed_on_and_its_on_failure_task_waits_for_none(
-    flows: FlowsUnderTest,
-) -> None:
-    """Whether the place is free before or after the on-failure task, the documents leave open."""
+def test_place_of_a_failed_run_is_passed_on_and_its_on_failure_task_needs_none(flows: FlowsUnderTest) -> None:
     group, gate = unique("group"), flows.new_gate()
     first = flows.start("graph", {"top": {"error": "no"}, "oops": {"gate": gate}}, group=group)
-    second = flows.start("graph", group=group)
     first.note("oops")
+    second = flows.start("graph", group=group)
+    assert second.end().status == "COMPLETED"  # while `oops` of the first still runs
+    assert not first.is_done()
     flows.open(gate)
     assert first.end().status == "FAILED"
-    assert second.end().status == "COMPLETED"
-    assert second.note("top")["at"] >= first.note("top")["at"]
 
 
 def test_limit_of_one_task_leaves_the_others_of_the_run_alone(flows: FlowsUnderTest) -> None:

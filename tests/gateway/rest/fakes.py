@@ -11,7 +11,16 @@ import httpx
 from broadaxe_actors import definitions
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_actors.messages import CancelRuns, PauseWorker, ReplayRuns, TriggerRuns
+from broadaxe_actors.messages import (
+    CancelRuns,
+    GetStats,
+    PauseWorker,
+    PauseWorkflow,
+    ReplayRuns,
+    TenantStats,
+    TriggerRuns,
+    UnpauseWorkflow,
+)
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
@@ -23,6 +32,7 @@ from broadaxe_storage.records import (
     TaskEventRow,
     TaskRunState,
     WorkerRow,
+    WorkflowPause,
     WorkflowVersionRow,
 )
 from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
@@ -73,6 +83,7 @@ class FakeEngine:
         self.workers: dict[str, Any] = {}
         self.refusal: Refused | None = None
         self.acted_on: tuple[str, ...] = ()
+        self.stats = TenantStats(())
 
     def new_id(self) -> str:
         return new_id()
@@ -85,6 +96,10 @@ class FakeEngine:
             return tuple(self.record.trigger(run) for run in fields[0])
         if message in (CancelRuns, ReplayRuns):
             return self.acted_on
+        if message is GetStats:
+            return self.stats
+        if message in (PauseWorkflow, UnpauseWorkflow):
+            return self.record.pause(tenant_id, *fields)
         assert message is PauseWorker
         worker_id, is_paused = fields
         info = self.workers.get(worker_id)
@@ -104,6 +119,7 @@ class FakeRecord:
         self.logs: list[LogRow] = []
         self.versions: list[WorkflowVersionRow] = []
         self.workers: list[WorkerRow] = []
+        self.pauses: dict[str, WorkflowPause] = {}
         self.queries: list[RunQuery | LogQuery] = []
         self.lone = version_of(LONE)
         self.diamond = version_of(DIAMOND)
@@ -151,6 +167,21 @@ class FakeRecord:
             raise Refused(Code.INVALID_ARGUMENT, f"workflow {run.workflow_name!r} is not registered")
         self.add(version, id=run.run_id, input=run.input, metadata=run.metadata)
         return run.run_id
+
+    def pause(
+        self, tenant_id: str, workflow_id: str, ttl: int | None = None, *behaviors: str
+    ) -> WorkflowPause:
+        if not any(row.workflow_id == workflow_id and row.tenant_id == tenant_id for row in self.versions):
+            raise Refused(Code.NOT_FOUND, f"workflow {workflow_id} is not known")
+        old = self.pauses.get(workflow_id)
+        if ttl is not None:
+            row = WorkflowPause(workflow_id, tenant_id, NOW, None, ttl, *behaviors)
+        else:
+            row = (old or WorkflowPause(workflow_id, tenant_id, None, None, None, None, None))._replace(
+                paused_at=None
+            )
+        self.pauses[workflow_id] = row
+        return row
 
     # ---- Reads
 
@@ -239,6 +270,13 @@ class FakeRecord:
         rows = [row for row in self.versions if row.workflow_id == workflow_id and row.tenant_id == tenant_id]
         return max(rows, key=lambda row: row.number, default=None)
 
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
+        return [
+            row
+            for row in self.pauses.values()
+            if row.workflow_id in workflow_ids and row.tenant_id == tenant_id
+        ]
+
     async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
         return [row for row in self.workers if row.tenant_id == tenant_id and row.updated_at >= since]
 
@@ -253,8 +291,12 @@ class Rest:
         self.record = FakeRecord()
         self.engine = FakeEngine(self.record)
 
-        async def telemetry() -> Telemetry:
-            return Telemetry()
+        self.telemetry = Telemetry()
+        self.refreshed: list[str | None] = []
+
+        async def telemetry(tenant_id: str | None) -> Telemetry:
+            self.refreshed.append(tenant_id)
+            return self.telemetry
 
         self.app = create_app(
             hub=self.engine,

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from broadaxe_actors.batch_buffer import BatchBuffer
 from broadaxe_actors.batches import BATCH_SLOTS, TICKET, BatchKey, BatchRules, Draw, Member, WaitingGroup
+from broadaxe_actors.matching import Demand
 from broadaxe_actors.runtime.testing import Probe, peer
 from tests.factories import TENANT
 
 KEY = BatchKey("step", "group")
 INTERVAL_US = 1_000_000
+DEMAND = Demand("w:t|default=1|", "w:t", BATCH_SLOTS)
 
 
 def member(name, priority=1, seq=0, size=10, attempt=0):
@@ -21,7 +23,7 @@ class Bench:
     """A buffer between queue and tracker."""
 
     def __init__(self, max_size=3, group_max_runs=100, max_bytes=1_000):
-        self.rules = BatchRules("w:t", "w:t|default=1|", max_size, INTERVAL_US, group_max_runs, "'x'")
+        self.rules = BatchRules("w:t", DEMAND, max_size, INTERVAL_US, group_max_runs, "'x'")
         self.queue, self.tracker = peer("queue"), peer("tracker")
         self.probe = Probe(BatchBuffer, KEY, self.queue, self.tracker, max_bytes, lane=TENANT)
         self.timer = None
@@ -138,7 +140,7 @@ def test_a_full_batch_asks_for_one_slot_and_starts_when_it_is_there():
     assert bench.tickets == []
     said = bench.add(member("m3", seq=3))
     ((_, (ticket,)),) = [sent.args for sent in said.sends if sent.method == "ask"]
-    assert (ticket.attempt, ticket.slots, ticket.queue_key) == (TICKET, BATCH_SLOTS, "w:t|default=1|")
+    assert (ticket.attempt, ticket.demand) == (TICKET, DEMAND)
     draw = bench.grant()
     assert names(draw) == ["m1", "m2", "m3"]
     assert draw.reason == "the batch has reached its size of 3"

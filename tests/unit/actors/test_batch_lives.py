@@ -348,7 +348,7 @@ class Life:
         assert actor._batches.running == {}
         assert not actor._batches.has_work
         assert actor._ledger.lines() == []
-        assert actor._running == {}
+        assert actor._counts.all() == []
         queue = self.probes[self.queue].actor
         assert queue.slots_of(self.worker_id) == ({"default": SLOTS}, {"default": SLOTS})
         assert queue._tickets == {}

@@ -163,7 +163,7 @@ def test_ready_task_runs_wait_in_the_buffer_of_their_group():
     assert set(added) == {bench.buffer("a"), bench.buffer("b")}
     rules, members = added[bench.buffer("a")]
     assert (rules.max_size, rules.interval_us, rules.group_max_runs) == (2, SECOND, 3)
-    assert (rules.action, rules.queue_key) == ("w:t", "w:t|default=1|")
+    assert (rules.action, rules.demand.key) == ("w:t", "w:t|default=1|")
     assert [(item.task_run_id, item.attempt, item.priority, item.seq) for item in members] == [
         (ids[0], 0, 2, 1),
         (ids[2], 0, 2, 3),
@@ -264,7 +264,7 @@ def test_a_batch_task_within_a_run_joins_by_the_input_of_the_run_and_starts_with
     run = NewRun("d", b'{"g":"x"}', run_id=new_id())
     (said,) = bench.commit(bench.call("trigger", bench.gateway, TriggerRuns(3, TENANT, (run,))))
     ((_, ((ready,),)),) = sent(said, "enqueue")
-    bench.call("propose", (Proposal(ready.task_run_id, 0, "worker", ready.slots),))
+    bench.call("propose", (Proposal(ready.task_run_id, 0, "worker", ready.demand.slots),))
     said = bench.report(TaskReport(ready.task_run_id, 0, ReportKind.COMPLETED, b'{"n":1}'))
     (said,) = [each for each in bench.commit(said) if sent(each, "add")]
     ((_, (_, (member,))),) = sent(said, "add")
@@ -299,7 +299,8 @@ def test_a_batch_is_assigned_as_a_whole_in_one_turn():
     assert {task.execution_deadline for task in tasks} == {bench.probe.clock.now() + 9 * SECOND}
     assert bench.telemetry.counters["assigned_tasks"][TENANT] == 2
     assert bench.telemetry.counters["queued_to_assigned"][TENANT] == 2
-    assert bench.probe.actor._running == {"w:t": 2}
+    (stats,) = bench.probe.actor.stats().actions
+    assert (stats.action, stats.queued.total, stats.running.total) == ("w:t", 0, 2)
     assert bench.probe.actor._ledger.lines() == []
     bench.call("save_all")
     assert {task.update_record(TENANT).batch_id for task in tasks} == {"batch"}
@@ -354,7 +355,7 @@ def test_the_slot_is_free_when_the_last_member_has_ended():
     ((to, ((order,),)),) = sent(said, "cancel")
     assert (to, order.task_run_id, order.attempt) == (bench.worker, third, 0)
     assert bench.probe.actor._batches.running == {}
-    assert bench.probe.actor._running == {}
+    assert bench.probe.actor._counts.all() == []
 
 
 def test_a_failed_member_is_retried_in_a_later_batch_before_all_others():

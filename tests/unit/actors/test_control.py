@@ -168,7 +168,7 @@ def test_a_late_proposal_of_a_slot_that_was_given_back_does_not_take_it_again():
     bench.call("release_slot", bench.gateway, ReleaseSlot(4, TENANT, row.id))
     # The queue had found the same worker for it before it heard.
     heard = bench.call("propose", (Proposal(row.id, 0, WORKER, ONE),))
-    assert Sent(bench.queue, "release", (((WORKER, row.id, 0),),)) in heard[0].sends
+    assert Sent(bench.queue, "unspent", (((WORKER, row.id, 0),),)) in heard[0].sends
 
 
 def test_a_replay_does_not_begin_from_rows_of_before_a_replay_that_came_first():

@@ -6,7 +6,7 @@ from broadaxe_actors.journal import MAX_FLUSH_BYTES, MAX_ROWS_SHARED, RIDER_ROWS
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
 from broadaxe_storage.memory import MemoryStore
-from broadaxe_storage.records import IdempotencyRelease, RunRevival, TaskRunState
+from broadaxe_storage.records import IdempotencyRelease, RateLimitDrop, RunRevival, TaskRunState
 from broadaxe_storage.store import shard_of
 from tests.factories import (
     TENANT,
@@ -14,6 +14,7 @@ from tests.factories import (
     make_finish,
     make_log,
     make_member,
+    make_rate_limit,
     make_run,
     make_run_finish,
     make_settle,
@@ -107,6 +108,16 @@ def test_a_task_run_is_never_created_and_changed_in_one_flush(bench):
     assert bench.flush().updated == ()
     bench.end()
     assert len(bench.flush().updated) == 1
+
+
+def test_of_several_records_of_one_rate_limit_the_last_is_written(bench):
+    spent, later = make_rate_limit("a"), make_rate_limit("a", units_left=1)
+    gone, back = make_rate_limit("b"), make_rate_limit("c")
+    bench.append(spent, gone, RateLimitDrop(TENANT, "c"))
+    bench.append(later, RateLimitDrop(TENANT, "b"), back)
+    batch = bench.flush()
+    assert batch.rate_limits == (later, back)
+    assert batch.dropped_rate_limits == (RateLimitDrop(TENANT, "b"),)
 
 
 def test_a_settlement_takes_the_place_of_an_earlier_update(bench):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from broadaxe_actors.batches import TICKET, BatchKey
-from broadaxe_actors.matching import Matcher, Proposal, Ready
+from broadaxe_actors.matching import Demand, Matcher, Proposal, Ready
 from broadaxe_actors.runtime import Directory
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_actors.tenant_queue import MATCH_SLICE, TenantQueue
@@ -19,7 +19,7 @@ COSTS = (ONE, (("default", 2),), (("default", 1), ("gpu", 1)))
 
 
 def ready(task, action="a:a", slots=ONE, priority=1, attempt=0, seq=0):
-    return Ready(task, attempt, f"{action}|{slots}|", action, slots, priority, seq)
+    return Ready(task, attempt, Demand(f"{action}|{slots}|", action, slots), "", priority, seq)
 
 
 def open_worker(matcher, worker_id, *actions, **total):
@@ -48,7 +48,7 @@ class MatcherMachine(RuleBasedStateMachine):
         self.count += 1
         item = ready(f"task-{self.count}", action, slots, priority)
         self.matcher.push(item)
-        self.lines[item.queue_key, priority].append(item)
+        self.lines[item.demand.key, priority].append(item)
 
     @rule(
         actions=st.frozensets(st.sampled_from(ACTIONS), min_size=1),
@@ -98,12 +98,12 @@ class MatcherMachine(RuleBasedStateMachine):
             other
             for (key, priority), others in self.lines.items()
             for other in others
-            if key == item.queue_key and priority > item.queue_priority
+            if key == item.demand.key and priority > item.queue_priority
         ]
         assert not higher, "a higher priority of the same sub-queue goes first"
         actions, total, is_open, held = self.workers[proposal.worker_id]
         assert is_open
-        assert item.action in actions
+        assert item.demand.action in actions
         held[item.task_run_id, item.attempt] = proposal.slots
         used = defaultdict(int)
         for slots in held.values():
@@ -122,8 +122,8 @@ class MatcherMachine(RuleBasedStateMachine):
                     for slots in held.values():
                         for pool, units in slots:
                             free[pool] -= units
-                    fits = all(free[pool] >= units for pool, units in item.slots)
-                    assert not (is_open and item.action in actions and fits)
+                    fits = all(free[pool] >= units for pool, units in item.demand.slots)
+                    assert not (is_open and item.demand.action in actions and fits)
 
     @invariant()
     def counts_agree(self):
@@ -287,3 +287,31 @@ def test_a_batch_that_a_worker_holds_already_has_one_slot():
     bench.release("b1", TICKET)
     bench.release("b1", TICKET)
     assert bench.queue.call("slots_of", "w").result[1] == {"default": 1}
+
+
+def test_what_was_proposed_and_comes_back_is_first_again_once_its_action_goes_on():
+    queue = Probe(TenantQueue)
+    tracker = peer("tracker")
+    queue.call("connect", tracker)
+    queue.call("put_worker", "w", frozenset(ACTIONS), (("default", 2),))
+    items = [ready(f"task-{number}") for number in range(4)]
+    queue.call("enqueue", items)
+    queue.call("set_open", "w", True)
+    (sent,) = [sent for sent in queue.call("match").sends if sent.method == "propose"]
+    proposed = [item.task_run_id for item in sent.args[0]]
+    assert proposed == ["task-0", "task-1"]
+    queue.call("set_paused", ("a:a",), True)
+    queue.call("unspent", tuple(("w", task, 0) for task in proposed))
+    queue.call("put_back", items[:2])
+    assert queue.call("match").sends == []
+    queue.call("set_paused", ("a:a",), False)
+    (sent,) = [sent for sent in queue.call("match").sends if sent.method == "propose"]
+    assert [item.task_run_id for item in sent.args[0]] == proposed
+
+
+def test_units_are_told_by_worker():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=3, gpu=1)
+    matcher.push(ready("task"))
+    assert len(matcher.match(10)) == 1
+    assert matcher.units_by_worker() == {"w": (4, 1)}

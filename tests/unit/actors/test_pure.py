@@ -242,10 +242,27 @@ def test_a_run_whose_result_was_dropped_is_still_known_to_have_ended(monkeypatch
     monkeypatch.setattr("broadaxe_actors.followers.RECENT_RESULTS", 1)
     monkeypatch.setattr("broadaxe_actors.followers.ENDED_KEPT", 2)
     recent = RecentResults()
-    for run_id in ("a", "b", "c", "d"):
+    for run_id in "abcdef":
         recent.put(make_finished(run_id))
         recent.committed((run_id,))
-    assert [run_id for run_id in "abcd" if recent.get(run_id) is not None] == ["d"]
-    assert [run_id for run_id in "abcd" if recent.has_ended(run_id)] == ["b", "c", "d"]
-    recent.forget("c")
-    assert not recent.has_ended("c")
+    assert [run_id for run_id in "abcdef" if recent.get(run_id) is not None] == ["f"]
+    assert [run_id for run_id in "abcdef" if recent.has_ended(run_id)] == ["c", "d", "e", "f"]
+    recent.forget("d")
+    recent.forget("e")
+    assert [run_id for run_id in "abcdef" if recent.has_ended(run_id)] == ["c", "f"]
+
+
+def test_a_result_that_a_replay_replaced_goes_in_its_turn(monkeypatch):
+    monkeypatch.setattr("broadaxe_actors.followers.RECENT_RESULTS", 2)
+    recent = RecentResults()
+    recent.put(make_finished("a"))
+    recent.committed(("a",))
+    recent.forget("a")
+    recent.put(make_finished("b"))
+    recent.put(make_finished("a"))
+    recent.committed(("b",))
+    assert recent.get("a") is not None
+    assert recent.is_uncommitted("a")
+    recent.put(make_finished("c"))
+    recent.committed(("a", "c"))
+    assert [run_id for run_id in "abc" if recent.get(run_id) is not None] == ["a", "c"]

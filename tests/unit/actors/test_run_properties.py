@@ -209,7 +209,7 @@ class Life:
 
     def propose(self) -> None:
         item = self.ready.pop(self.rng.choice(list(self.ready)))
-        self.call("propose", (Proposal(item.task_run_id, item.attempt, "worker", item.slots),))
+        self.call("propose", (Proposal(item.task_run_id, item.attempt, "worker", item.demand.slots),))
 
     def report(self) -> None:
         task_run_id = self.rng.choice(list(self.running))

@@ -292,7 +292,7 @@ def test_an_accepted_proposal_starts_and_a_stale_one_gives_its_slot_back():
     assert [(item.task_run_id, item.attempt) for item in assignments] == [(run_id, 0)]
     bench.join("other")
     said = bench.call("propose", (Proposal(run_id, 0, "other", ONE), Proposal("gone", 0, "worker", ONE)))
-    assert bench.sent(said, "release") == [((("other", run_id, 0), ("worker", "gone", 0)),)]
+    assert bench.sent(said, "unspent") == [((("other", run_id, 0), ("worker", "gone", 0)),)]
     assert bench.sent(said, "start_tasks") == []
 
 

@@ -355,7 +355,7 @@ def test_every_registration_is_a_new_worker_answered_after_its_commit():
         (row,) = said.records
         assert row.actions == ("w:t",)
         assert said.effects == [Sent(gateway, "deliver", ((Reply(number, row.id),),))]
-        assert Sent(queue, "put_worker", (row.id, frozenset({"w:t"}), (("default", 3),))) in said.sends
+        assert Sent(queue, "put_worker", (row.id, frozenset({"w:t"}), (("default", 3),), ())) in said.sends
         assert any(sent.to is tracker and sent.method == "worker_joined" for sent in said.sends)
         ids.add(row.id)
     assert len(ids) == 2

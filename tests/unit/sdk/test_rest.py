@@ -12,6 +12,7 @@ from broadaxe import (
     BroadaxeError,
     ClientConfig,
     ConfigurationError,
+    DefinitionError,
     NotAuthenticatedError,
     NotFoundError,
     RequestRefusedError,
@@ -182,6 +183,59 @@ async def test_workers_are_read_and_paused(server):
     assert {call.path for call in server.calls} == {"/api/v1/workers/id"}
     assert (await answering(server, {"rows": [worker]}).workers.aio_list()).rows[0].name == "w"
     assert server.calls[-1].path == f"/api/v1/tenants/{TENANT}/worker"
+
+
+async def test_workflows_are_paused_and_unpaused(server):
+    client = answering(server, {**workflow("flow"), "isPaused": True})
+    read = client.workflows.pause("id", timedelta(minutes=90), "DROP")
+    assert read.is_paused is True
+    await client.workflows.aio_pause(
+        "id", queue_ttl=timedelta(hours=2), paused_workflow_scheduled_run_queue_behavior="DROP"
+    )
+    client.workflows.unpause("id")
+    await client.workflows.aio_unpause("id")
+    assert {(call.method, call.path) for call in server.calls} == {("PATCH", "/api/v1/workflows/id")}
+    first, second, *rest = [call.body["pause"] for call in server.calls]
+    assert first == {
+        "action": "pause",
+        "pausedWorkflowQueueTTL": "90m",
+        "pausedWorkflowCronRunQueueBehavior": "DROP",
+        "pausedWorkflowScheduledRunQueueBehavior": "QUEUE",
+    }
+    assert (second["pausedWorkflowQueueTTL"], second["pausedWorkflowScheduledRunQueueBehavior"]) == (
+        "2h",
+        "DROP",
+    )
+    assert rest == [{"action": "unpause"}] * 2
+    with pytest.raises(DefinitionError, match="expected 1 ms or more"):
+        client.workflows.pause("id", timedelta(0))
+
+
+async def test_task_stats_queue_metrics_and_prometheus_metrics_are_read(server):
+    stat = {
+        "queued": {
+            "total": 3,
+            "queues": {"flow:job": 2},
+            "concurrency": [{"expression": "input.u", "type": "GROUP_ROUND_ROBIN", "keys": {"a": 1}}],
+            "oldest": META["createdAt"],
+        },
+        "running": {"total": 1},
+    }
+    client = answering(server, {"job": stat})
+    read = client.metrics.get_task_stats()
+    assert read == await client.metrics.aio_get_task_stats()
+    queued = read["job"].queued
+    assert (queued.total, queued.queues, queued.concurrency[0].keys) == (3, {"flow:job": 2}, {"a": 1})
+    assert queued.oldest == read["job"].queued.oldest
+    assert read["job"].running.total == 1
+    client = answering(server, {"queues": {"flow:job": 2, "flow/GROUP_ROUND_ROBIN": {"a": 1}}})
+    assert client.metrics.get_queue_metrics()["flow/GROUP_ROUND_ROBIN"] == {"a": 1}
+    assert await client.metrics.aio_get_queue_metrics() == client.metrics.get_queue_metrics()
+    client = answering(server, b"# TYPE hatchet_x counter\n")
+    assert client.metrics.scrape_tenant_prometheus_metrics() == "# TYPE hatchet_x counter\n"
+    assert (await client.metrics.aio_scrape_tenant_prometheus_metrics()).startswith("#")
+    paths = list(dict.fromkeys(call.path.removeprefix(f"/api/v1/tenants/{TENANT}/") for call in server.calls))
+    assert paths == ["task-stats", "step-run-queue-metrics", "prometheus-metrics"]
 
 
 def workflow(name: str) -> dict[str, Any]:

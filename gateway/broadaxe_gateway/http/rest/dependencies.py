@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.errors import RequestRefused
+from broadaxe_gateway.http.metrics import TelemetrySource
 from broadaxe_gateway.http.rest.models.common import microseconds
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import Versions
@@ -39,6 +40,10 @@ async def _is_replay_enabled(request: Request) -> bool:
     return cast(bool, request.app.state.is_replay_enabled)
 
 
+async def _telemetry(request: Request) -> TelemetrySource:
+    return cast(TelemetrySource, request.app.state.telemetry)
+
+
 async def _tenant(tenant: Annotated[UUID, Path()], caller: Caller) -> str:
     """The tenant of the path, which the token must be of."""
     if str(tenant) != caller.tenant_id:
@@ -49,6 +54,7 @@ async def _tenant(tenant: Annotated[UUID, Path()], caller: Caller) -> str:
 Engine = Annotated[EngineLink, Depends(_engine)]
 Read = Annotated[Reads, Depends(_reads)]
 KnownVersions = Annotated[Versions, Depends(_versions)]
+Telemetry = Annotated[TelemetrySource, Depends(_telemetry)]
 ReplayEnabled = Annotated[bool, Depends(_is_replay_enabled)]
 Tenant = Annotated[str, Depends(_tenant)]
 

@@ -6,8 +6,15 @@ What is fetched by id is there once its trigger has been answered; listings may 
 from collections.abc import Sequence
 from typing import Protocol
 
-from broadaxe_storage.records import LogRow, TaskEventRow, WorkerRow, WorkflowVersionRow
-from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+from broadaxe_storage.records import (
+    LogRow,
+    RateLimitRow,
+    TaskEventRow,
+    WorkerRow,
+    WorkflowPause,
+    WorkflowVersionRow,
+)
+from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 
 
 class Reads(Protocol):
@@ -66,8 +73,20 @@ class Reads(Protocol):
         """The newest version of a workflow."""
         ...
 
+    async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
+        """Of these workflows those that are paused, or were once; in any order."""
+        ...
+
     async def list_workers(self, tenant_id: str, since: int) -> list[WorkerRow]:
         """Workers that are active, or have changed at `since` or later; the newest first."""
         ...
 
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None: ...
+
+    async def list_rate_limits(
+        self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0
+    ) -> list[RateLimitRow]: ...
+
+    async def count_rate_limits(self, tenant_id: str, query: RateLimitQuery) -> int:
+        """How many such a listing has in all; many are not counted to the end."""
+        ...

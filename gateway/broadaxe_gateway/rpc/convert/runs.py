@@ -188,7 +188,7 @@ def fit_results(results: Sequence[TaskResult], limit: int = RESULTS_LIMIT_BYTES)
     and empty. Errors too long for their share of the room give way to a notice; outputs too long empty the whole.
     """
     fitted = [_ended(result) for result in results]
-    if sum(len(entry.output or entry.error or b"") for entry in fitted) <= limit:
+    if sum([len(entry.output or entry.error or b"") for entry in fitted]) <= limit:
         return tuple(fitted)
     outputs = sum(len(entry.output) for entry in fitted if entry.output)
     if outputs > limit:

@@ -1,12 +1,12 @@
-"""`WorkflowService`: triggers, alone and in bulk."""
+"""`WorkflowService`: triggers, alone and in bulk; rate limits."""
 
 import asyncio
 from typing import TYPE_CHECKING
 
 from broadaxe_actors.errors import Refused
-from broadaxe_actors.messages import TriggerRuns
+from broadaxe_actors.messages import PauseRateLimit, PutRateLimit, TriggerRuns
 from broadaxe_gateway.hub import Hub
-from broadaxe_gateway.rpc.convert import runs
+from broadaxe_gateway.rpc.convert import rate_limits, runs
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
 from broadaxe_gateway.rpc.convert.collisions import for_bulk, for_one
 from broadaxe_gateway.rpc.slices import convert_all
@@ -49,3 +49,15 @@ class WorkflowService:
             return runs.bulk_triggered(await self._hub.ask(TriggerRuns, tenant_id, new))
         except Refused as refusal:
             raise for_bulk(refusal) from None
+
+    async def PutRateLimit(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.PutRateLimitRequest"
+    ) -> "wire.PutRateLimitResponse":
+        await self._hub.ask(PutRateLimit, tenant_id, *rate_limits.put_rate_limit(request))
+        return rate_limits.rate_limit_put()
+
+    async def PauseRateLimit(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.PauseRateLimitRequest"
+    ) -> "wire.PauseRateLimitResponse":
+        until = await self._hub.ask(PauseRateLimit, tenant_id, *rate_limits.pause_rate_limit(request))
+        return rate_limits.rate_limit_paused(until)

@@ -1,6 +1,8 @@
 """Shapes of workflows and their versions (rest 6)."""
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from broadaxe_gateway.http.rest.models.common import Pagination, Raw, ResourceMeta, SnakeWire, Wire
 
@@ -21,6 +23,8 @@ class Workflow(Wire):
     name: str
     description: str = ""
     is_paused: bool = False
+    paused_workflow_cron_run_queue_behavior: str | None = None
+    paused_workflow_scheduled_run_queue_behavior: str | None = None
     versions: list[WorkflowVersionMeta] | None = None
     tenant_id: str
 
@@ -30,6 +34,21 @@ class WorkflowList(Wire):
 
     rows: list[Workflow]
     pagination: Pagination
+
+
+class PauseRequest(Wire):
+    """`PauseWorkflowRequestPause` or `PauseWorkflowRequestUnpause`, which is the action alone. Checked by hand, for clear refusals."""
+
+    action: Any = None
+    paused_workflow_cron_run_queue_behavior: Any = "QUEUE"
+    paused_workflow_scheduled_run_queue_behavior: Any = "QUEUE"
+    paused_workflow_queue_ttl: Any = Field(default=None, alias="pausedWorkflowQueueTTL")
+
+
+class WorkflowUpdateRequest(Wire):
+    """`WorkflowUpdateRequest`."""
+
+    pause: PauseRequest | None = None
 
 
 class CronRef(SnakeWire):
