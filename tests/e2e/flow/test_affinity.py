@@ -183,7 +183,9 @@ def test_label_set_by_a_task_counts_for_the_next_dispatch(routed: FlowsUnderTest
     assert where(routed, "anywhere") in {"east", "west"}
     assert waits.ran("anywhere") == 0
     loader = routed.start(loads, options={"labels": [must("region", "west")]}, group=name, count=7)
-    labels = loader.end().output(loads)["labels"]
+    end = loader.end()
+    assert end.status == "COMPLETED", end.error(loads)
+    labels = end.output(loads)["labels"]
     assert labels[name] == 7
     assert labels["region"] == "west"  # nothing is removed
     assert waits.end().status == "COMPLETED"

@@ -5,7 +5,7 @@ import pytest
 from tests.compat.calls import Step, put
 from tests.compat.wire import unique
 from tests.e2e.flow.looks import all_started, count_by_worker, in_order, most_at_once
-from tests.e2e.runs.harness import FlowsUnderTest
+from tests.e2e.runs.harness import FlowsUnderTest, of_the_engine
 from tests.e2e.runs.stage import Stage
 from tests.processes import role, wait_until
 
@@ -48,6 +48,7 @@ def test_resumed_worker_takes_what_waited_in_order(flows: FlowsUnderTest) -> Non
 # ---- draining
 
 
+@of_the_engine
 def test_draining_worker_gets_nothing_new_and_loses_nothing(routed: FlowsUnderTest) -> None:
     """A third worker is told to stop while it runs a task that still needs a while."""
     leaver = role(
