@@ -5,9 +5,9 @@ from collections import Counter
 from typing import Any
 
 from broadaxe_actors.claims import Claims
+from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.event_router import EventRouter
-from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.tenant_queue import TenantQueue
 from broadaxe_storage.records import FINAL_STATES, RUN_STEP, FinishedTaskRun, TaskRunRow, TaskRunState
