@@ -77,7 +77,7 @@ class Credits:
         self._numbers = numbers
         self._keys: dict[str, Key] = {}
         self._idle: dict[Key, None] = {}
-        self._offers: dict[Key, None] = {}
+        self.offers: dict[Key, None] = {}
         """Buckets with credits that somebody may wait for."""
         self._needs: dict[WaitingNeed, None] = {}
         """Needs with sub-queues to ask for."""
@@ -90,14 +90,14 @@ class Credits:
 
     def resolve(self, limits: Sequence[tuple[str, int]]) -> tuple[tuple[Key, int], ...]:
         """The buckets of a demand."""
-        found = []
+        found: dict[Key, int] = {}
         for name, units in limits:
             key = self._keys.get(name)
             if key is None:
                 key = self._keys[name] = Key(name)
             self._idle.pop(key, None)
-            found.append((key, units))
-        return tuple(found)
+            found[key] = found.get(key, 0) + units
+        return tuple(found.items())
 
     def add(self, queue: SubQueue) -> None:
         """A sub-queue has task runs."""
@@ -134,12 +134,16 @@ class Credits:
 
     # ------------------------------------------------------------ spending
 
-    def spend(self, queue: SubQueue) -> tuple[Receipt, ...] | None:
-        """Take what one task run needs; or nothing, and have the sub-queue wait."""
+    def can_spend(self, queue: SubQueue) -> bool:
+        """Whether one task run of it has what it needs; if not, the sub-queue waits."""
         for key, units in queue.keys:
             if key.have < units:
                 self._wait(queue, key)
-                return None
+                return False
+        return True
+
+    def spend(self, queue: SubQueue) -> tuple[Receipt, ...]:
+        """Take what one task run needs; it must be there."""
         for key, units in queue.keys:
             key.have -= units
         return tuple(Receipt(key, key.window, units) for key, units in queue.keys)
@@ -277,15 +281,10 @@ class Credits:
 
     # ------------------------------------------------------------ waking
 
-    @property
-    def has_offers(self) -> bool:
-        """Whether credits may be of use to somebody who waits."""
-        return bool(self._offers)
-
     def _offer(self, key: Key) -> None:
         self._changed[key] = None
         if key.line:
-            self._offers[key] = None
+            self.offers[key] = None
 
     def unblocked(self, need: WaitingNeed) -> None:
         """A need has a slot again: what it waits for may be there, or may be asked for."""
@@ -299,19 +298,19 @@ class Credits:
     def wake(self) -> list[SubQueue]:
         """Sub-queues that wait no longer: at most as many as the credits allow. To be called again until there are no offers."""
         woken = []
-        for key in tuple(self._offers):
+        for key in tuple(self.offers):
             budget = key.have
             while budget > 0:
                 queue = self._next(key, budget)
                 if queue is None:
-                    del self._offers[key]
+                    del self.offers[key]
                     break
                 budget -= queue.units_of(key)
                 self._stop_waiting(queue)
                 woken.append(queue)
             else:
                 if not key.have or not key.line:
-                    del self._offers[key]
+                    del self.offers[key]
         return woken
 
     def _next(self, key: Key, budget: int) -> SubQueue | None:

@@ -88,16 +88,19 @@ class Cell:
 class SubQueue:
     """The task runs of one demand."""
 
-    __slots__ = ("asked", "demand", "keys", "levels", "need", "size", "watched")
+    __slots__ = ("action", "asked", "demand", "keys", "levels", "need", "size", "spare", "watched")
 
     def __init__(self, demand: Demand, need: "WaitingNeed", keys: "tuple[tuple[Key, int], ...]") -> None:
         self.demand = demand
         self.need = need
+        self.action = need.action
         self.keys = keys
         """Its limits: buckets and units."""
         self.levels: tuple[dict[str, Cell], ...] = ({}, {}, {}, {})
         """By priority: the cells by group key, the one whose turn it is first."""
         self.size = 0
+        self.spare: Cell | None = None
+        """The last that became empty, to be used again."""
         self.watched: Key | None = None
         """The bucket that was short of credits when it had its turn: it waits for it."""
         self.asked = 0
@@ -151,15 +154,16 @@ class SubQueue:
 class WaitingNeed(Need):
     """A need, and the sub-queues whose demands have it."""
 
-    __slots__ = ("action", "asked", "busy", "levels", "parked", "queues", "unasked")
+    __slots__ = ("asked", "busy", "cost", "levels", "parked", "queues", "unasked")
 
     def __init__(self, action: "ActionQueue", demand: Demand) -> None:
-        super().__init__(demand.action, demand.slots, demand.labels, demand.worker_id)
-        self.action = action
+        super().__init__(action, demand.slots, demand.labels, demand.worker_id)
         self.queues: dict[str, SubQueue] = {}
         """By the key of their demand: those that have task runs, and those that are kept for more to come."""
         self.levels: tuple[dict[SubQueue, None], ...] = ({}, {}, {}, {})
         """By priority: sub-queues that have task runs and are not short of credits."""
+        self.cost = 0
+        """How many workers or classes had to be looked at for it."""
         self.busy = 0
         """How many of the sub-queues are not empty."""
         self.parked: dict[tuple[Key, int], dict[SubQueue, None]] = {}
@@ -168,10 +172,6 @@ class WaitingNeed(Need):
         """Sub-queues that are short of credits, and for which these have yet to be asked."""
         self.asked = 0
         """Task runs for which credits are asked, without an answer yet."""
-
-    @property
-    def turn(self) -> int:
-        return self.action.turn
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -193,6 +193,10 @@ class WaitingNeed(Need):
     def block(self) -> None:
         """No slot: out of the way, until told of one."""
         self.is_blocked = True
+        solo = self.action.solo
+        if solo is not None:
+            self.action.levels[solo[0]].pop(self, None)
+            return
         for needs in self.action.levels:
             needs.pop(self, None)
 
@@ -200,9 +204,13 @@ class WaitingNeed(Need):
         """There may be a slot. Whether something waits for it."""
         self.is_blocked = False
         is_waiting = False
-        for level in LEVELS:
-            if self.levels[level]:
-                self.action.levels[level][self] = None
+        solo = self.action.solo
+        if solo is not None and solo[1] is self and solo[2].watched is None:
+            self.action.levels[solo[0]][self] = None
+            return True
+        for queues, needs in zip(self.levels, self.action.levels, strict=True):
+            if queues:
+                needs[self] = None
                 is_waiting = True
         return is_waiting
 
@@ -212,6 +220,7 @@ class ActionQueue:
 
     __slots__ = (
         "back_at",
+        "cells",
         "is_paused",
         "lanes",
         "levels",
@@ -220,6 +229,7 @@ class ActionQueue:
         "passed",
         "queues",
         "size",
+        "solo",
         "turn",
     )
 
@@ -236,31 +246,46 @@ class ActionQueue:
         self.levels: tuple[dict[WaitingNeed, None], ...] = ({}, {}, {}, {})
         """By priority: needs that are not blocked and have something to serve."""
         self.lanes: tuple[dict[str, Lane], ...] = ({}, {}, {}, {})
+        self.cells = 0
+        self.solo: Choice | None = None
+        """Its only cell, if it has one only and that is known. It stays when the last task run has gone."""
         self.passed = [0, 0, 0, 0]
         """By priority: task runs of higher ones taken while it waited."""
         self.back_at = -1
         """Its turn when it came back among those that take turns; -1 if it is among them in order, or not at all."""
 
-    def enter_lane(self, level: int, key: str, numbers: "count[int]") -> Cell:
-        """A cell in the lane of a group key."""
-        lane = self.lanes[level].get(key)
+    def enter_lane(self, level: int, key: str, numbers: "count[int]", spare: Cell | None) -> Cell:
+        """A cell in the lane of a group key; a spare one may be used."""
+        lanes = self.lanes[level]
+        lane = lanes.get(key)
         if lane is None:
-            lane = self.lanes[level][key] = Lane(next(numbers))
+            lane = lanes[key] = Lane(next(numbers))
         lane.uses += 1
-        return Cell(key, lane)
+        self.cells += 1
+        self.solo = None
+        if spare is None:
+            return Cell(key, lane)
+        spare.key = key
+        spare.lane = lane
+        spare.seen = lane.turn
+        return spare
 
     def leave_lane(self, level: int, cell: Cell) -> None:
         """A cell is not needed any more."""
+        self.cells -= 1
+        self.solo = None
         cell.lane.uses -= 1
         if not cell.lane.uses:
             del self.lanes[level][cell.key]
 
-    def level(self, ageing: int) -> int | None:
+    def _level(self, ageing: int) -> int | None:
         """The place of the priority that is next; None if nothing can be served."""
         levels = self.levels
-        for level in LEVELS:
-            if levels[level]:
+        level = 0
+        for needs in levels:
+            if needs:
                 break
+            level += 1
         else:
             return None
         if ageing and level != RETRIES:
@@ -275,25 +300,35 @@ class ActionQueue:
         for lower in range(level + 1, 4):
             self.passed[lower] = self.passed[lower] + (level != RETRIES) if self.levels[lower] else 0
 
-    def best(self, level: int) -> tuple[WaitingNeed, SubQueue, Cell]:
-        """Whose turn it is at a priority."""
+    def best(self, ageing: int) -> "Choice | None":
+        """Whose turn it is; None if nothing can be served."""
+        level = self._level(ageing)
+        if level is None:
+            return None
         needs = self.levels[level]
         if len(needs) == 1:
-            need = next(iter(needs))
+            (need,) = needs
             queues = need.levels[level]
             if len(queues) == 1:
-                queue = next(iter(queues))
-                return need, queue, queue.first(level)
+                (queue,) = queues
+                choice = level, need, queue, queue.first(level)
+                if self.cells == 1:
+                    self.solo = choice
+                return choice
         return min(self._first(level), key=_turn)
 
-    def _first(self, level: int) -> Iterable[tuple[WaitingNeed, SubQueue, Cell]]:
+    def _first(self, level: int) -> "Iterable[Choice]":
         for need in islice(self.levels[level], LOOKS):
             for queue in islice(need.levels[level], LOOKS):
-                yield need, queue, queue.first(level)
+                yield level, need, queue, queue.first(level)
 
 
-def _turn(found: tuple[WaitingNeed, SubQueue, Cell]) -> tuple[int, int]:
-    cell = found[2]
+Choice = tuple[int, WaitingNeed, SubQueue, Cell]
+"""What is to be served: place of the priority, need, sub-queue, cell."""
+
+
+def _turn(choice: Choice) -> tuple[int, int]:
+    cell = choice[3]
     return cell.lane.turn, cell.items[0][0]
 
 
@@ -327,17 +362,17 @@ class Turns:
 
     def enter(self, action: ActionQueue) -> None:
         """An action can be served; if it could already, nothing changes."""
-        if action in self._line or action.back_at >= 0:
+        line = self._line
+        if action in line or action.back_at >= 0:
             return
-        if not self._line:
-            self._line[action] = None
+        if not line or action.turn > next(reversed(line)).turn:
+            line[action] = None
         else:
             action.back_at = action.turn
             heappush(self._back, (action.turn, action))
 
-    def served(self, action: ActionQueue, turn: int) -> None:
-        """It had its turn."""
-        action.turn = turn
+    def served(self, action: ActionQueue) -> None:
+        """It had its turn, and has got its next."""
         if action.back_at >= 0:
             action.back_at = -1
         elif len(self._line) == 1:
@@ -351,5 +386,7 @@ class Turns:
         self._line.pop(action, None)
         action.back_at = -1
 
-    def __bool__(self) -> bool:
-        return bool(self._line) or self.first() is not None
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one at most."""
+        return len(self._line) + len(self._back) <= 1

@@ -7,11 +7,11 @@ What cannot run is not looked at: a need without a slot waits to be told of one,
 that is paused takes no turns. So a task run costs the same whatever waits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
 from broadaxe_actors.credits import Credits, OverLimit, Receipt
-from broadaxe_actors.lanes import ActionQueue, Cell, Demand, SubQueue, Turns, WaitingNeed
+from broadaxe_actors.lanes import ActionQueue, Cell, Choice, Demand, SubQueue, Turns, WaitingNeed
 from broadaxe_actors.worker_labels import DesiredLabel, Labels, desired_labels
 from broadaxe_actors.worker_pools import LOOKS, Fleet, Shelf, Slots, Worker
 
@@ -28,9 +28,9 @@ __all__ = [
     "desired_labels",
 ]
 
-MAX_IDLE_NEEDS = 1_000
-MAX_IDLE_MEMBERS = 50_000
-"""Needs that nothing waits for are kept with their workers, as finding these costs something; up to as many, with as many shelves in all."""
+MAX_NEEDS = 1_000
+MAX_MEMBERS = 100_000
+"""Needs that nothing waits for are kept with their workers, as finding these costs something; while there are as few, with as few shelves."""
 TRIES = 8
 """For each task run that a match may propose: how often it may find that something cannot run."""
 
@@ -42,6 +42,10 @@ class Proposal(NamedTuple):
     attempt: int
     worker_id: str
     slots: Slots
+
+
+_new: Callable[[type[Proposal], tuple[object, ...]], Proposal] = tuple.__new__
+"""Half the time of the constructor."""
 
 
 class Ready(NamedTuple):
@@ -82,9 +86,8 @@ class Matcher:
         self._queues: dict[str, SubQueue] = {}
         """By the key of their demand."""
         self._needs: dict[tuple[object, ...], WaitingNeed] = {}
-        self._idle: dict[WaitingNeed, int] = {}
-        """Needs that nothing waits for, with the number of their shelves."""
-        self._idle_members = 0
+        self._members = 0
+        """Shelves of all needs, as many as there were when each was made."""
         self._paused: set[str] = set()
         self._turns = Turns()
         """Actions with something that may find a slot."""
@@ -97,17 +100,22 @@ class Matcher:
         queue = self._queues.get(demand.key)
         if queue is None:
             queue = self._make_queue(demand)
+        action = queue.action
         level = 4 - item.queue_priority
-        cells = queue.levels[level]
-        cell = cells.get(item.group_key)
+        cell = queue.levels[level].get(item.group_key)
         if cell is None:
             cell = self._open_lane(queue, level, item.group_key)
+        elif not action.size:
+            # Its only lane was kept.
+            action.turn = next(self._numbers)
+            if not queue.need.is_blocked and not action.is_paused:
+                self._turns.enter(action)
         if is_first and cell.items:
             cell.items.appendleft((cell.items[0][0], item.task_run_id, item.attempt, item.prefers))
         else:
             cell.items.append((next(self._numbers), item.task_run_id, item.attempt, item.prefers))
         queue.size += 1
-        queue.need.action.size += 1
+        action.size += 1
         if queue.keys:
             self._check_limits(queue)
 
@@ -129,13 +137,14 @@ class Matcher:
             action.is_paused = is_paused
             if is_paused:
                 self._turns.leave(action)
-            elif any(action.levels):
+            elif action.size and any(action.levels):
                 self._turns.enter(action)
 
     def _make_queue(self, demand: Demand) -> SubQueue:
         identity = (demand.action, demand.slots, demand.labels, demand.worker_id)
         need = self._needs.get(identity)
         if need is None:
+            self._tidy()
             action = self._actions.get(demand.action)
             if action is None:
                 action = self._actions[demand.action] = ActionQueue(
@@ -144,38 +153,47 @@ class Matcher:
             need = self._needs[identity] = WaitingNeed(action, demand)
             action.needs[need] = None
             self._fleet.join(need)
+            self._members += len(need.homes)
+            need.cost = len(need.homes)
         queue = SubQueue(demand, need, self._credits.resolve(demand.limits))
         self._queues[demand.key] = need.queues[demand.key] = queue
         return queue
 
     def _open_lane(self, queue: SubQueue, level: int, group_key: str) -> Cell:
         need = queue.need
-        action = need.action
+        action = queue.action
+        if not action.size and action.solo is not None:
+            self._close_lane(*action.solo)
         cells = queue.levels[level]
-        cell = cells[group_key] = action.enter_lane(level, group_key, self._numbers)
+        cell = cells[group_key] = action.enter_lane(level, group_key, self._numbers, queue.spare)
+        queue.spare = None
+        if action.cells == 1:
+            action.solo = level, need, queue, cell
         if not queue.size:
-            if not need.busy:
-                self._idle_members -= self._idle.pop(need, 0)
             if not action.queues:
                 action.turn = next(self._numbers)
             need.busy += 1
             action.queues[queue] = None
-            self._credits.add(queue)
+            if queue.keys:
+                self._credits.add(queue)
         if len(cells) == 1 and queue.watched is None:
-            need.show_level(queue, level)
-            self._activate(need)
+            need.levels[level][queue] = None
+            if not need.is_blocked:
+                action.levels[level][need] = None
+                if not action.is_paused:
+                    self._turns.enter(action)
         return cell
 
     def _activate(self, need: WaitingNeed) -> None:
         if not need.is_blocked and not need.action.is_paused:
             self._turns.enter(need.action)
 
-    def _close_lane(self, queue: SubQueue, level: int, cell: Cell) -> None:
+    def _close_lane(self, level: int, need: WaitingNeed, queue: SubQueue, cell: Cell) -> None:
         """The last task run of a lane has gone."""
-        need = queue.need
         cells = queue.levels[level]
         del cells[cell.key]
         need.action.leave_lane(level, cell)
+        queue.spare = cell
         if not cells:
             need.hide_level(queue, level)
             if not queue.size:
@@ -188,20 +206,26 @@ class Matcher:
         if queue.keys:
             self._credits.remove(queue)
             self._forget(queue)
-        if not need.busy:
-            self._idle[need] = len(need.homes)
-            self._idle_members += self._idle[need]
-            while len(self._idle) > MAX_IDLE_NEEDS or (
-                self._idle_members > MAX_IDLE_MEMBERS and len(self._idle) > 1
-            ):
-                self._drop(next(iter(self._idle)))
 
     def _forget(self, queue: SubQueue) -> None:
         del self._queues[queue.demand.key]
         del queue.need.queues[queue.demand.key]
 
+    def _tidy(self) -> None:
+        """Drop needs that nothing waits for, the oldest first, if there are too many; a few at a time."""
+        for _ in range(LOOKS):
+            if len(self._needs) <= MAX_NEEDS and self._members <= MAX_MEMBERS:
+                return
+            identity, need = next(iter(self._needs.items()))
+            if need.busy and not need.action.size and need.action.solo is not None:
+                self._close_lane(*need.action.solo)
+            if need.busy or len(self._needs) == 1:
+                self._needs[identity] = self._needs.pop(identity)
+            else:
+                self._drop(need)
+
     def _drop(self, need: WaitingNeed) -> None:
-        self._idle_members -= self._idle.pop(need)
+        self._members -= need.cost
         for queue in tuple(need.queues.values()):
             self._forget(queue)
         del self._needs[need.identity]
@@ -339,110 +363,141 @@ class Matcher:
     def match(self, limit: int) -> list[Proposal]:
         """Up to `limit` task runs with the workers to run them; their slots and credits are taken."""
         proposals: list[Proposal] = []
-        self._tell()
+        offers = self._fleet.offers
+        for shelf in tuple(offers) if offers else ():
+            self._tell_of(shelf)
         for _ in range(limit * TRIES):
             action = self._turns.first()
-            if action is None:
-                if not self._wake():
+            if action is not None:
+                self._serve(action, proposals, limit)
+                if len(proposals) >= limit:
                     break
-            else:
-                self._serve(action, proposals)
-                if len(proposals) == limit:
-                    break
+            elif not ((offers or self._credits.offers) and self._wake()):
+                break
         return proposals
 
     def can_match(self) -> bool:
         """Whether something waits that is not known to be unable to run."""
-        return bool(self._fleet.offers) or bool(self._turns) or self._credits.has_offers
+        return bool(self._fleet.offers) or self._turns.first() is not None or bool(self._credits.offers)
 
-    def _serve(self, action: ActionQueue, proposals: list[Proposal]) -> None:
-        """The turn of an action."""
-        level = action.level(self._ageing)
-        if level is None:
-            self._turns.leave(action)
-            return
-        need, queue, cell = action.best(level)
-        shelf = need.find(self._numbers)
-        if shelf is None:
-            need.block()
-            self._rest(action)
-            return
-        spent = None
-        if queue.keys:
-            spent = self._credits.spend(queue)
-            if spent is None:
+    def _serve(self, action: ActionQueue, proposals: list[Proposal], limit: int) -> None:  # noqa: C901 - see `_hand_out`
+        """The turn of an action: a task run, or as many as may be if nothing else has a turn."""
+        solo = action.solo
+        if solo is None:
+            solo = action.best(self._ageing)
+            if solo is None:
+                self._turns.leave(action)
+                return
+        level, need, queue, cell = solo
+        shelf = need.only
+        if shelf is None or not shelf.available:
+            shelf = need.find(self._numbers)
+            if shelf is None:
+                need.block()
                 self._rest(action)
                 return
-        _, task_run_id, attempt, prefers = cell.items.popleft()
-        queue.size -= 1
-        action.size -= 1
+        spent: tuple[Receipt, ...] = ()
+        most = 1
+        if queue.keys:
+            if not self._credits.can_spend(queue):
+                self._rest(action)
+                return
+            spent = self._credits.spend(queue)
+        elif action.solo is not None and need.only is not None and self._turns.is_alone and not shelf.untold:
+            most = min(limit - len(proposals), len(cell.items))
+        self._hand_out(need, queue, cell, shelf, most, spent, proposals)
         if self._ageing:
             action.age(level)
-        self._pass_turn(action, need, queue, level, cell)
-        proposal = self._assign(need, shelf, (task_run_id, attempt), prefers, spent)
-        if proposal is not None:
-            proposals.append(proposal)
-
-    def _assign(
-        self,
-        need: WaitingNeed,
-        shelf: Shelf,
-        task: tuple[str, int],
-        prefers: str | None,
-        spent: tuple[Receipt, ...] | None,
-    ) -> Proposal | None:
-        """A task run takes its slots."""
-        worker = next(iter(shelf.available))
-        if prefers is not None:
-            other = self._workers.get(prefers)
-            if other is not None and self._can_serve(other, need):
-                worker = other
-        if task in worker.held:
-            # It told so itself, while the task run stood in line: nothing to propose.
-            self._credits.refund(spent or ())
-            return None
-        self._fleet.take(worker, task, need.slots)
-        if spent is not None:
-            worker.spent[task] = spent
-        if shelf.untold and shelf.available:
-            self._tell_of(shelf)
-        return Proposal(*task, worker.id, need.slots)
-
-    def _pass_turn(
-        self, action: ActionQueue, need: WaitingNeed, queue: SubQueue, level: int, cell: Cell
-    ) -> None:
-        """Who was served goes behind the others."""
-        turn = next(self._numbers)
-        cell.lane.turn = turn
-        self._turns.served(action, turn)
-        if not cell.items:
-            self._close_lane(queue, level, cell)
-            self._rest(action)
-        elif len(cells := queue.levels[level]) > 1:
-            del cells[cell.key]
-            cells[cell.key] = cell
-            cell.seen = turn
-        queues = need.levels[level]
-        if len(queues) > 1 and queue in queues:
-            del queues[queue]
-            queues[queue] = None
-        needs = action.levels[level]
-        if len(needs) > 1 and need in needs:
-            del needs[need]
-            needs[need] = None
+        action.turn = cell.lane.turn = next(self._numbers)
+        if action.solo is None:
+            self._go_behind(solo)
+        if shelf.available:
+            if shelf.untold:
+                self._tell_of(shelf)
+        elif need.only is not None:
+            need.find(self._numbers)
+            need.block()
+        if action.size:
+            if not cell.items:
+                self._close_lane(level, need, queue, cell)
+            if any(action.levels):
+                self._turns.served(action)
+                return
+        elif queue.keys:
+            self._close_lane(level, need, queue, cell)
+        else:
+            # The last of its action: kept, as more of the same is likely to come.
+            action.solo = solo
+        self._turns.leave(action)
 
     @staticmethod
-    def _can_serve(worker: Worker, need: WaitingNeed) -> bool:
-        return (
-            worker.is_open
-            and need.action_name in worker.worker_class.actions
-            and all(worker.free.get(pool, 0) >= units for pool, units in need.slots)
-        )
+    def _go_behind(served: Choice) -> None:
+        """Who was served goes behind the others."""
+        level, need, queue, cell = served
+        needs = need.action.levels[level]
+        if len(needs) > 1:
+            del needs[need]
+            needs[need] = None
+        queues = need.levels[level]
+        if len(queues) > 1:
+            del queues[queue]
+            queues[queue] = None
+        cells = queue.levels[level]
+        if len(cells) > 1:
+            del cells[cell.key]
+            cells[cell.key] = cell
+            cell.seen = cell.lane.turn
+
+    def _hand_out(
+        self,
+        need: WaitingNeed,
+        queue: SubQueue,
+        cell: Cell,
+        shelf: Shelf,
+        most: int,
+        spent: tuple[Receipt, ...],
+        proposals: list[Proposal],
+    ) -> None:
+        """Up to so many task runs of a lane take slots of a shelf. All in one place: this is what a task run costs."""
+        slots = need.slots
+        available = shelf.available
+        items = cell.items
+        take = self._fleet.take
+        before = len(items)
+        while most:
+            most -= 1
+            _, task_run_id, attempt, prefers = items.popleft()
+            if prefers is None or (worker := self._preferred(prefers, need)) is None:
+                worker = next(iter(available))
+            task = (task_run_id, attempt)
+            if task in worker.held:
+                # It told so itself, while the task run stood in line: nothing to propose.
+                self._credits.refund(spent)
+                continue
+            take(worker, task, slots)
+            if spent:
+                worker.spent[task] = spent
+            proposals.append(_new(Proposal, (task_run_id, attempt, worker.id, slots)))
+            if not available:
+                break
+        given = before - len(items)
+        queue.size -= given
+        queue.action.size -= given
+
+    def _preferred(self, worker_id: str, need: WaitingNeed) -> Worker | None:
+        """A worker, if it can take a task run now."""
+        worker = self._workers.get(worker_id)
+        if worker is None or not worker.is_open or need.action_name not in worker.worker_class.actions:
+            return None
+        free = worker.free
+        return worker if all(free.get(pool, 0) >= units for pool, units in need.slots) else None
 
     def _rest(self, action: ActionQueue) -> None:
         """An action with nothing to serve takes no turns."""
-        if not any(action.levels):
-            self._turns.leave(action)
+        for needs in action.levels:
+            if needs:
+                return
+        self._turns.leave(action)
 
     # ------------------------------------------------------------ waking
 
@@ -456,15 +511,16 @@ class Matcher:
     def _tell_of(self, shelf: Shelf) -> bool:
         """Tell as many as may be told at a time; more are when these have been served."""
         told = 0
-        while shelf.available and told < shelf.at_once:
+        untold, available = shelf.untold, shelf.available
+        while available and told < shelf.at_once:
             need = cast("WaitingNeed | None", self._fleet.next_told(shelf))
             if need is None:
                 break
-            if self._unblock(need):
+            if need.is_blocked and self._unblock(need):
                 told += 1
                 if 1 < len(need.action.needs) <= LOOKS:
-                    self._tell_others(need.action, next(iter(shelf.available)))
-        if not shelf.untold or not shelf.available:
+                    self._tell_others(need.action, next(iter(available)))
+        if not untold or not available:
             self._fleet.offers.pop(shelf, None)
         return told > 0
 
@@ -476,15 +532,14 @@ class Matcher:
                     self._unblock(need)
 
     def _unblock(self, need: WaitingNeed) -> bool:
-        """A need may have a slot. Whether that is of use now."""
-        if not need.is_blocked:
-            return False
-        is_waiting = need.unblock()
+        """A need that was blocked may have a slot. Whether that is of use now."""
+        action = need.action
+        is_waiting = need.unblock() and action.size > 0 and not action.is_paused
         if need.parked or need.unasked:
             self._credits.unblocked(need)
         if is_waiting:
-            self._activate(need)
-        return is_waiting and not need.action.is_paused
+            self._turns.enter(action)
+        return is_waiting
 
     def _wake(self) -> bool:
         """Nothing can be served: see whether a slot or credits are of use to others. Whether there is something to try."""

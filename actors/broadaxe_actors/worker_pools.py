@@ -16,13 +16,14 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, TypeVar
 
 from broadaxe_actors.worker_labels import DesiredLabel, Label, Labels, weight_of
 
 if TYPE_CHECKING:
     from broadaxe_actors.credits import Receipt
+    from broadaxe_actors.lanes import ActionQueue
 
 Slots = tuple[tuple[str, int], ...]
 """Units asked for, by pool."""
@@ -134,25 +135,30 @@ class Need:
     """See the module. `WaitingNeed` adds what waits for it."""
 
     __slots__ = (
+        "action",
         "action_name",
         "groups",
         "homes",
         "is_blocked",
         "labels",
+        "only",
         "slots",
         "weights",
         "worker_id",
     )
 
     def __init__(
-        self, action_name: str, slots: Slots, labels: tuple[DesiredLabel, ...], worker_id: str | None
+        self, action: "ActionQueue", slots: Slots, labels: tuple[DesiredLabel, ...], worker_id: str | None
     ) -> None:
-        self.action_name = action_name
+        self.action = action
+        self.action_name = action.name
         self.slots = slots
         self.labels = labels
         self.worker_id = worker_id
         self.homes: dict[Shelf, int] = {}
         """Its shelves, with their weights."""
+        self.only: Shelf | None = None
+        """The shelf, if there is just one. It is not dropped, only waited for."""
         self.groups: dict[int, dict[Shelf, None]] = {}
         """By weight: shelves that may hold a worker, the one whose turn it is first."""
         self.weights: list[int] = []
@@ -160,13 +166,14 @@ class Need:
         self.is_blocked = False
         """It found no slot, and has been told of none since."""
 
-    @property
-    def turn(self) -> int:
-        """When it was last the turn of its action."""
-        raise NotImplementedError
-
     def find(self, numbers: "count[int]") -> Shelf | None:
         """A shelf of the highest weight that holds a worker; those found empty are dropped."""
+        only = self.only
+        if only is not None:
+            if only.available:
+                return only
+            heappush(only.untold, (self.action.turn, next(numbers), self))
+            return None
         weights = self.weights
         while weights:
             group = self.groups[weights[-1]]
@@ -178,7 +185,7 @@ class Need:
                         group[shelf] = None
                     return shelf
                 del group[shelf]
-                heappush(shelf.untold, (self.turn, next(numbers), self))
+                heappush(shelf.untold, (self.action.turn, next(numbers), self))
             weights.pop()
         return None
 
@@ -189,7 +196,7 @@ class Need:
             return False
         group = self.groups.setdefault(weight, {})
         if shelf in group:
-            return False
+            return self.is_blocked
         if not group:
             place = bisect_left(self.weights, weight)
             if place == len(self.weights) or self.weights[place] != weight:
@@ -202,18 +209,21 @@ class Need:
         weight = self.homes.pop(shelf, None)
         if weight in self.groups:
             self.groups[weight].pop(shelf, None)
+        self.only = next(iter(self.homes)) if len(self.homes) == 1 else None
+        if self.only is not None:
+            self.learn(self.only)
 
     def room(self, most: int) -> int:
         """How many task runs could have a slot now: `most` at most, and looking at as many workers."""
         found = looks = 0
-        for weight in reversed(self.weights):
-            for shelf in self.groups[weight]:
-                for worker in shelf.available:
-                    fit = (worker.free.get(pool, 0) // units for pool, units in self.slots if units > 0)
-                    found += min(fit, default=most)
-                    looks += 1
-                    if found >= most or looks >= most:
-                        return min(found, most)
+        groups = (self.groups[weight] for weight in reversed(self.weights))
+        for shelf in (self.only,) if self.only is not None else chain.from_iterable(groups):
+            for worker in shelf.available:
+                fit = (worker.free.get(pool, 0) // units for pool, units in self.slots if units > 0)
+                found += min(fit, default=most)
+                looks += 1
+                if found >= most or looks >= most:
+                    return min(found, most)
         return found
 
 
@@ -264,16 +274,18 @@ class Fleet:
                 shelf.untold = [item for item in shelf.untold if shelf in item[2].homes]
                 heapify(shelf.untold)
         need.homes.clear()
+        need.only = None
         need.groups.clear()
         need.weights.clear()
 
     def _put(self, need: Need, shelf: Shelf, weight: int) -> None:
         need.homes[shelf] = weight
+        need.only = shelf if len(need.homes) == 1 else None
         shelf.needs[need] = None
         if shelf.available and not need.is_blocked:
             need.learn(shelf)
             return
-        heappush(shelf.untold, (need.turn, next(self.numbers), need))
+        heappush(shelf.untold, (need.action.turn, next(self.numbers), need))
         if shelf.available:
             self.offers[shelf] = None
 
@@ -381,12 +393,11 @@ class Fleet:
         for shelf in worker.shelves:
             available = shelf.available
             if worker in available:
-                if shelf.fits(worker):
-                    if len(available) > 1:
-                        del available[worker]
-                        available[worker] = None
-                else:
+                if free.get(shelf.pool, 0) < shelf.units if shelf.pool else not shelf.fits(worker):
                     del available[worker]
+                elif len(available) > 1:
+                    del available[worker]
+                    available[worker] = None
 
     def release(self, worker: Worker, task: tuple[str, int]) -> None:
         """An attempt gives its units back; one that has none is fine."""
@@ -396,7 +407,15 @@ class Fleet:
         free = worker.free
         for pool, units in slots:
             free[pool] += units
-        self._restock(worker)
+        if not worker.is_open:
+            return
+        for shelf in worker.shelves:
+            if worker not in shelf.available and (
+                free.get(shelf.pool, 0) >= shelf.units if shelf.pool else shelf.fits(worker)
+            ):
+                shelf.available[worker] = None
+                if shelf.untold:
+                    self.offers[shelf] = None
 
     def _restock(self, worker: Worker) -> None:
         is_open = worker.is_open
@@ -416,10 +435,11 @@ class Fleet:
         looks = 0
         while untold:
             turn, _, need = untold[0]
-            if need.turn != turn and looks < LOOKS:
+            now = need.action.turn
+            if now != turn and looks < LOOKS:
                 # It had its turn meanwhile, elsewhere.
                 looks += 1
-                heapreplace(untold, (need.turn, next(self.numbers), need))
+                heapreplace(untold, (now, next(self.numbers), need))
                 continue
             heappop(untold)
             if need.learn(shelf):

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from broadaxe_actors.claims import Claims
+from broadaxe_actors.concurrency_group import ConcurrencyGroup
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.run_tracker import RunTracker
@@ -367,7 +368,10 @@ class Final:
                 ("runs", tracker._runs),
                 ("settled task runs", tracker._settled),
                 ("ends that nobody has heard of", dict.fromkeys(range(len(tracker._to_progress)))),
-                ("running", tracker._running),
+                ("counts of what waits or runs", tracker._counts._by_action),
+                ("counts of places", dict.fromkeys(tracker._flows.actions())),
+                ("asks for places", dict.fromkeys((*tracker._seeking.later, *tracker._seeking.unheld))),
+                ("repeated triggers", tracker._creation._repeats),
                 ("deadlines", tracker._deadlines._where),
                 ("lines", tracker._ledger._lines),
                 ("jobs", tracker._creation._jobs),
@@ -378,6 +382,9 @@ class Final:
             ):
                 if held:
                     self._fail(f"{name} are left in the tracker: {dict(list(held.items())[:5])}")
+            groups = [group._key for group in self._sim.actors(ConcurrencyGroup)]
+            if groups:
+                self._fail(f"concurrency groups are left: {groups}")
             if tracker._ledger._bytes:
                 self._fail(f"{tracker._ledger._bytes} bytes are left in the tracker's ledger")
             if tracker._uncommitted_spills:

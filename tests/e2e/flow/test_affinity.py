@@ -61,12 +61,13 @@ def test_required_text_is_compared(routed: FlowsUnderTest, comparator: str, work
 
 
 def test_without_labels_equal_workers_share_in_turn(routed: FlowsUnderTest) -> None:
-    tag = unique("tag")
-    with routed.paused("east", "west"):
-        runs = routed.start_many("anywhere", [routed.plan(tag=tag) for _ in range(12)])
-    assert [run.end().status for run in runs] == ["COMPLETED"] * 12
+    tag, gate = unique("tag"), routed.new_gate()
+    do = {"anywhere": {"gate": gate}}
+    runs = routed.start_many("anywhere", [routed.plan(do, tag=tag) for _ in range(12)])
     counts = count_by_worker(all_started(routed, tag, 12))
-    assert min(counts["east"], counts["west"]) >= 2
+    assert counts == {"east": 6, "west": 6}
+    routed.open(gate)
+    assert [run.end().status for run in runs] == ["COMPLETED"] * 12
 
 
 @of_the_engine
@@ -182,7 +183,9 @@ def test_label_set_by_a_task_counts_for_the_next_dispatch(routed: FlowsUnderTest
     assert where(routed, "anywhere") in {"east", "west"}
     assert waits.ran("anywhere") == 0
     loader = routed.start(loads, options={"labels": [must("region", "west")]}, group=name, count=7)
-    labels = loader.end().output(loads)["labels"]
+    end = loader.end()
+    assert end.status == "COMPLETED", end.error(loads)
+    labels = end.output(loads)["labels"]
     assert labels[name] == 7
     assert labels["region"] == "west"  # nothing is removed
     assert waits.end().status == "COMPLETED"

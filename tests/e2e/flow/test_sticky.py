@@ -18,8 +18,12 @@ def other(worker: str) -> str:
 
 @pytest.mark.parametrize("flow", ["soft", "hard"])
 def test_tasks_of_a_run_stay_on_one_worker(routed: FlowsUnderTest, flow: str) -> None:
-    with routed.paused("east", "west"):
-        runs = routed.start_many(flow, [routed.plan() for _ in range(8)])
+    gate = routed.new_gate()
+    do = {"one": {"gate": gate}}
+    runs = routed.start_many(flow, [routed.plan(do) for _ in range(8)])
+    for run in runs:
+        run.note("one")
+    routed.open(gate)
     assert [run.end().status for run in runs] == ["COMPLETED"] * 8
     places = [workers_of(run) for run in runs]
     assert all(len(set(place.values())) == 1 and len(place) == 3 for place in places), places
@@ -93,8 +97,13 @@ def test_retry_stays_on_the_worker(routed: FlowsUnderTest) -> None:
 
 def test_all_tasks_of_a_run_share_the_worker_also_its_first_ones(routed: FlowsUnderTest) -> None:
     """The documents promise it for every task of the run, and show a run that begins with two."""
-    with routed.paused("east", "west"):
-        runs = routed.start_many("hard-roots", [routed.plan() for _ in range(6)])
+    gate = routed.new_gate()
+    do = {"left": {"gate": gate}, "right": {"gate": gate}}
+    runs = routed.start_many("hard-roots", [routed.plan(do) for _ in range(6)])
+    for run in runs:
+        run.note("left")
+        run.note("right")
+    routed.open(gate)
     assert [run.end().status for run in runs] == ["COMPLETED"] * 6
     places = [workers_of(run) for run in runs]
     assert all(len(set(place.values())) == 1 and len(place) == 3 for place in places), places

@@ -5,7 +5,7 @@ import pytest
 from tests.compat.calls import Step, put
 from tests.compat.wire import unique
 from tests.e2e.flow.looks import all_started, count_by_worker, in_order, most_at_once
-from tests.e2e.runs.harness import FlowsUnderTest
+from tests.e2e.runs.harness import FlowsUnderTest, of_the_engine
 from tests.e2e.runs.stage import Stage
 from tests.processes import role, wait_until
 
@@ -48,6 +48,7 @@ def test_resumed_worker_takes_what_waited_in_order(flows: FlowsUnderTest) -> Non
 # ---- draining
 
 
+@of_the_engine
 def test_draining_worker_gets_nothing_new_and_loses_nothing(routed: FlowsUnderTest) -> None:
     """A third worker is told to stop while it runs a task that still needs a while."""
     leaver = role(
@@ -138,14 +139,9 @@ def test_group_limit_labels_and_priority_together(routed: FlowsUnderTest) -> Non
     """Of each group one at a time, three an hour, on the worker with the memory, by priority."""
     tag = unique("tag")
     priorities = (1, 3, 2, 1)
-    with routed.paused("east", "west"):
-        gate = routed.new_gate()
-        first = [
-            routed.start(
-                "everything", {"everything": {"gate": gate}}, tag=tag, group=group, options={"priority": 1}
-            )
-            for group in ("a", "b")
-        ]
+    gate = routed.new_gate()
+    do = {"everything": {"gate": gate}}
+    first = [routed.start("everything", do, tag=tag, group=group) for group in ("a", "b")]
     all_started(routed, tag, 2)
     runs = {
         group: [
