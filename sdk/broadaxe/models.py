@@ -456,5 +456,5 @@ class TaskStatusStat(_Answer):
 class TaskStat(_Answer):
     """A half that the server leaves out is one of no runs."""
 
-    queued: TaskStatusStat = Field(default_factory=lambda: TaskStatusStat())
-    running: TaskStatusStat = Field(default_factory=lambda: TaskStatusStat())
+    queued: TaskStatusStat = Field(default_factory=TaskStatusStat)
+    running: TaskStatusStat = Field(default_factory=TaskStatusStat)
