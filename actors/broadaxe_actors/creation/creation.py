@@ -189,8 +189,7 @@ class Creation(KeyClaims):
             elif index in job.taken:
                 job.borrowed.append(run_id)
             elif not self._is_made(run_id):
-                if self._refused_ids:
-                    self._refused_ids.pop(run_id, None)
+                self._refused_ids.pop(run_id, None)
                 self._create(job, index, now)
             elif job.is_repeat:
                 job.borrowed.append(run_id)
