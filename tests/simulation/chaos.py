@@ -68,6 +68,7 @@ WORK = (
     "event of before the wait counted",
     "on-failure task ran",
     "on-failure task skipped",
+    "workflow paused",
     "cancel of a run",
     "cancel of a task",
     "cancel by filter",

@@ -11,11 +11,13 @@ from broadaxe_actors.messages import (
     IdempotencyCollisions,
     NewEvent,
     NewRun,
+    PauseWorkflow,
     PushEvents,
     PutRateLimit,
     PutWorkflow,
     ReplayRuns,
     TriggerRuns,
+    UnpauseWorkflow,
 )
 from broadaxe_storage.records import RunFilter, TaskRunState
 from tests.simulation.chaos import Violation
@@ -50,6 +52,7 @@ WEIGHTS = {
     "replay": 1.2,
     "replay_filter": 0.25,
     "read": 0.4,
+    "pause": 0.15,
 }
 
 
@@ -102,6 +105,7 @@ class Client:
             except (LinkLost, Refused):
                 return False
             self.sim.latest_versions[self.tenant_id, name] = answer.version_id
+            self.sim.workflow_ids[self.tenant_id, name] = answer.workflow_id
         return True
 
     # ------------------------------------------------------------ triggers
@@ -396,6 +400,28 @@ class Client:
             row = self.sim.check.stored(item)
             if row is not None and self.rng.random() < 0.7:
                 self.gateway.watch(self.tenant_id, row.run_id)
+
+    async def _pause(self) -> None:
+        """Pause a workflow for a while. The clients of a tenant share its workflows: who unpauses ends the others' pauses, too."""
+        workflow_id = self.rng.choice(
+            [item for (tenant_id, _), item in self.sim.workflow_ids.items() if tenant_id == self.tenant_id]
+        )
+        self.sim.asking += 1
+        if await self._change_pause(PauseWorkflow, workflow_id, 3_600_000_000):
+            self.chaos.did("workflow paused")
+        await asyncio.sleep(self.rng.choice((0.05, 0.5, 5.0)) * self.rng.random())
+        # Also if the pause was not answered: it may have been made.
+        while not await self._change_pause(UnpauseWorkflow, workflow_id):  # noqa: ASYNC110 - the answer is what is awaited
+            await asyncio.sleep(0.1)
+        self.sim.asking -= 1
+
+    async def _change_pause(self, *message: Any) -> bool:
+        await self.gateway.up.wait()
+        try:
+            await self.gateway.ask(message[0], self.tenant_id, *message[1:])
+        except (LinkLost, Refused):
+            return False
+        return True
 
     async def _read(self) -> None:
         rows = self.sim.disk.live if self.rng.random() < 0.5 else self.sim.disk.finished

@@ -378,10 +378,7 @@ class Final:
                 ("runs", tracker._runs),
                 ("settled task runs", tracker._settled),
                 ("ends that nobody has heard of", dict.fromkeys(range(len(tracker._to_progress)))),
-                (
-                    "counts of what waits or runs",
-                    {name: one for name, one in tracker._counts._by_action.items() if not one.is_empty},
-                ),
+                ("counts of what waits or runs", {item.action: item for item in tracker._counts.all()}),
                 ("counts of places", dict.fromkeys(tracker._flows.actions())),
                 ("asks for places", dict.fromkeys((*tracker._seeking.later, *tracker._seeking.unheld))),
                 ("repeated triggers", tracker._creation._repeats),

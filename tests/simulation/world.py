@@ -78,6 +78,7 @@ class Simulation:
         )
         self.tenants = tuple(self.new_id() for _ in range(rng.choice((1, 1, 2))))
         self.latest_versions: dict[tuple[str, str], str] = {}
+        self.workflow_ids: dict[tuple[str, str], str] = {}
         self.metadata: dict[str, str] = {}
         """By run: the value of the metadata key by which filters choose."""
         self.acknowledged_at: dict[str, int] = {}
