@@ -647,7 +647,7 @@ def test_labels_are_upserted_by_key_for_the_next_dispatch(wire: Wire, bare_worke
 # ---- values that this engine does not know
 
 
-@pytest.mark.parametrize("strategy", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("strategy", [1, 2, 7])
 def test_strategy_that_is_not_known_is_refused_and_not_taken_for_the_default(
     wire: Wire, strategy: int
 ) -> None:
