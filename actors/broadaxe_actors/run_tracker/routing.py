@@ -59,7 +59,7 @@ class Routing(Places):
             if len(self._demands) >= DEMANDS_KEPT:
                 self._demands.clear()
             wanted: tuple[DesiredLabel, ...] = ()
-            if step.workflow.sticky is None:
+            if worker_id is None:
                 wanted = step.demand.labels if labels is None else desired_labels(json.loads(labels))
             demand = self._demands[key] = Demand(
                 key,
