@@ -11,11 +11,13 @@ answer until its next window, so the owner of this calls `no_answer` after a whi
 Credits die with their window: a receipt tells of which one its units are, so that those that come back late are not taken for new ones.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import NamedTuple, TypeVar
 
-from broadaxe_actors.lanes import SubQueue, WaitingNeed
+from broadaxe_actors.lanes import LEVELS, ActionQueue, SubQueue, WaitingNeed
+from broadaxe_actors.worker_pools import LOOKS
 
 P = TypeVar("P")
 
@@ -25,7 +27,13 @@ MAX_IDLE_KEYS = 10_000
 """Buckets whose limits are remembered while no task run names them."""
 
 
-Place = tuple[WaitingNeed, int]
+class Place(NamedTuple):
+    """Where sub-queues wait that are alike but for other buckets."""
+
+    need: WaitingNeed
+    units: int
+    level: int
+    """Of the highest priority that waits in each."""
 
 
 class Receipt(NamedTuple):
@@ -61,7 +69,7 @@ class Key:
         self.users: dict[SubQueue, None] = {}
         """Sub-queues with task runs that name it."""
         self.line: dict[Place, dict[SubQueue, None]] = {}
-        """Who waits for it, by need and units; the place whose turn it is first."""
+        """Who waits for it; the place whose turn it is first."""
         self.asked = 0
         """Units for all that wait, here or elsewhere, and were asked for."""
         self.told = 0
@@ -158,7 +166,8 @@ class Credits:
     def _wait(self, queue: SubQueue, key: Key) -> None:
         need = queue.need
         queue.watched = key
-        key.line.setdefault((need, queue.units_of(key)), {})[queue] = None
+        queue.top = next(level for level in LEVELS if queue.levels[level])
+        key.line.setdefault(Place(need, queue.units_of(key), queue.top), {})[queue] = None
         queue.hide()
         need.unasked[queue] = None
         self._needs[need] = None
@@ -169,14 +178,31 @@ class Credits:
             return
         queue.watched = None
         need = queue.need
-        units = queue.units_of(key)
-        _take_out(queue, key.line, (need, units)) or _take_out(queue, need.parked, (key, units))
+        self._leave_line(queue, key)
         need.unasked.pop(queue, None)
         for each, units in queue.keys:
             each.asked -= units * queue.asked
             self._changed[each] = None
             self._answered(each, queue)
         queue.asked = 0
+
+    @staticmethod
+    def _leave_line(queue: SubQueue, key: Key) -> None:
+        need = queue.need
+        place = Place(need, queue.units_of(key), queue.top)
+        _take_out(queue, key.line, place) or _take_out(queue, need.parked, (key, place))
+
+    def raised(self, queue: SubQueue, level: int) -> None:
+        """A sub-queue that waits has got a task run of a higher priority."""
+        key = queue.watched
+        if key is not None and level < queue.top:
+            self._leave_line(queue, key)
+            queue.top = level
+            place = Place(queue.need, queue.units_of(key), level)
+            if queue.need.is_blocked:
+                queue.need.parked.setdefault((key, place), {})[queue] = None
+            else:
+                key.line.setdefault(place, {})[queue] = None
 
     def _answered(self, key: Key, queue: SubQueue) -> None:
         if queue in key.unanswered:
@@ -288,8 +314,8 @@ class Credits:
 
     def unblocked(self, need: WaitingNeed) -> None:
         """A need has a slot again: what it waits for may be there, or may be asked for."""
-        for (key, units), queues in need.parked.items():
-            key.line.setdefault((need, units), {}).update(queues)
+        for (key, place), queues in need.parked.items():
+            key.line.setdefault(place, {}).update(queues)
             self._offer(key)
         need.parked.clear()
         if need.unasked:
@@ -297,42 +323,54 @@ class Credits:
 
     def wake(self) -> list[SubQueue]:
         """Sub-queues that wait no longer: at most as many as the credits allow. To be called again until there are no offers."""
-        woken = []
+        woken: list[SubQueue] = []
+        turns: Counter[ActionQueue] = Counter()
         for key in tuple(self.offers):
             budget = key.have
-            while budget > 0:
-                queue = self._next(key, budget)
-                if queue is None:
-                    del self.offers[key]
-                    break
-                budget -= queue.units_of(key)
+            while budget > 0 and (place := self._best(key, budget, turns)) is not None:
+                queue = next(iter(key.line[place]))
+                budget -= place.units
+                turns[queue.action] += 1
                 self._stop_waiting(queue)
                 woken.append(queue)
-            else:
-                if not key.have or not key.line:
-                    del self.offers[key]
+            if budget == key.have or not key.line:
+                # Otherwise those woken may not need it after all.
+                del self.offers[key]
         return woken
 
-    def _next(self, key: Key, budget: int) -> SubQueue | None:
-        """Who waits for that bucket and has all that it needs now."""
+    def _best(self, key: Key, budget: int, turns: Counter[ActionQueue]) -> Place | None:
+        """Whose turn it is of those who wait for a bucket and have all that they need: by action, then priority."""
+        found = []
         for place in tuple(key.line):
-            need, units = place
-            if units > budget:
+            if place.units > budget:
                 continue
-            queues = key.line.pop(place)
-            if need.is_blocked:
-                need.parked[key, units] = queues
-                continue
-            while queues:
-                queue = next(iter(queues))
-                short = next((each for each, most in queue.keys if each.have < most), None)
-                if short is None:
-                    key.line[place] = queues
-                    return queue
-                del queues[queue]
-                queue.watched = short
-                short.line.setdefault((need, queue.units_of(short)), {})[queue] = None
-        return None
+            if place.need.is_blocked:
+                place.need.parked[key, place] = key.line.pop(place)
+            elif self._is_ready(key, place):
+                found.append(place)
+                if len(found) == LOOKS:
+                    break
+        if not found:
+            return None
+        best = min(found, key=lambda place: (turns[place.need.action], place.need.action.turn, place.level))
+        key.line[best] = key.line.pop(best)
+        return best
+
+    @staticmethod
+    def _is_ready(key: Key, place: Place) -> bool:
+        """Whether the first at a place of the line has all that it needs. Those short of something else go to wait for that."""
+        queues = key.line[place]
+        while queues:
+            queue = next(iter(queues))
+            short = next((each for each, units in queue.keys if each.have < units), None)
+            if short is None:
+                return True
+            del queues[queue]
+            queue.watched = short
+            there = place._replace(units=queue.units_of(short))
+            short.line.setdefault(there, {})[queue] = None
+        del key.line[place]
+        return False
 
 
 def _take_out(queue: SubQueue, index: dict[P, dict[SubQueue, None]], place: P) -> bool:

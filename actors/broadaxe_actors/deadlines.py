@@ -17,7 +17,8 @@ class Deadlines:
     def __init__(self) -> None:
         self._buckets: dict[int, set[str]] = {}
         self._order: list[int] = []
-        self._where: dict[str, int] = {}
+        self._where: dict[str, set[str]] = {}
+        """By id: the bucket it is in."""
 
     def __len__(self) -> int:
         return len(self._where)
@@ -27,25 +28,23 @@ class Deadlines:
 
     def set(self, key: str, deadline: int) -> None:
         """Give an id its deadline (microseconds), in place of any earlier one."""
-        bucket = -(-deadline // BUCKET_US)
+        number = -(-deadline // BUCKET_US)
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = set()
+            heapq.heappush(self._order, number)
         old = self._where.get(key)
-        if old == bucket:
-            return
-        if old is not None:
-            self._buckets[old].discard(key)
-        self._where[key] = bucket
-        members = self._buckets.get(bucket)
-        if members is None:
-            self._buckets[bucket] = {key}
-            heapq.heappush(self._order, bucket)
-        else:
-            members.add(key)
+        if old is not bucket:
+            if old is not None:
+                old.discard(key)
+            self._where[key] = bucket
+            bucket.add(key)
 
     def drop(self, key: str) -> None:
         """Forget an id's deadline; an id without one is fine."""
         bucket = self._where.pop(key, None)
         if bucket is not None:
-            self._buckets[bucket].discard(key)
+            bucket.discard(key)
 
     def next_due(self) -> int | None:
         """When to ask again, or None without deadlines. Emptied buckets are dropped on the way."""

@@ -141,6 +141,9 @@ def _validate_expressions(definition: WorkflowDefinition, names: set[str]) -> No
 def _compile_concurrency(where: str, entries: tuple[Mapping[str, Any], ...]) -> None:
     for entry in entries:
         _compile(f"{where}: concurrency", entry["expression"], cel.Environment.CONCURRENCY_KEY)
+        if entry.get("max_runs_expression"):
+            what = f"{where}: concurrency max_runs_expression"
+            _compile(what, entry["max_runs_expression"], cel.Environment.RATE_LIMIT_UNITS)
 
 
 def _validate_conditions(

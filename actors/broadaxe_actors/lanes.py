@@ -20,10 +20,10 @@ from itertools import count, islice
 from typing import TYPE_CHECKING
 
 from broadaxe_actors.worker_labels import DesiredLabel
-from broadaxe_actors.worker_pools import LOOKS, Need, Slots
+from broadaxe_actors.worker_pools import LOOKS, Need, Shelf, Slots
 
 if TYPE_CHECKING:
-    from broadaxe_actors.credits import Key
+    from broadaxe_actors.credits import Key, Place
 
 LEVELS = range(4)
 """Places of the priorities, 4 to 1."""
@@ -88,7 +88,7 @@ class Cell:
 class SubQueue:
     """The task runs of one demand."""
 
-    __slots__ = ("action", "asked", "demand", "keys", "levels", "need", "size", "spare", "watched")
+    __slots__ = ("action", "asked", "demand", "keys", "levels", "need", "size", "spare", "top", "watched")
 
     def __init__(self, demand: Demand, need: "WaitingNeed", keys: "tuple[tuple[Key, int], ...]") -> None:
         self.demand = demand
@@ -103,6 +103,8 @@ class SubQueue:
         """The last that became empty, to be used again."""
         self.watched: Key | None = None
         """The bucket that was short of credits when it had its turn: it waits for it."""
+        self.top = 0
+        """While it waits: the place of its highest priority."""
         self.asked = 0
         """While it waits: task runs that credits were asked for."""
 
@@ -121,7 +123,7 @@ class SubQueue:
         """The cell whose turn it is."""
         cells = self.levels[level]
         cell = next(iter(cells.values()))
-        if len(cells) == 1 or len(self.need.action.queues) == 1:
+        if len(cells) == 1 or not self.action.shares_lanes:
             return cell
         if len(cells) <= LOOKS:
             return min(cells.values(), key=_turn_of_cell)
@@ -166,8 +168,8 @@ class WaitingNeed(Need):
         """How many workers or classes had to be looked at for it."""
         self.busy = 0
         """How many of the sub-queues are not empty."""
-        self.parked: dict[tuple[Key, int], dict[SubQueue, None]] = {}
-        """By bucket and units: sub-queues that waited for credits, which came while there was no slot."""
+        self.parked: dict[tuple[Key, Place], dict[SubQueue, None]] = {}
+        """By bucket and place in its line: sub-queues that waited for credits, which came while there was no slot."""
         self.unasked: dict[SubQueue, None] = {}
         """Sub-queues that are short of credits, and for which these have yet to be asked."""
         self.asked = 0
@@ -228,8 +230,10 @@ class ActionQueue:
         "needs",
         "passed",
         "queues",
+        "shares_lanes",
         "size",
         "solo",
+        "told",
         "turn",
     )
 
@@ -247,8 +251,12 @@ class ActionQueue:
         """By priority: needs that are not blocked and have something to serve."""
         self.lanes: tuple[dict[str, Lane], ...] = ({}, {}, {}, {})
         self.cells = 0
+        self.shares_lanes = False
+        """A lane has been used by several sub-queues since there was none: no sub-queue knows all turns."""
         self.solo: Choice | None = None
         """Its only cell, if it has one only and that is known. It stays when the last task run has gone."""
+        self.told: dict[Shelf, None] = {}
+        """Shelves that have told it of their slots since it had its turn."""
         self.passed = [0, 0, 0, 0]
         """By priority: task runs of higher ones taken while it waited."""
         self.back_at = -1
@@ -260,7 +268,11 @@ class ActionQueue:
         lane = lanes.get(key)
         if lane is None:
             lane = lanes[key] = Lane(next(numbers))
+        else:
+            self.shares_lanes = True
         lane.uses += 1
+        if not self.cells:
+            self.shares_lanes = False
         self.cells += 1
         self.solo = None
         if spare is None:

@@ -117,6 +117,7 @@ class Matcher:
         queue.size += 1
         action.size += 1
         if queue.keys:
+            self._credits.raised(queue, level)
             self._check_limits(queue)
 
     def ready_count(self) -> int:
@@ -364,8 +365,8 @@ class Matcher:
         """Up to `limit` task runs with the workers to run them; their slots and credits are taken."""
         proposals: list[Proposal] = []
         offers = self._fleet.offers
-        for shelf in tuple(offers) if offers else ():
-            self._tell_of(shelf)
+        if offers or self._credits.offers:
+            self._wake()
         for _ in range(limit * TRIES):
             action = self._turns.first()
             if action is not None:
@@ -411,12 +412,11 @@ class Matcher:
         action.turn = cell.lane.turn = next(self._numbers)
         if action.solo is None:
             self._go_behind(solo)
-        if shelf.available:
-            if shelf.untold:
-                self._tell_of(shelf)
-        elif need.only is not None:
+        if need.only is not None and not shelf.available:
             need.find(self._numbers)
             need.block()
+        if action.told:
+            self._tell_next(action)
         if action.size:
             if not cell.items:
                 self._close_lane(level, need, queue, cell)
@@ -493,7 +493,9 @@ class Matcher:
         return worker if all(free.get(pool, 0) >= units for pool, units in need.slots) else None
 
     def _rest(self, action: ActionQueue) -> None:
-        """An action with nothing to serve takes no turns."""
+        """An action could not use its turn; with nothing else to serve it takes no more."""
+        if action.told:
+            self._tell_next(action)
         for needs in action.levels:
             if needs:
                 return
@@ -501,15 +503,8 @@ class Matcher:
 
     # ------------------------------------------------------------ waking
 
-    def _tell(self) -> bool:
-        """Tell needs of the slots that they missed. Whether any may have one now."""
-        found = False
-        for shelf in tuple(self._fleet.offers):
-            found = self._tell_of(shelf) or found
-        return found
-
     def _tell_of(self, shelf: Shelf) -> bool:
-        """Tell as many as may be told at a time; more are when these have been served."""
+        """Tell as many as may be told at a time; others are when these have been served."""
         told = 0
         untold, available = shelf.untold, shelf.available
         while available and told < shelf.at_once:
@@ -518,11 +513,20 @@ class Matcher:
                 break
             if need.is_blocked and self._unblock(need):
                 told += 1
+                need.action.told[shelf] = None
                 if 1 < len(need.action.needs) <= LOOKS:
                     self._tell_others(need.action, next(iter(available)))
         if not untold or not available:
             self._fleet.offers.pop(shelf, None)
         return told > 0
+
+    def _tell_next(self, action: ActionQueue) -> None:
+        """An action that was told of slots has had its turn: what is left of them is for who comes next."""
+        shelves = tuple(action.told)
+        action.told.clear()
+        for shelf in shelves:
+            if shelf.untold and shelf.available:
+                self._tell_of(shelf)
 
     def _tell_others(self, action: ActionQueue, worker: Worker) -> None:
         """What else an action has for a worker: the order among that is by priority and lane, not by who was told first."""
@@ -542,8 +546,10 @@ class Matcher:
         return is_waiting
 
     def _wake(self) -> bool:
-        """Nothing can be served: see whether a slot or credits are of use to others. Whether there is something to try."""
-        found = self._tell()
+        """See whether slots or credits are of use to who waits for some. Whether there is something to try."""
+        found = False
+        for shelf in tuple(self._fleet.offers):
+            found = self._tell_of(shelf) or found
         for queue in self._credits.wake():
             queue.show()
             self._activate(queue.need)

@@ -83,11 +83,14 @@ class SpillLedger:
         """A task run joins in memory whatever the line's length: a retry, or one read at recovery."""
         self._lines.setdefault(line, _State()).in_memory += 1
 
-    def leave(self, line: Line) -> None:
-        """A task run in memory left the line: assigned, or ended."""
+    def leave(self, line: Line) -> bool:
+        """A task run in memory left the line: assigned, or ended. True when others of the line wait in Postgres."""
         state = self._lines[line]
         state.in_memory -= 1
+        if state.spilled:
+            return True
         self._tidy(line, state)
+        return False
 
     def restore_spilled(self, line: Line, count: int) -> None:
         """What recovery finds waiting in Postgres."""

@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 import warnings
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NotRequired
 
 import typing_extensions
@@ -40,8 +40,10 @@ class Shape:
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
         """Raises `DefinitionError` for a type that cannot be validated."""
+        if self._is_open:
+            return _anything()
         try:
-            return TypeAdapter(Any if self._is_open else _portable(self.declared))
+            return TypeAdapter(_portable(self.declared))
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
             raise DefinitionError(
                 f"{self.where} is declared as {self.declared!r}, which cannot be validated: use a pydantic model, a dataclass, a "
@@ -98,6 +100,12 @@ class Shape:
                 return to_json(self.adapter.json_schema())
             except PydanticUserError:
                 return None  # validates, but has no schema (an arbitrary class with a validator, say)
+
+
+@cache
+def _anything() -> TypeAdapter[Any]:
+    """Made once: to make it takes longer than to parse most outputs, and each result of a workflow asks for it."""
+    return TypeAdapter(Any)
 
 
 def _portable(declared: Any) -> Any:

@@ -647,7 +647,7 @@ def test_labels_are_upserted_by_key_for_the_next_dispatch(wire: Wire, bare_worke
 # ---- values that this engine does not know
 
 
-@pytest.mark.parametrize("strategy", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("strategy", [1, 2, 7])
 def test_strategy_that_is_not_known_is_refused_and_not_taken_for_the_default(
     wire: Wire, strategy: int
 ) -> None:
@@ -655,12 +655,3 @@ def test_strategy_that_is_not_known_is_refused_and_not_taken_for_the_default(
     code, text = code_of(lambda: put(wire, unique("flow"), Step("only", fields={"concurrency": [entry]})))
     assert code.name == "INVALID_ARGUMENT"
     assert "limit_strategy" in text
-
-
-def test_pause_of_a_rate_limit_is_unimplemented(wire: Wire) -> None:
-    request = workflows.PauseRateLimitRequest(key="api")
-    code, text = code_of(
-        lambda: wire.unary("/WorkflowService/PauseRateLimit", request, workflows.PauseRateLimitResponse)
-    )
-    assert code.name == "UNIMPLEMENTED"
-    assert "PauseRateLimit" in text

@@ -50,6 +50,8 @@ FAULTS = (
 WORK = (
     "concurrency group was full",
     "displaced by a concurrency strategy",
+    "rate limit was used up",
+    "more units than a limit has",
     "run of several tasks ended",
     "run of several tasks waited in Postgres",
     "run of an older version ended",

@@ -13,6 +13,7 @@ from broadaxe_actors.messages import (
     NewRun,
     PauseWorkflow,
     PushEvents,
+    PutRateLimit,
     PutWorkflow,
     ReplayRuns,
     TriggerRuns,
@@ -26,6 +27,7 @@ from tests.simulation.workflows import (
     EVENT_KEYS,
     LIMITED,
     ONCE,
+    RATED,
     SCOPES,
     SINGLES,
     STARTING_KEY,
@@ -39,6 +41,8 @@ WEIGHTS = {
     "single": 6,
     "several": 3,
     "limited": 3,
+    "rated": 2,
+    "put_limits": 0.5,
     "lone": 2,
     "once": 2,
     "push": 3,
@@ -77,6 +81,7 @@ class Client:
         end = self.sim.clock.monotonic() + round(busy_seconds * 1e6)
         while not await self._put_workflows(self.sim.workflows):  # noqa: ASYNC110 - the answer is what is awaited
             await asyncio.sleep(0.1)
+        await self._put_limits()
         rate = self.rng.choice((3.0, 10.0))
         if self.rng.random() < 0.4:
             # More than the lines take, so that whole runs wait in Postgres.
@@ -159,9 +164,27 @@ class Client:
             )
         )
 
+    async def _put_limits(self) -> None:
+        """Limits that two workflows share; now and then others than before."""
+        for key in ("a", "b"):
+            limit = self.rng.choice((8, 20, 30))
+            while True:
+                await self.gateway.up.wait()
+                try:
+                    await self.gateway.ask(PutRateLimit, self.tenant_id, key, limit, 1_000_000)
+                except (LinkLost, Refused):
+                    await asyncio.sleep(0.1)
+                else:
+                    break
+
+    async def _rated(self) -> None:
+        await self._keyed(self.rng.choice(RATED))
+
     async def _limited(self) -> None:
+        await self._keyed(self.rng.choice(LIMITED))
+
+    async def _keyed(self, name: str) -> None:
         size = self.rng.choice((1, 2, 4, 9))
-        name = self.rng.choice(LIMITED)
         await self._trigger(
             tuple(
                 self._new_run(

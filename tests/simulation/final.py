@@ -67,11 +67,16 @@ class Final:
                 self._fail(f"nobody reported the result of {row}")
         elif row.state == S.FAILED:
             is_reported = row.error in self._check.reported[row.id, row.attempt]
-            ours = ("was reassigned", "exceeded timeout", "Traceback", "could not be evaluated")
+            ours = (
+                "whose limit is",
+                "was reassigned",
+                "exceeded timeout",
+                "Traceback",
+                "could not be evaluated",
+            )
             if not is_reported and not any(part in text for part in ours):
                 self._fail(f"nobody reported the failure of {row}")
-            if "exceeded timeout" in text:
-                self._check_timed_out(row, kind)
+            self._check_text(row, kind, text)
         elif row.state == S.CANCELLED and "no worker had" in text:
             if kind != "unserved":
                 self._fail(f"a task run that has workers was not scheduled: {row}")
@@ -80,10 +85,15 @@ class Final:
         elif row.state == S.CANCELLED and row.assigned_at is not None and not self._is_cancel_asked(row):
             self._fail(f"nobody cancelled {row}")
 
-    def _check_timed_out(self, row: FinishedTaskRun, kind: str) -> None:
-        if kind not in MAY_TIME_OUT:
-            self._fail(f"a task run that was to end by itself timed out: {row}")
-        self._record.timed_out(row.id, row.attempt, row.finished_at)
+    def _check_text(self, row: FinishedTaskRun, kind: str, text: str) -> None:
+        if "whose limit is" in text:
+            if self._record.definition_of(row).name != "rated-much":
+                self._fail(f"a task run that wants no more than there is was refused: {row}")
+            self._sim.chaos.did("more units than a limit has")
+        elif "exceeded timeout" in text:
+            if kind not in MAY_TIME_OUT:
+                self._fail(f"a task run that was to end by itself timed out: {row}")
+            self._record.timed_out(row.id, row.attempt, row.finished_at)
 
     def _check_displaced(self, row: FinishedTaskRun) -> None:
         if self._record.definition_of(row).name not in MAY_BE_DISPLACED:

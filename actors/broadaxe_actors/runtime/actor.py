@@ -87,8 +87,9 @@ class Actor(pykka.Actor):
 
     def record(self, record: Any) -> None:
         """Have the journal commit a record, after those recorded before in this lane."""
-        outbox = self._outbox("record")
-        if self.actor_inbox.runtime.journal_append is None:
+        runtime = self.actor_inbox.runtime
+        outbox = runtime.outbox or self._outbox("record")
+        if runtime.journal_append is None:
             raise RuntimeError("record() needs a journal: call Runtime.connect(journal=...) first")
         outbox.records.append(record)
         outbox.has_more = True

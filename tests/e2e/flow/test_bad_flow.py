@@ -44,11 +44,25 @@ def group(expression: str = "input.k", **fields: Any) -> v1.Concurrency:
         (group("1 + 2 +"), ("concurrency", "1 + 2 +")),
         (group(max_runs=0), ("concurrency", "max_runs", "0")),
         (group(max_runs=-3), ("concurrency", "max_runs", "-3")),
+        (group(max_runs_expression="input.("), ("max_runs_expression", "input.(")),
+        (group(is_tenant_scoped=True), ("concurrency", "input.k", "name")),
         (group(limit_strategy=1), ("limit_strategy", "DROP_NEWEST")),
         (group(limit_strategy=2), ("limit_strategy", "QUEUE_NEWEST")),
         (group(limit_strategy=9), ("limit_strategy", "9")),
     ],
-    ids=["empty", "syntax", "unknown-name", "unfinished", "zero", "negative", "drop", "queue", "unknown"],
+    ids=[
+        "empty",
+        "syntax",
+        "unknown-name",
+        "unfinished",
+        "zero",
+        "negative",
+        "limit-syntax",
+        "shared-by-no-name",
+        "drop",
+        "queue",
+        "unknown",
+    ],
 )
 def test_concurrency(wire: Wire, level: str, entry: v1.Concurrency, words: tuple[str, ...]) -> None:
     if level == "workflow":

@@ -207,6 +207,52 @@ def test_first_of_the_limit_keep_their_places(flows: FlowsUnderTest) -> None:
     assert [run.end().status for run in kept] == ["COMPLETED"] * 2
 
 
+@pytest.mark.parametrize(("flow", "kept"), [("keeps-newest", 2), ("keeps-oldest", 0)])
+def test_what_runs_goes_on_and_of_those_that_wait_one_is_kept(
+    flows: FlowsUnderTest, flow: str, kept: int
+) -> None:
+    group, gate = unique("group"), flows.new_gate()
+    first = gated(flows, of_newer(flows, flow), gate, group=group)
+    first.note(flow)
+    waiting = [flows.start(flow, group=group) for _ in range(3)]
+    gone = [run for place, run in enumerate(waiting) if place != kept]
+    assert [run.end().status for run in gone] == ["CANCELLED"] * 2
+    assert [run.ran(flow) for run in gone] == [0, 0]
+    assert not waiting[kept].is_done()
+    flows.open(gate)
+    assert (first.end().status, waiting[kept].end().status) == ("COMPLETED", "COMPLETED")
+
+
+def of_newer(flows: FlowsUnderTest, flow: str) -> str:
+    if flows.namespace.endswith("1375"):
+        pytest.skip("a setting of newer clients")
+    return flow
+
+
+def test_limit_of_a_group_may_come_from_the_input(flows: FlowsUnderTest) -> None:
+    tag, group, gate = unique("tag"), unique("group"), flows.new_gate()
+    flow = of_newer(flows, "by-tier")
+    runs = [gated(flows, flow, gate, tag=tag, group=group, count=2) for _ in range(4)]
+    all_started(flows, tag, 3)
+    assert flows.run("free")["output"]["task"] == "free"
+    assert len(all_started(flows, tag, 3)) == 3
+    flows.open(gate)
+    assert [run.end().status for run in runs] == ["COMPLETED"] * 4
+    assert most_at_once(flows.notes(tag)) == 3
+
+
+def test_group_may_be_shared_by_workflows(flows: FlowsUnderTest) -> None:
+    group, gate = unique("group"), flows.new_gate()
+    first = gated(flows, of_newer(flows, "shares"), gate, group=group)
+    first.note("shares")
+    second = flows.start("shares-too", group=group)
+    assert flows.end("shares-too", group=unique("group")).status == "COMPLETED"
+    assert second.ran("shares-too") == 0
+    flows.open(gate)
+    assert (first.end().status, second.end().status) == ("COMPLETED", "COMPLETED")
+    assert second.note("shares-too")["at"] >= first.note("shares", "ends")["at"]
+
+
 # ---- places of runs, and of tasks within them
 
 

@@ -61,9 +61,9 @@ def test_runs_of_one_group_keep_their_order_among_others(flows: FlowsUnderTest) 
 
 
 def test_many_keys_of_one_task_each_run_like_tasks_without_a_key(flows: FlowsUnderTest) -> None:
-    count = 1_000 if flows.is_ours else 200
+    count = 1_000 if flows.is_ours else 100
     seconds = {}
-    for flow in ("free", "in-turn", "in-turn-wide"):
+    for flow in ("free", "in-turn"):
         tag = unique("tag")
         plans = [flows.plan(tag=tag, group=f"{tag}-{index}") for index in range(count)]
         runs = flows.start_many(flow, plans)
@@ -72,10 +72,8 @@ def test_many_keys_of_one_task_each_run_like_tasks_without_a_key(flows: FlowsUnd
         notes = all_started(flows, tag, count)
         assert sorted(note["group"] for note in notes) == sorted(f"{tag}-{index}" for index in range(count))
         seconds[flow] = notes[-1]["at"] - notes[0]["at"]
-    assert (
-        seconds["in-turn"] <= 4 * seconds["free"] + 2
-    )  # a machine under test is noisy; a scan would cost far more
-    assert seconds["in-turn-wide"] <= 4 * seconds["free"] + 2
+    # A machine under test is noisy; a scan over all keys at each step would cost far more.
+    assert seconds["in-turn"] <= 4 * seconds["free"] + 2
 
 
 def test_group_that_comes_late_does_not_wait_for_the_line_before_it(flows: FlowsUnderTest) -> None:

@@ -71,7 +71,14 @@ def test_both_concurrency_fields_count():
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(0, "CANCEL_IN_PROGRESS"), (3, "GROUP_ROUND_ROBIN"), (4, "CANCEL_NEWEST")]
+    ("number", "name"),
+    [
+        (0, "CANCEL_IN_PROGRESS"),
+        (3, "GROUP_ROUND_ROBIN"),
+        (4, "CANCEL_NEWEST"),
+        (5, "CANCEL_QUEUED_EXCEPT_NEWEST"),
+        (6, "CANCEL_QUEUED_EXCEPT_OLDEST"),
+    ],
 )
 @pytest.mark.parametrize("level", ["workflow", "task"])
 def test_concurrency_is_carried_at_both_levels(level, number, name):
@@ -84,13 +91,37 @@ def test_concurrency_is_carried_at_both_levels(level, number, name):
     assert found == {"expression": "input.k", "max_runs": 7, "limit_strategy": name}
 
 
-@pytest.mark.parametrize("number", [1, 2, 5, 6])
-def test_strategies_that_the_engine_does_not_know_are_refused_by_name(number):
+@pytest.mark.parametrize("number", [1, 2])
+def test_deprecated_strategies_are_refused_by_name(number):
     entry = v1.Concurrency(expression="input.k", limit_strategy=number)
     with pytest.raises(Refused) as refusal:
         definition(concurrency_arr=[entry])
     assert v1.ConcurrencyLimitStrategy.Name(number) in str(refusal.value)
     assert "GROUP_ROUND_ROBIN" in str(refusal.value)
+
+
+def test_limit_by_expression_and_shared_name_are_carried():
+    entry = v1.Concurrency(
+        expression="input.k",
+        max_runs=1,
+        max_runs_expression="input.n",
+        name="shared",
+        is_tenant_scoped=True,
+        limit_strategy=v1.GROUP_ROUND_ROBIN,
+    )
+    assert definition(concurrency_arr=[entry]).concurrency[0] == {
+        "expression": "input.k",
+        "max_runs": 1,
+        "limit_strategy": "GROUP_ROUND_ROBIN",
+        "name": "shared",
+        "is_tenant_scoped": True,
+        "max_runs_expression": "input.n",
+    }
+
+
+def test_shared_group_needs_a_name():
+    with pytest.raises(Refused, match=r"'input\.k' is tenant-scoped and has no name"):
+        definition(concurrency_arr=[v1.Concurrency(expression="input.k", is_tenant_scoped=True)])
 
 
 def test_number_as_a_limit_over_all_arrives_as_a_constant_key():

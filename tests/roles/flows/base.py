@@ -123,10 +123,12 @@ async def act(plan: Plan, ctx: Any, task: str, parents: Sequence[Any] = ()) -> d
     }
 
 
-def at_most(sdk: ModuleType, expression: str, count: int, strategy: str = "GROUP_ROUND_ROBIN") -> Any:
+def at_most(
+    sdk: ModuleType, expression: str, count: int | str, strategy: str = "GROUP_ROUND_ROBIN", **more: Any
+) -> Any:
     """A concurrency expression of the SDK; the strategy by its name."""
     return sdk.ConcurrencyExpression(
-        expression=expression, max_runs=count, limit_strategy=sdk.ConcurrencyLimitStrategy[strategy]
+        expression=expression, max_runs=count, limit_strategy=sdk.ConcurrencyLimitStrategy[strategy], **more
     )
 
 

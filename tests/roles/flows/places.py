@@ -1,6 +1,7 @@
 """Flows whose runs hold places in concurrency groups, and flows in which priority decides."""
 
 import inspect
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -34,10 +35,23 @@ def groups(flows: Flows) -> None:
         "team-and-account",
         concurrency=[at_most(sdk, "input.group", 2), at_most(sdk, "additional_metadata.account", 1)],
     )
+    if "is_tenant_scoped" in sdk.ConcurrencyExpression.model_fields:
+        of_newer_clients(flows)
     flows.single("by-run", concurrency=at_most(sdk, "workflow_run_id", 1))
     flows.single(
         "impatient", concurrency=at_most(sdk, "input.group", 1), schedule_timeout=timedelta(seconds=1)
     )
+
+
+def of_newer_clients(flows: Flows) -> None:
+    sdk = flows.sdk
+    flows.single("by-tier", concurrency=at_most(sdk, "input.group", "input.count > 1 ? 3 : 1"))
+    name = f"shared-{os.environ['HATCHET_CLIENT_NAMESPACE']}"
+    for flow in ("shares", "shares-too"):
+        shared = at_most(sdk, "input.group", 1, name=name, is_tenant_scoped=True)
+        flows.single(flow, concurrency=[shared])
+    flows.single("keeps-newest", concurrency=at_most(sdk, "input.group", 1, "CANCEL_QUEUED_EXCEPT_NEWEST"))
+    flows.single("keeps-oldest", concurrency=at_most(sdk, "input.group", 1, "CANCEL_QUEUED_EXCEPT_OLDEST"))
 
 
 def graphs(flows: Flows) -> None:

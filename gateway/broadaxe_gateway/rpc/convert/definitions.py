@@ -54,9 +54,11 @@ MAX_TASKS = 10_000
 MAX_RETRIES = 10_000
 MAX_UNITS = 1_000_000
 """Slots or rate limit units of one task, and runs of one concurrency group."""
-_STRATEGIES = ("CANCEL_IN_PROGRESS", "GROUP_ROUND_ROBIN", "CANCEL_NEWEST")
-"""The others of the wire are deprecated (DROP_NEWEST, QUEUE_NEWEST), or newer than what this engine does: to take one for another
-would cancel the wrong runs."""
+_DEPRECATED_STRATEGIES = frozenset({"DROP_NEWEST", "QUEUE_NEWEST"})
+"""To take one of them for another strategy would cancel the wrong runs."""
+_STRATEGIES = tuple(
+    name for name, _ in wire.ConcurrencyLimitStrategy.items() if name not in _DEPRECATED_STRATEGIES
+)
 _FOR_TEXT = frozenset({"EQUAL", "NOT_EQUAL"})
 _CONDITION_ACTIONS = {
     condition_pb2.QUEUE: "QUEUE",
@@ -235,6 +237,10 @@ def _concurrency(where: str, entry: wire.Concurrency) -> dict[str, Any]:
         else 1,
         "limit_strategy": strategy,
     }
+    if entry.is_tenant_scoped and not entry.name:
+        raise refuse(
+            f"{where}: concurrency {shown(entry.expression)} is tenant-scoped and has no name: give the one by which workflows share it"
+        )
     for field in ("name", "is_tenant_scoped", "max_runs_expression"):
         if entry.HasField(field):
             found[field] = getattr(entry, field)
