@@ -409,7 +409,7 @@ class Client:
         self.sim.asking += 1
         if await self._change_pause(PauseWorkflow, workflow_id, 3_600_000_000):
             self.chaos.did("workflow paused")
-        await asyncio.sleep(self.rng.choice((0.05, 0.5, 5.0)) * self.rng.random())
+        await asyncio.sleep(self.rng.choice((0.05, 0.5, 2.0)) * self.rng.random())
         # Also if the pause was not answered: it may have been made.
         while not await self._change_pause(UnpauseWorkflow, workflow_id):  # noqa: ASYNC110 - the answer is what is awaited
             await asyncio.sleep(0.1)
