@@ -330,7 +330,7 @@ class TaskRun:
         self, tenant_id: str, finished_at: int, output: bytes | None, error: bytes | None
     ) -> TaskRunSettle:
         """The record of its end within a run that may go on."""
-        return TaskRunSettle(*self.finish_record(tenant_id, finished_at, output, error))
+        return TaskRunSettle._make(self.finish_record(tenant_id, finished_at, output, error))
 
     def finish_record(
         self, tenant_id: str, finished_at: int, output: bytes | None, error: bytes | None

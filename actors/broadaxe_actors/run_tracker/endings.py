@@ -14,7 +14,7 @@ from broadaxe_storage.records import IdempotencyRelease, RunFinish, TaskEventKin
 
 S = TaskRunState
 AFTERWARDS = -1
-"""In `_to_progress`, in place of a child: all children have heard of the end of a task."""
+"""In `_to_progress`, in place of a child: all children have heard of the end of a task, and it may matter to the run as a whole."""
 REWATCH = -2
 """Likewise: the run was read from the record, and its gates have heard of all ends: go on with what waits for sleeps and events."""
 _STATUS = {state: state.name for state in S}
@@ -148,7 +148,8 @@ class Endings(Lines):
         if not self._is_restoring:
             for child in run.version.children[index]:
                 self._to_progress.append((run, index, child))
-            self._to_progress.append((run, index, AFTERWARDS))
+            if not run.open_count or run.version.on_failure_index is not None:
+                self._to_progress.append((run, index, AFTERWARDS))
 
     def _end_run(self, run: Run, turn: Turn) -> None:
         """All tasks of a run have ended."""

@@ -104,9 +104,10 @@ def order_bytes(order: Order) -> int:
         size = len(order.input) + _utf8_bytes(order.metadata) + ORDER_OVERHEAD_BYTES
         if order.parents or order.triggers or order.errors:
             size += _utf8_bytes(order.triggers)
-            for parent in order.parents:
-                size += len(parent.task_name) + len(parent.output) + 8
-            size += sum(len(name) + _utf8_bytes(text) + 8 for name, text in order.errors)
+            for name, output, _ in order.parents:
+                size += len(name) + len(output) + 8
+            for name, text in order.errors:
+                size += len(name) + _utf8_bytes(text) + 8
         return size
     if isinstance(order, BatchStart):
         return ORDER_OVERHEAD_BYTES + sum(map(order_bytes, order.members))
