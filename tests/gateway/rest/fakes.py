@@ -11,7 +11,7 @@ import httpx
 from broadaxe_actors import definitions
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_actors.messages import CancelRuns, PauseWorker, ReplayRuns, TriggerRuns
+from broadaxe_actors.messages import CancelRuns, DeleteRateLimit, PauseWorker, ReplayRuns, TriggerRuns
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
@@ -20,12 +20,13 @@ from broadaxe_gateway.tokens import Identity, Unauthenticated
 from broadaxe_storage.records import (
     RUN_STEP,
     LogRow,
+    RateLimitRow,
     TaskEventRow,
     TaskRunState,
     WorkerRow,
     WorkflowVersionRow,
 )
-from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 from tests.factories import make_task_run, make_version, new_id
 
 TENANT = "11111111-1111-4111-8111-111111111111"
@@ -85,6 +86,8 @@ class FakeEngine:
             return tuple(self.record.trigger(run) for run in fields[0])
         if message in (CancelRuns, ReplayRuns):
             return self.acted_on
+        if message is DeleteRateLimit:
+            return None
         assert message is PauseWorker
         worker_id, is_paused = fields
         info = self.workers.get(worker_id)
@@ -104,7 +107,8 @@ class FakeRecord:
         self.logs: list[LogRow] = []
         self.versions: list[WorkflowVersionRow] = []
         self.workers: list[WorkerRow] = []
-        self.queries: list[RunQuery | LogQuery] = []
+        self.limits: list[RateLimitRow] = []
+        self.queries: list[RunQuery | LogQuery | RateLimitQuery] = []
         self.lone = version_of(LONE)
         self.diamond = version_of(DIAMOND)
         self.versions += [self.lone, self.diamond]
@@ -244,6 +248,16 @@ class FakeRecord:
 
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None:
         return next((row for row in self.workers if row.id == worker_id and row.tenant_id == tenant_id), None)
+
+    async def list_rate_limits(
+        self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0
+    ) -> list[RateLimitRow]:
+        self.queries.append(query)
+        rows = [row for row in self.limits if row.tenant_id == tenant_id and query.search in row.key]
+        return rows[offset : offset + limit]
+
+    async def count_rate_limits(self, tenant_id: str, query: RateLimitQuery) -> int:
+        return len(await self.list_rate_limits(tenant_id, query, 0, limit=10**9))
 
 
 class Rest:
