@@ -2,8 +2,8 @@
 
 Activated by the first message; then it reads its row, and keeps what comes meanwhile. A spend is recorded, and only once that is committed
 does the queue get the units: in a crash units are lost, never given twice. When a window ends, the queue is told to drop what it has left of
-it, and the next window opens when it has: so whatever it gives back before then is of the old window, whatever comes after of the new one.
-A bucket retires when nobody has asked for long enough and its row says all that it knows. May touch the runtime, `rate_limits`, the store's port.
+it, and the next window opens when it has: so whatever it gives back before then is of the old window, whatever comes after of the new one. The same when a limit is paused or lowered; what the queue says that it has dropped
+is there again then. A bucket retires when nobody has asked for long enough and its row says all that it knows. May touch the runtime, `rate_limits`, the store's port.
 """
 
 import asyncio
@@ -84,6 +84,8 @@ class RateLimitBucket(Actor):
         """Counts the windows, so that a spend that is committed after its window's end is known as one."""
         self._is_closing = False
         """The queue has been told to drop what it has, and has not done so yet: nothing is granted."""
+        self._is_lowered = False
+        """The limit was higher when the queue was given what it has."""
         self._recorded = 0
         self._committed = 0
         self._is_unsaved = False
@@ -154,17 +156,18 @@ class RateLimitBucket(Actor):
         """A task run lines up whose definition says this; a negative limit says nothing."""
         if self._is_early("define", limit, duration_s):
             return
+        before = self._bucket.limit or 0
         if self._bucket.define(limit, duration_s * SECOND_US, self.clock.monotonic(), self.clock.now()):
-            self._changed()
+            self._changed(before)
         self._settle()
 
     def put(self, gateway: "Handle[Any]", message: PutRateLimit) -> None:
         """Set the limit from outside."""
         if self._is_early("put", gateway, message):
             return
-        now, wall = self.clock.monotonic(), self.clock.now()
-        if self._bucket.put(message.limit, message.window_us, now, wall):
-            self._changed()
+        before = self._bucket.limit or 0
+        if self._bucket.put(message.limit, message.window_us, self.clock.monotonic(), self.clock.now()):
+            self._changed(before)
         self._reply(gateway, message.request_id, None)
         self._settle()
 
@@ -193,12 +196,13 @@ class RateLimitBucket(Actor):
         self._reply(gateway, message.request_id, None)
         self._settle()
 
-    def _changed(self) -> None:
+    def _changed(self, limit_before: int) -> None:
         """Limit or window are others than before."""
         now = self.clock.monotonic()
         if self._bucket.is_over(now) and not self._handed:
             self._begin(now)
         self._save()
+        self._is_lowered = self._is_lowered or (self._bucket.limit or 0) < limit_before
         if self._told != _UNTOLD:
             self._tell()
 
@@ -221,9 +225,10 @@ class RateLimitBucket(Actor):
         bucket = self._bucket
         is_paused = bucket.is_paused(wall)
         units = 0
-        if self._handed and (is_paused or bucket.is_over(now)):
-            self._end_window()
+        if self._handed and (is_paused or self._is_lowered or bucket.is_over(now)):
+            self._take_back()
             return
+        self._is_lowered = False
         if self._wanted > self._in_flight and bucket.limit and not is_paused:
             if bucket.is_over(now):
                 self._begin(now)
@@ -285,18 +290,21 @@ class RateLimitBucket(Actor):
         self._window += 1
         self._in_flight = 0
 
-    def _end_window(self) -> None:
+    def _take_back(self) -> None:
         """Have the queue drop what it holds. Asked, not told: what it gave back before must not be taken for the next window's."""
         self._is_closing = True
         self.fetch(self._queue.credits_over.remote, self._key, then=self.me.dropped)
 
-    def dropped(self, _context: object, _result: object, error: BaseException | None) -> None:
-        """The queue holds nothing of this bucket any more."""
+    def dropped(self, _context: object, units: int | None, error: BaseException | None) -> None:
+        """The queue holds nothing of this bucket any more; it had these units, if it says so."""
         if error is not None:
             if isinstance(error, ActorStopped):
                 return  # the tenant's actors are going down
             raise error
-        self._is_closing = False
+        if units:
+            self._bucket.give_back(min(units, self._handed))
+            self._is_unsaved = True
+        self._is_closing = self._is_lowered = False
         self._handed = 0
         self._settle()
 
@@ -328,7 +336,7 @@ class RateLimitBucket(Actor):
     def _rest(self) -> None:
         """Retire as soon as that loses nothing."""
         if self._handed:
-            self._end_window()
+            self._take_back()
         elif self._is_unsaved and self._bucket.limit is not None:
             self._save()
         elif not self._in_flight and self._committed == self._recorded:

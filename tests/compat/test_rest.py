@@ -1,4 +1,4 @@
-"""The feature clients of an unmodified hatchet-sdk (runs, logs, workflows, workers), which speak REST, against a real server."""
+"""The feature clients of an unmodified hatchet-sdk (runs, logs, workflows, workers, rate limits), which speak REST, against a real server."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -383,3 +383,38 @@ def test_task_stats_and_metrics_are_read(features: Features, wire: Wire, bare_wo
     text = features("metrics.scrape_tenant_prometheus_metrics")
     assert "# TYPE hatchet_tenant_created_tasks_total counter" in text
     assert f'worker_id="{worker.id}"' in text
+
+
+# ---------------------------------------------------------------- rate limits
+
+
+def test_rate_limits_are_put_paused_and_listed(features: Features) -> None:
+    mine = unique("limit")
+    keys = [f"{mine}-{letter}" for letter in "abc"]
+    for number, (key, duration) in enumerate(zip(keys, ("SECOND", "MINUTE", "YEAR"), strict=True)):
+        features("rate_limits.put", key=key, limit=30 - 10 * number, duration=duration)
+    page = features("rate_limits.list", search=mine)
+    assert [(row["key"], row["limitValue"], row["value"], row["window"]) for row in page["rows"]] == [
+        (keys[0], 30, 30, "1 second"),
+        (keys[1], 20, 20, "1 minute"),
+        (keys[2], 10, 10, "1 year"),
+    ]
+    assert page["pagination"] == {"current_page": 1, "next_page": 1, "num_pages": 1}
+    by_value = features("rate_limits.list", search=mine, order_by_field="value", order_by_direction="asc")
+    assert [row["key"] for row in by_value["rows"]] == keys[::-1]
+    second = features("rate_limits.list", search=mine, limit=1, offset=1)
+    assert [row["key"] for row in second["rows"]] == keys[1:2]
+    # Put without a duration it is one of seconds, as documented.
+    features("rate_limits.put", key=keys[1], limit=7)
+    (row,) = features("rate_limits.list", search=keys[1])["rows"]
+    assert (row["limitValue"], row["value"], row["window"]) == (7, 7, "1 second")
+    later, sooner = (datetime.now(UTC) + timedelta(hours=hours) for hours in (2, 1))
+    for until in (later, sooner):
+        paused = features("rate_limits.pause", key=keys[0], until=until.isoformat())
+        assert datetime.fromisoformat(paused) == later
+    (row,) = features("rate_limits.list", search=keys[0])["rows"]
+    assert datetime.fromisoformat(row["pausedUntil"]) == later
+    with pytest.raises(RuntimeError, match="limit is -1"):
+        features("rate_limits.put", key=mine, limit=-1)
+    with pytest.raises(RuntimeError, match="is empty"):
+        features("rate_limits.put", key="", limit=1)

@@ -10,7 +10,7 @@ import traceback
 from datetime import datetime, timedelta
 from typing import Any
 
-from hatchet_sdk import Hatchet
+from hatchet_sdk import Hatchet, RateLimitDuration
 from hatchet_sdk.clients.rest.models.update_worker_request import UpdateWorkerRequest
 from hatchet_sdk.features.runs import BulkCancelReplayOpts, RunFilter
 
@@ -29,6 +29,8 @@ def arguments(given: dict[str, Any]) -> dict[str, Any]:
             found["opts"] = BulkCancelReplayOpts(
                 ids=value.get("ids"), filters=RunFilter(**arguments(filters)) if filters else None
             )
+        elif name == "duration":
+            found[name] = RateLimitDuration(value)
         elif name == "worker":
             found["opts"] = UpdateWorkerRequest(**value)
         else:
@@ -40,6 +42,8 @@ def plain(value: Any) -> Any:
     """A value as JSON: models by their wire names."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     if isinstance(value, dict):

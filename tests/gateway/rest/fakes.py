@@ -13,6 +13,7 @@ from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     CancelRuns,
+    DeleteRateLimit,
     GetStats,
     PauseWorker,
     PauseWorkflow,
@@ -29,13 +30,14 @@ from broadaxe_gateway.tokens import Identity, Unauthenticated
 from broadaxe_storage.records import (
     RUN_STEP,
     LogRow,
+    RateLimitRow,
     TaskEventRow,
     TaskRunState,
     WorkerRow,
     WorkflowPause,
     WorkflowVersionRow,
 )
-from broadaxe_storage.summaries import LogQuery, RunQuery, RunSummary
+from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 from tests.factories import make_task_run, make_version, new_id
 
 TENANT = "11111111-1111-4111-8111-111111111111"
@@ -100,6 +102,8 @@ class FakeEngine:
             return self.stats
         if message in (PauseWorkflow, UnpauseWorkflow):
             return self.record.pause(tenant_id, *fields)
+        if message is DeleteRateLimit:
+            return None
         assert message is PauseWorker
         worker_id, is_paused = fields
         info = self.workers.get(worker_id)
@@ -120,7 +124,8 @@ class FakeRecord:
         self.versions: list[WorkflowVersionRow] = []
         self.workers: list[WorkerRow] = []
         self.pauses: dict[str, WorkflowPause] = {}
-        self.queries: list[RunQuery | LogQuery] = []
+        self.limits: list[RateLimitRow] = []
+        self.queries: list[RunQuery | LogQuery | RateLimitQuery] = []
         self.lone = version_of(LONE)
         self.diamond = version_of(DIAMOND)
         self.versions += [self.lone, self.diamond]
@@ -282,6 +287,16 @@ class FakeRecord:
 
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None:
         return next((row for row in self.workers if row.id == worker_id and row.tenant_id == tenant_id), None)
+
+    async def list_rate_limits(
+        self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0
+    ) -> list[RateLimitRow]:
+        self.queries.append(query)
+        rows = [row for row in self.limits if row.tenant_id == tenant_id and query.search in row.key]
+        return rows[offset : offset + limit]
+
+    async def count_rate_limits(self, tenant_id: str, query: RateLimitQuery) -> int:
+        return len(await self.list_rate_limits(tenant_id, query, 0, limit=10**9))
 
 
 class Rest:

@@ -4,6 +4,7 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from hatchet_sdk.clients.rest.models.rate_limit_list import RateLimitList
     from hatchet_sdk.clients.rest.models.v1_cancelled_tasks import V1CancelledTasks
     from hatchet_sdk.clients.rest.models.v1_log_line_list import V1LogLineList
     from hatchet_sdk.clients.rest.models.v1_replayed_tasks import V1ReplayedTasks
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
     from hatchet_sdk.clients.rest.models.workflow_version import WorkflowVersion
 
 __all__ = [
+    "RateLimitList",
     "V1CancelledTasks",
     "V1LogLineList",
     "V1ReplayedTasks",

@@ -262,6 +262,8 @@ async def test_document_describes_every_route(rest):
         ("get", "/api/v1/tenants/{tenant}/worker"),
         ("get", "/api/v1/workers/{worker}"),
         ("patch", "/api/v1/workers/{worker}"),
+        ("get", "/api/v1/tenants/{tenant}/rate-limits"),
+        ("delete", "/api/v1/tenants/{tenant}/rate-limits"),
     }
     summary = document["components"]["schemas"]["TaskSummary"]
     required = {"metadata", "createdAt", "displayName", "input", "output", "status", "taskExternalId"}
@@ -291,6 +293,7 @@ async def test_database_that_is_away_is_503_without_details(rest, monkeypatch):
     "path",
     [
         f"{WORKFLOWS}?name=a%00b",
+        f"/api/v1/tenants/{TENANT}/rate-limits?search=%00",
         f"{T}/logs?search=%00",
         f"{T}/workflow-runs?since=2026-01-01T00:00:00Z&only_tasks=false&idempotency_keys=%00",
         f"{T}/workflow-runs?since=2026-01-01T00:00:00Z&only_tasks=false&additional_metadata=a:%00",

@@ -20,6 +20,8 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TRIGGER = "/WorkflowService/TriggerWorkflow"
 BULK = "/WorkflowService/BulkTriggerWorkflow"
 PUT = "/v1.AdminService/PutWorkflow"
+PUT_LIMIT = "/WorkflowService/PutRateLimit"
+PAUSE_LIMIT = "/WorkflowService/PauseRateLimit"
 REGISTER = "/Dispatcher/Register"
 STEP_EVENT = "/Dispatcher/SendStepActionEvent"
 
@@ -182,6 +184,30 @@ BAD = {
     ),
     "rate limit without key": (PUT, task(rate_limits=[v1.CreateTaskRateLimit(units=1)]), "no key"),
     "rate limit without units": (PUT, task(rate_limits=[v1.CreateTaskRateLimit(key="k")]), "units"),
+    "limit without key": (PUT_LIMIT, w.PutRateLimitRequest(limit=1), "is empty: give one"),
+    "limit of a long key": (PUT_LIMIT, w.PutRateLimitRequest(key="k" * 10_001, limit=1), "10,001 characters"),
+    "limit with a null": (PUT_LIMIT, w.PutRateLimitRequest(key="a\0", limit=1), "null character"),
+    "negative limit": (
+        PUT_LIMIT,
+        w.PutRateLimitRequest(key="k", limit=-1),
+        "limit is -1, expected 0 or more",
+    ),
+    "limit per nothing": (
+        PUT_LIMIT,
+        w.PutRateLimitRequest(key="k", limit=1, duration=9),
+        "duration 9 is not known, expected SECOND (0), MINUTE (1)",
+    ),
+    "pause without key": (
+        PAUSE_LIMIT,
+        w.PauseRateLimitRequest(paused_until=Timestamp(seconds=1)),
+        "is empty",
+    ),
+    "pause for ever": (PAUSE_LIMIT, w.PauseRateLimitRequest(key="k"), "paused_until is missing"),
+    "pause until no time": (
+        PAUSE_LIMIT,
+        w.PauseRateLimitRequest(key="k", paused_until=Timestamp(seconds=10**15)),
+        "no time between the years 1 and 9999",
+    ),
     "condition to create": (PUT, workflow(tasks=[condition(action=c.CREATE)]), "condition action"),
     "condition without key": (PUT, workflow(tasks=[condition(readable_data_key="")]), "readable_data_key"),
     "condition group": (PUT, workflow(tasks=[condition(or_group_id="g")]), "or_group_id is not a UUID"),

@@ -43,11 +43,8 @@ class Bench:
 
     def commit(self, said):
         """Let out what waits for the commit; all that was said of it."""
-        found = [said]
-        for effect in said.effects:
-            if effect.method == "committed":
-                found.append(self.call("committed", *effect.args))
-        return found
+        commits = [effect for effect in said.effects if effect.method == "committed"]
+        return [said, *(self.call("committed", *commit.args) for commit in commits)]
 
     def ask(self, units):
         return self.commit(self.call("ask", units))
@@ -81,8 +78,10 @@ def test_what_the_window_has_not_comes_with_the_next_one():
     bench = Bench(limit=10)
     found = bench.ask(25)
     assert bench.credits(found) == [10]
-    assert bench.probe.actor._wake_at == bench.clock.monotonic() + MINUTE_US
-    bench.clock.advance(MINUTE_US)
+    bench.clock.advance(MINUTE_US - 1)
+    (timer,) = bench.wake().timers
+    assert (timer.key, timer.delay_us) == ("wake", 1)
+    bench.clock.advance(1)
     (fetch,) = bench.wake().fetches
     assert (fetch.function, fetch.args) == (bench.queue.credits_over.remote, ("k",))
     found = bench.commit(bench.call("dropped", None, None, None))
@@ -210,7 +209,19 @@ def test_a_lower_limit_leaves_no_more_than_itself():
     bench = Bench(limit=10)
     bench.ask(3)
     bench.put(2)
+    bench.call("dropped", None, 0, None)
     assert bench.credits(bench.ask(9)) == [2]
+
+
+def test_a_lower_limit_takes_back_what_the_queue_has_not_used():
+    bench = Bench(limit=10)
+    bench.ask(6)
+    (said, *_) = bench.put(5)
+    assert [fetch.args for fetch in said.fetches] == [("k",)]
+    # One of the six was used.
+    bench.commit(bench.call("dropped", None, 5, None))
+    assert bench.probe.actor._bucket.left == 5
+    assert not bench.put(8)[0].fetches
 
 
 def test_a_definition_makes_a_bucket():

@@ -12,6 +12,7 @@ import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import grpc
@@ -699,6 +700,22 @@ class FakeEngine:
             id=_uuid("version", request.name), workflow_id=_uuid("workflow", request.name)
         )
 
+    @cached_property
+    def limits(self) -> list[Any]:
+        """Rate limits put and paused, as they were asked for."""
+        return []
+
+    async def _put_rate_limit(self, request: Any, context: Any) -> Any:
+        self.limits.append(request)
+        return workflows_pb2.PutRateLimitResponse()
+
+    async def _pause_rate_limit(self, request: Any, context: Any) -> Any:
+        """Paused for an hour longer already."""
+        self.limits.append(request)
+        response = workflows_pb2.PauseRateLimitResponse()
+        response.paused_until.FromSeconds(request.paused_until.seconds + 3600)
+        return response
+
     async def _run_details(self, request: Any, context: Any) -> Any:
         run = self.runs.get(request.external_id)
         if run is None:
@@ -969,6 +986,8 @@ class FakeEngine:
             "WorkflowService": {
                 "TriggerWorkflow": self._unary(self._trigger_one, trigger_pb2.TriggerWorkflowRequest),
                 "BulkTriggerWorkflow": self._unary(self._trigger_many, w.BulkTriggerWorkflowRequest),
+                "PutRateLimit": self._unary(self._put_rate_limit, w.PutRateLimitRequest),
+                "PauseRateLimit": self._unary(self._pause_rate_limit, w.PauseRateLimitRequest),
             },
             "v1.AdminService": {
                 "PutWorkflow": self._unary(self._put_workflow, v1.CreateWorkflowVersionRequest),

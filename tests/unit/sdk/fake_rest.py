@@ -55,7 +55,7 @@ class FakeRest:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_GET = do_POST = do_PATCH = _serve  # noqa: N815 - names of the standard library
+            do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - names of the standard library
 
             def log_message(self, *_: object) -> None:
                 pass
