@@ -93,6 +93,8 @@ class Credits:
         """Buckets that may have to be asked, or given units back."""
         self._unanswered: dict[Key, None] = {}
         self._over_limit: list[OverLimit] = []
+        self._is_used = False
+        """There has been a limit at all."""
 
     # ------------------------------------------------------------ sub-queues
 
@@ -100,6 +102,7 @@ class Credits:
         """The buckets of a demand."""
         found: dict[Key, int] = {}
         for name, units in limits:
+            self._is_used = True
             key = self._keys.get(name)
             if key is None:
                 key = self._keys[name] = Key(name)
@@ -216,6 +219,7 @@ class Credits:
 
     def grant(self, name: str, units: int) -> None:
         """Units that may be spent in the window under way."""
+        self._is_used = True
         key = self._keys.get(name)
         if key is None:
             key = self._keys[name] = Key(name)
@@ -260,7 +264,7 @@ class Credits:
     @property
     def has_news(self) -> bool:
         """Whether there may be something to tell."""
-        return bool(self._changed or self._needs or self._over_limit)
+        return self._is_used and bool(self._changed or self._needs or self._over_limit)
 
     def wanted(self) -> list[tuple[str, int]]:
         """Buckets that are to be asked, with the units in all that waiting task runs could use beside what is here."""

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from heapq import heappop, heappush
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broadaxe_actors.worker_labels import DesiredLabel
 from broadaxe_actors.worker_pools import LOOKS, Need, Shelf, Slots
@@ -58,6 +58,20 @@ class Demand:
 
     def __repr__(self) -> str:
         return f"Demand({self.key!r})"
+
+
+class Ready(NamedTuple):
+    """A task run that waits for a slot."""
+
+    task_run_id: str
+    attempt: int
+    demand: Demand
+    group_key: str
+    """Its lane: the rendered concurrency keys, or "" without any."""
+    queue_priority: int
+    seq: int
+    prefers: str | None = None
+    """The worker to take if that can take it now (SOFT sticky)."""
 
 
 class Lane:

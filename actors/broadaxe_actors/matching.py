@@ -1,19 +1,20 @@
 """Ready task runs and free slots: who runs next, and where. Pure.
 
-`Matcher` puts together what stands in modules of its own: the order of what waits (`lanes`), workers and their slots (`worker_pools`), and
-rate-limit credits (`credits`). A task run has its slot and its credits in one step, or neither.
+`Matcher` puts together what stands in modules of its own: what waits (`backlog`) and its order (`lanes`), workers and their slots
+(`worker_pools`), and rate-limit credits (`credits`). A task run has its slot and its credits in one step, or neither.
 
 What cannot run is not looked at: a need without a slot waits to be told of one, a sub-queue without credits is woken by its bucket, an action
 that is paused takes no turns. So a task run costs the same whatever waits.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from broadaxe_actors.credits import Credits, OverLimit, Receipt
-from broadaxe_actors.lanes import ActionQueue, Cell, Choice, Demand, SubQueue, Turns, WaitingNeed
+from broadaxe_actors.backlog import Backlog
+from broadaxe_actors.credits import OverLimit, Receipt
+from broadaxe_actors.lanes import ActionQueue, Cell, Choice, Demand, Ready, SubQueue, WaitingNeed
 from broadaxe_actors.worker_labels import DesiredLabel, Labels, desired_labels
-from broadaxe_actors.worker_pools import LOOKS, Fleet, Shelf, Slots, Worker
+from broadaxe_actors.worker_pools import LOOKS, Shelf, Slots, Worker
 
 __all__ = [
     "Demand",
@@ -28,9 +29,6 @@ __all__ = [
     "desired_labels",
 ]
 
-MAX_NEEDS = 1_000
-MAX_MEMBERS = 100_000
-"""Needs that nothing waits for are kept with their workers, as finding these costs something; while there are as few, with as few shelves."""
 TRIES = 8
 """For each task run that a match may propose: how often it may find that something cannot run."""
 
@@ -48,20 +46,6 @@ _new: Callable[[type[Proposal], tuple[object, ...]], Proposal] = tuple.__new__
 """Half the time of the constructor."""
 
 
-class Ready(NamedTuple):
-    """A task run that waits for a slot."""
-
-    task_run_id: str
-    attempt: int
-    demand: Demand
-    group_key: str
-    """Its lane: the rendered concurrency keys, or "" without any."""
-    queue_priority: int
-    seq: int
-    prefers: str | None = None
-    """The worker to take if that can take it now (SOFT sticky)."""
-
-
 class LabelSlots(NamedTuple):
     """Slots of one pool of the workers that have a label."""
 
@@ -72,169 +56,14 @@ class LabelSlots(NamedTuple):
     used: int
 
 
-class Matcher:
+class Matcher(Backlog):
     """See the module."""
 
     def __init__(self, priority_ageing: int = 0) -> None:
+        super().__init__()
         self._ageing = priority_ageing
         """See `lanes`; 0 is off."""
-        self._fleet = Fleet()
         self._workers = self._fleet.workers
-        self._numbers = self._fleet.numbers
-        self._credits = Credits(self._numbers)
-        self._actions: dict[str, ActionQueue] = {}
-        self._queues: dict[str, SubQueue] = {}
-        """By the key of their demand."""
-        self._needs: dict[tuple[object, ...], WaitingNeed] = {}
-        self._members = 0
-        """Shelves of all needs, as many as there were when each was made."""
-        self._paused: set[str] = set()
-        self._turns = Turns()
-        """Actions with something that may find a slot."""
-
-    # ------------------------------------------------------------ task runs
-
-    def push(self, item: Ready, *, is_first: bool = False) -> None:
-        """Put a task run at the end of its lane, or at its front: one that was proposed and comes back."""
-        demand = item.demand
-        queue = self._queues.get(demand.key)
-        if queue is None:
-            queue = self._make_queue(demand)
-        action = queue.action
-        level = 4 - item.queue_priority
-        cell = queue.levels[level].get(item.group_key)
-        if cell is None:
-            cell = self._open_lane(queue, level, item.group_key)
-        elif not action.size:
-            # Its only lane was kept.
-            action.turn = next(self._numbers)
-            if not queue.need.is_blocked and not action.is_paused:
-                self._turns.enter(action)
-        if is_first and cell.items:
-            cell.items.appendleft((cell.items[0][0], item.task_run_id, item.attempt, item.prefers))
-        else:
-            cell.items.append((next(self._numbers), item.task_run_id, item.attempt, item.prefers))
-        queue.size += 1
-        action.size += 1
-        if queue.keys:
-            self._credits.raised(queue, level)
-            self._check_limits(queue)
-
-    def ready_count(self) -> int:
-        """How many task runs wait here."""
-        return sum(action.size for action in self._actions.values())
-
-    def ready_counts(self) -> dict[str, int]:
-        """How many task runs wait here, by action."""
-        return {name: action.size for name, action in self._actions.items() if action.size}
-
-    def set_paused(self, actions: Iterable[str], *, is_paused: bool) -> None:
-        """Nothing of these actions is proposed, or it is again, in its order; known or not."""
-        for name in actions:
-            (self._paused.add if is_paused else self._paused.discard)(name)
-            action = self._actions.get(name)
-            if action is None:
-                continue
-            action.is_paused = is_paused
-            if is_paused:
-                self._turns.leave(action)
-            elif action.size and any(action.levels):
-                self._turns.enter(action)
-
-    def _make_queue(self, demand: Demand) -> SubQueue:
-        identity = (demand.action, demand.slots, demand.labels, demand.worker_id)
-        need = self._needs.get(identity)
-        if need is None:
-            self._tidy()
-            action = self._actions.get(demand.action)
-            if action is None:
-                action = self._actions[demand.action] = ActionQueue(
-                    demand.action, next(self._numbers), is_paused=demand.action in self._paused
-                )
-            need = self._needs[identity] = WaitingNeed(action, demand)
-            action.needs[need] = None
-            self._fleet.join(need)
-            self._members += len(need.homes)
-            need.cost = len(need.homes)
-        queue = SubQueue(demand, need, self._credits.resolve(demand.limits))
-        self._queues[demand.key] = need.queues[demand.key] = queue
-        return queue
-
-    def _open_lane(self, queue: SubQueue, level: int, group_key: str) -> Cell:
-        need = queue.need
-        action = queue.action
-        if not action.size and action.solo is not None:
-            self._close_lane(*action.solo)
-        cells = queue.levels[level]
-        cell = cells[group_key] = action.enter_lane(level, group_key, self._numbers, queue.spare)
-        queue.spare = None
-        if action.cells == 1:
-            action.solo = level, need, queue, cell
-        if not queue.size:
-            if not action.queues:
-                action.turn = next(self._numbers)
-            need.busy += 1
-            action.queues[queue] = None
-            if queue.keys:
-                self._credits.add(queue)
-        if len(cells) == 1 and queue.watched is None:
-            need.levels[level][queue] = None
-            if not need.is_blocked:
-                action.levels[level][need] = None
-                if not action.is_paused:
-                    self._turns.enter(action)
-        return cell
-
-    def _activate(self, need: WaitingNeed) -> None:
-        if not need.is_blocked and not need.action.is_paused:
-            self._turns.enter(need.action)
-
-    def _close_lane(self, level: int, need: WaitingNeed, queue: SubQueue, cell: Cell) -> None:
-        """The last task run of a lane has gone."""
-        cells = queue.levels[level]
-        del cells[cell.key]
-        need.action.leave_lane(level, cell)
-        queue.spare = cell
-        if not cells:
-            need.hide_level(queue, level)
-            if not queue.size:
-                self._emptied(queue)
-
-    def _emptied(self, queue: SubQueue) -> None:
-        need = queue.need
-        del need.action.queues[queue]
-        need.busy -= 1
-        if queue.keys:
-            self._credits.remove(queue)
-            self._forget(queue)
-
-    def _forget(self, queue: SubQueue) -> None:
-        del self._queues[queue.demand.key]
-        del queue.need.queues[queue.demand.key]
-
-    def _tidy(self) -> None:
-        """Drop needs that nothing waits for, the oldest first, if there are too many; a few at a time."""
-        for _ in range(LOOKS):
-            if len(self._needs) <= MAX_NEEDS and self._members <= MAX_MEMBERS:
-                return
-            identity, need = next(iter(self._needs.items()))
-            if need.busy and not need.action.size and need.action.solo is not None:
-                self._close_lane(*need.action.solo)
-            if need.busy or len(self._needs) == 1:
-                self._needs[identity] = self._needs.pop(identity)
-            else:
-                self._drop(need)
-
-    def _drop(self, need: WaitingNeed) -> None:
-        self._members -= need.cost
-        for queue in tuple(need.queues.values()):
-            self._forget(queue)
-        del self._needs[need.identity]
-        self._fleet.leave(need)
-        action = need.action
-        del action.needs[need]
-        if not action.needs:
-            del self._actions[action.name]
 
     # ------------------------------------------------------------ workers
 
@@ -351,14 +180,6 @@ class Matcher:
         """Buckets that have not answered by now have no units: others may be asked."""
         self._credits.no_answer()
 
-    def _check_limits(self, queue: SubQueue) -> None:
-        if not self._credits.drain_if_over(queue):
-            return
-        for level in range(4):
-            queue.need.hide_level(queue, level)
-        self._emptied(queue)
-        self._rest(queue.need.action)
-
     # ------------------------------------------------------------ matching
 
     def match(self, limit: int) -> list[Proposal]:
@@ -409,7 +230,7 @@ class Matcher:
         self._hand_out(need, queue, cell, shelf, most, spent, proposals)
         if self._ageing:
             action.age(level)
-        action.turn = cell.lane.turn = next(self._numbers)
+        action.turn = need.turn = cell.lane.turn = next(self._numbers)
         if action.solo is None:
             self._go_behind(solo)
         if need.only is not None and not shelf.available:
@@ -513,7 +334,8 @@ class Matcher:
                 break
             if need.is_blocked and self._unblock(need):
                 told += 1
-                need.action.told[shelf] = None
+                if untold:
+                    need.action.told[shelf] = None
                 if 1 < len(need.action.needs) <= LOOKS:
                     self._tell_others(need.action, next(iter(available)))
         if not untold or not available:
@@ -550,7 +372,7 @@ class Matcher:
         found = False
         for shelf in tuple(self._fleet.offers):
             found = self._tell_of(shelf) or found
-        for queue in self._credits.wake():
+        for queue in self._credits.wake() if self._credits.offers else ():
             queue.show()
             self._activate(queue.need)
             found = True

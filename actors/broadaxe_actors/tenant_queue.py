@@ -227,8 +227,9 @@ class TenantQueue(Actor):
         # One match for everything that is in the inbox already: a bulk of releases makes one batch of proposals.
         if self._is_matching:
             return
-        if self._matcher.can_match():
+        matcher = self._matcher
+        if matcher.can_match():
             self._is_matching = True
             self.me.match.send()
-        elif self._matcher.has_news:
+        elif matcher.has_news:
             self._tell_buckets()

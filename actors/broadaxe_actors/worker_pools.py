@@ -9,7 +9,7 @@ kept as shelves, in groups by weight:
 
 A need drops a shelf that it finds empty, and asks to be told when it holds a worker again (`Shelf.untold`). So a need that found
 no slot knows of no shelf at all, and a slot that comes free says so to those alone that missed it: a few at a time, as long as
-there is a slot left. Those told first are those whose action has waited longest for its turn.
+there is a slot left: those first that have waited longest for their turn.
 """
 
 from bisect import bisect_left
@@ -74,7 +74,7 @@ class Worker:
         """Of this worker alone."""
         shelf = self.own_shelves.get(slots)
         if shelf is None:
-            shelf = self.own_shelves[slots] = Shelf(slots, LABELLED_AT_ONCE)
+            shelf = self.own_shelves[slots] = Shelf(slots, is_own=True)
             self.shelves.append(shelf)
             shelf.put_if_fits(self)
         return shelf
@@ -94,7 +94,7 @@ class WorkerClass:
         """Of all members."""
         shelf = self.shelves.get(slots)
         if shelf is None:
-            shelf = self.shelves[slots] = Shelf(slots, 1)
+            shelf = self.shelves[slots] = Shelf(slots, is_own=False)
             for worker in self.members.values():
                 worker.shelves.append(shelf)
                 shelf.put_if_fits(worker)
@@ -104,19 +104,25 @@ class WorkerClass:
 class Shelf:
     """Some workers, as far as certain slots fit on them now."""
 
-    __slots__ = ("at_once", "available", "needs", "pool", "slots", "units", "untold")
+    __slots__ = ("at_once", "available", "is_own", "needs", "pool", "slots", "units", "untold")
 
-    def __init__(self, slots: Slots, at_once: int) -> None:
+    def __init__(self, slots: Slots, *, is_own: bool) -> None:
         self.slots = slots
         self.pool, self.units = slots[0] if len(slots) == 1 else ("", 0)
-        self.at_once = at_once
+        self.is_own = is_own
+        """It is of one worker."""
+        self.at_once = LABELLED_AT_ONCE if is_own else 1
         """Needs that are told at a time."""
         self.available: dict[Worker, None] = {}
         """Open workers with the units free, the one whose turn it is first."""
         self.needs: dict[Need, None] = {}
         """Whose workers these are."""
         self.untold: list[tuple[int, int, Need]] = []
-        """Heap of needs that found it empty, by the turn of their action."""
+        """Heap of needs that found it empty, those first whose turn it is."""
+
+    def wait(self, need: "Need", number: int) -> None:
+        """A need found it empty. Actions take turns at a class; at one worker, where an action may have many needs, these do."""
+        heappush(self.untold, (need.turn if self.is_own else need.action.turn, number, need))
 
     def fits(self, worker: Worker) -> bool:
         """Whether the units are free on a worker."""
@@ -143,6 +149,7 @@ class Need:
         "labels",
         "only",
         "slots",
+        "turn",
         "weights",
         "worker_id",
     )
@@ -163,6 +170,8 @@ class Need:
         """By weight: shelves that may hold a worker, the one whose turn it is first."""
         self.weights: list[int] = []
         """Of groups that are not known to be empty, the highest last."""
+        self.turn = action.turn
+        """When it was last served, or came to be."""
         self.is_blocked = False
         """It found no slot, and has been told of none since."""
 
@@ -172,7 +181,7 @@ class Need:
         if only is not None:
             if only.available:
                 return only
-            heappush(only.untold, (self.action.turn, next(numbers), self))
+            only.wait(self, next(numbers))
             return None
         weights = self.weights
         while weights:
@@ -185,7 +194,7 @@ class Need:
                         group[shelf] = None
                     return shelf
                 del group[shelf]
-                heappush(shelf.untold, (self.action.turn, next(numbers), self))
+                shelf.wait(self, next(numbers))
             weights.pop()
         return None
 
@@ -285,7 +294,7 @@ class Fleet:
         if shelf.available and not need.is_blocked:
             need.learn(shelf)
             return
-        heappush(shelf.untold, (need.action.turn, next(self.numbers), need))
+        shelf.wait(need, next(self.numbers))
         if shelf.available:
             self.offers[shelf] = None
 
@@ -435,7 +444,7 @@ class Fleet:
         looks = 0
         while untold:
             turn, _, need = untold[0]
-            now = need.action.turn
+            now = need.turn if shelf.is_own else need.action.turn
             if now != turn and looks < LOOKS:
                 # It had its turn meanwhile, elsewhere.
                 looks += 1

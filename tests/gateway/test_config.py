@@ -41,6 +41,7 @@ def test_defaults_are_the_documented_ones():
         "/metrics",
     )
     assert config.max_internal_retries == 10
+    assert config.priority_ageing == 0
     assert config.is_log_ingestion_enabled is True
     assert config.is_replay_enabled is True
     assert config.is_embedded is True
@@ -59,6 +60,13 @@ def test_features_are_switched_off_by_name(name, field):
     assert getattr(load_config({name: "false"}), field) is False
     (problem,) = problems_of({name: "off and on"})
     assert name in problem
+
+
+def test_priorities_age_by_a_whole_number_of_runs():
+    assert load_config({"SERVER_QUEUE_PRIORITY_AGEING": "50"}).priority_ageing == 50
+    for wrong in ("-1", "0.5"):
+        (problem,) = problems_of({"SERVER_QUEUE_PRIORITY_AGEING": wrong})
+        assert "SERVER_QUEUE_PRIORITY_AGEING" in problem
 
 
 def test_flags_win_over_environment_and_environment_over_file(tmp_path):

@@ -309,6 +309,16 @@ def test_a_paused_worker_is_closed_and_a_change_is_recorded_before_it_is_answere
         "upsert_labels", bench.gateway, UpsertLabels(5, bench.row.tenant_id, bench.row.id, (("zone", 2),))
     )
     assert said.records[0].labels == '{"size":"big","zone":2}'
+    labels = (("size", "big"), ("zone", 2))
+    assert said.sends == [Sent(bench.queue, "set_labels", (bench.row.id, labels))]
+
+
+def test_a_worker_that_revives_brings_its_labels():
+    bench = Bench()
+    bench.open()
+    bench.pass_time(31)
+    (joined,) = [sent for sent in bench.beat().sends if sent.method == "put_worker"]
+    assert joined.args[3] == (("size", "big"),)
 
 
 # ---------------------------------------------------------------- batches

@@ -1,25 +1,25 @@
-"""Who runs next, and where: the matcher alone, against a model, and the queue actor around it."""
+"""Who runs next, and where: the matcher alone, a rule at a time, and the queue actor around it. See also `test_matching_properties`."""
 
-from collections import defaultdict
+from collections import Counter
 from itertools import pairwise
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from broadaxe_actors.batches import TICKET, BatchKey
-from broadaxe_actors.matching import Demand, Matcher, Proposal, Ready
+from broadaxe_actors.matching import LabelSlots, Matcher, Proposal
 from broadaxe_actors.runtime import Directory
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
-from broadaxe_actors.tenant_queue import MATCH_SLICE, TenantQueue
+from broadaxe_actors.tenant_queue import ANSWER_US, MATCH_SLICE, TenantQueue
+from tests.unit.actors import matching_model as model
+from tests.unit.actors.matching_model import ONE, demand, label
 
-ONE = (("default", 1),)
 ACTIONS = ("a:a", "b:b", "c:c")
-COSTS = (ONE, (("default", 2),), (("default", 1), ("gpu", 1)))
 
 
-def ready(task, action="a:a", slots=ONE, priority=1, attempt=0, seq=0):
-    return Ready(task, attempt, Demand(f"{action}|{slots}|", action, slots), "", priority, seq)
+def ready(task, action="a:a", slots=ONE, priority=1, attempt=0):
+    return model.ready(task, demand(action, slots), priority=priority, attempt=attempt)
 
 
 def open_worker(matcher, worker_id, *actions, **total):
@@ -27,111 +27,23 @@ def open_worker(matcher, worker_id, *actions, **total):
     matcher.set_open(worker_id, is_open=True)
 
 
-class MatcherMachine(RuleBasedStateMachine):
-    """Any order of events: no unit is given twice, lines are first in, first out, and nothing waits beside free capacity."""
-
-    def __init__(self):
-        super().__init__()
-        self.matcher = Matcher()
-        self.count = 0
-        self.lines = defaultdict(list)
-        """Model: (queue key, priority) to task ids in order."""
-        self.workers = {}
-        """Model: worker id to actions, total, is open, held."""
-
-    @rule(
-        action=st.sampled_from(ACTIONS),
-        slots=st.sampled_from(COSTS),
-        priority=st.integers(1, 4),
-    )
-    def push(self, action, slots, priority):
-        self.count += 1
-        item = ready(f"task-{self.count}", action, slots, priority)
-        self.matcher.push(item)
-        self.lines[item.demand.key, priority].append(item)
-
-    @rule(
-        actions=st.frozensets(st.sampled_from(ACTIONS), min_size=1),
-        default=st.integers(0, 3),
-        gpu=st.integers(0, 2),
-    )
-    def join(self, actions, default, gpu):
-        self.count += 1
-        total = {"default": default, "gpu": gpu}
-        self.matcher.put_worker(f"worker-{self.count}", actions, total)
-        self.workers[f"worker-{self.count}"] = [actions, total, False, {}]
-
-    @rule(data=st.data(), is_open=st.booleans())
-    def set_open(self, data, is_open):
-        if self.workers:
-            worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-            self.matcher.set_open(worker_id, is_open=is_open)
-            self.workers[worker_id][2] = is_open
-
-    @rule(data=st.data())
-    def leave(self, data):
-        if self.workers:
-            worker_id = data.draw(st.sampled_from(sorted(self.workers)))
-            self.matcher.remove_worker(worker_id)
-            del self.workers[worker_id]
-
-    @rule(data=st.data(), twice=st.booleans())
-    def release(self, data, twice):
-        held = [(worker_id, key) for worker_id, worker in self.workers.items() for key in worker[3]]
-        if held:
-            worker_id, key = data.draw(st.sampled_from(held))
-            for _ in range(1 + twice):
-                self.matcher.release(worker_id, *key)
-            del self.workers[worker_id][3][key]
-
-    @rule(limit=st.integers(1, 10))
-    def match(self, limit):
-        for proposal in self.matcher.match(limit):
-            self._check(proposal)
-
-    def _check(self, proposal):
-        line = next(
-            line for line in self.lines.values() if line and line[0].task_run_id == proposal.task_run_id
-        )
-        item = line.pop(0)
-        higher = [
-            other
-            for (key, priority), others in self.lines.items()
-            for other in others
-            if key == item.demand.key and priority > item.queue_priority
-        ]
-        assert not higher, "a higher priority of the same sub-queue goes first"
-        actions, total, is_open, held = self.workers[proposal.worker_id]
-        assert is_open
-        assert item.demand.action in actions
-        held[item.task_run_id, item.attempt] = proposal.slots
-        used = defaultdict(int)
-        for slots in held.values():
-            for pool, units in slots:
-                used[pool] += units
-        assert all(units <= total[pool] for pool, units in used.items())
-
-    @invariant()
-    def nothing_waits_beside_free_capacity(self):
-        if self.matcher.can_match():
-            return  # it has still to be tried
-        for line in self.lines.values():
-            for item in line[:1]:
-                for actions, total, is_open, held in self.workers.values():
-                    free = dict(total)
-                    for slots in held.values():
-                        for pool, units in slots:
-                            free[pool] -= units
-                    fits = all(free[pool] >= units for pool, units in item.demand.slots)
-                    assert not (is_open and item.demand.action in actions and fits)
-
-    @invariant()
-    def counts_agree(self):
-        assert self.matcher.ready_count() == sum(len(line) for line in self.lines.values())
+def push(matcher, *names, **about):
+    for name in names:
+        matcher.push(model.ready(name, **about))
 
 
-MatcherMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestMatcher = MatcherMachine.TestCase
+def serve(matcher, times, limit=10):
+    """Let whoever is proposed end at once. The names in order."""
+    order = []
+    for _ in range(times):
+        for proposal in matcher.match(limit):
+            order.append(proposal.task_run_id)
+            matcher.release(proposal.worker_id, proposal.task_run_id, proposal.attempt)
+    return order
+
+
+def pairs(proposals):
+    return [(proposal.task_run_id, proposal.worker_id) for proposal in proposals]
 
 
 def test_actions_of_one_worker_take_turns():
@@ -193,6 +105,363 @@ def test_a_worker_with_more_than_its_slots_gets_nothing(held, total):
     for number in range(10):
         matcher.push(ready(f"t{number}"))
     assert len(matcher.match(20)) == max(0, total - held)
+
+
+# ---------------------------------------------------------------- lanes and priorities
+
+
+def test_a_large_group_does_not_hold_up_small_ones():
+    matcher = Matcher()
+    open_worker(matcher, "w")
+    push(matcher, *(f"large{number}" for number in range(1_000)), group="large")
+    for group in range(50):
+        push(matcher, *(f"small{group}" for _ in range(10)), group=f"small{group}")
+    order = serve(matcher, 51 * 10)
+    assert Counter(order[-51:]).keys() == {"large9"} | {f"small{group}" for group in range(50)}
+    assert sum(name.startswith("large") for name in order) == 10
+
+
+def test_ten_thousand_lanes_take_turns():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=10)
+    for round_number in range(2):
+        for lane in range(10_000):
+            push(matcher, f"{round_number} {lane}", group=str(lane))
+    order = serve(matcher, 2_000)
+    assert order == [f"{round_number} {lane}" for round_number in range(2) for lane in range(10_000)]
+
+
+def test_higher_priorities_go_first_whatever_the_demand_or_lane():
+    matcher = Matcher()
+    push(matcher, "low", need=demand(), priority=1)
+    push(matcher, "middle", need=demand(labels=(label("zone", "eu"),)), priority=2, group="g")
+    push(matcher, "high", need=demand(slots=(("default", 2),)), priority=3)
+    push(matcher, "again", need=demand(worker_id="w"), priority=4)
+    open_worker(matcher, "w", default=2)
+    assert serve(matcher, 4, limit=1) == ["again", "high", "middle", "low"]
+
+
+def test_without_ageing_the_lowest_priority_may_wait_for_ever():
+    matcher = Matcher()
+    open_worker(matcher, "w")
+    push(matcher, "low", priority=1)
+    push(matcher, *["high"] * 500, priority=3)
+    assert "low" not in serve(matcher, 500)
+
+
+def test_ageing_takes_one_of_a_lower_priority_after_so_many_of_higher_ones():
+    matcher = Matcher(priority_ageing=3)
+    open_worker(matcher, "w")
+    push(matcher, *["1"] * 3, priority=1)
+    push(matcher, *["2"] * 3, priority=2)
+    push(matcher, *["3"] * 9, priority=3)
+    assert "".join(serve(matcher, 15)) == "333123313231332"
+
+
+def test_retries_are_not_overtaken_by_age_and_do_not_age_others():
+    matcher = Matcher(priority_ageing=2)
+    open_worker(matcher, "w")
+    push(matcher, *["low"] * 2, priority=1)
+    push(matcher, *["retry"] * 6, priority=4)
+    push(matcher, *["high"] * 3, priority=3)
+    assert serve(matcher, 9) == ["retry"] * 6 + ["high", "high", "low"]
+
+
+# ---------------------------------------------------------------- slots
+
+
+def test_many_units_neither_block_others_nor_wait_behind_them():
+    matcher = Matcher()
+    open_worker(matcher, "w", "a:a", "b:b", default=3)
+    push(matcher, *["large"] * 5, need=demand("a:a", (("default", 3),)))
+    matcher.take("w", "held", 0, ONE)
+    push(matcher, *(f"small{number}" for number in range(5)), need=demand("b:b"))
+    first = [proposal.task_run_id for proposal in matcher.match(10)]
+    assert first == ["small0", "small1"], "two units are free, and not for the large one"
+    for task in ("held", *first):
+        matcher.release("w", task, 0)
+    assert serve(matcher, 10)[:5] == ["large", "small2", "small3", "small4", "large"]
+
+
+def test_units_of_several_pools_are_of_one_worker():
+    matcher = Matcher()
+    need = demand("a:a", (("default", 1), ("gpu", 1)))
+    open_worker(matcher, "v", default=2)
+    open_worker(matcher, "u", gpu=2)
+    push(matcher, "t", need=need)
+    assert matcher.match(10) == []
+    open_worker(matcher, "w", default=1, gpu=1)
+    assert pairs(matcher.match(10)) == [("t", "w")]
+
+
+def test_a_slot_that_comes_free_is_told_to_few_of_many_that_wait():
+    matcher = Matcher()
+    actions = [f"{number}:t" for number in range(500)]
+    open_worker(matcher, "w", *actions)
+    matcher.take("w", "held", 0, ONE)
+    for action in actions:
+        push(matcher, action, action, need=demand(action))
+    while matcher.can_match():
+        assert matcher.match(10) == []
+    matcher.release("w", "held", 0)
+    for action in actions[:100]:
+        (proposal,) = matcher.match(10)
+        assert proposal.task_run_id == action
+        matcher.release("w", action, 0)
+        assert sum(not need.is_blocked for need in matcher._needs.values()) <= 2
+
+
+# ---------------------------------------------------------------- labels
+
+
+def labelled(matcher, **workers):
+    for worker_id, (labels, units) in workers.items():
+        matcher.put_worker(worker_id, frozenset(ACTIONS), {"default": units}, tuple(labels.items()))
+        matcher.set_open(worker_id, is_open=True)
+
+
+def test_the_highest_weight_that_is_free_wins_and_ties_are_shared_in_turn():
+    matcher = Matcher()
+    labelled(
+        matcher,
+        both=({"zone": "eu", "disk": "ssd"}, 1),
+        u=({"zone": "eu"}, 2),
+        v=({"zone": "eu"}, 2),
+        no=({}, 1),
+    )
+    need = demand(labels=(label("zone", "eu", weight=10), label("disk", "ssd", weight=1)))
+    push(matcher, *"abcdefg", need=need)
+    assert [worker for _, worker in pairs(matcher.match(10))] == ["both", "u", "v", "u", "v", "no"]
+    matcher.release("both", "a", 0)
+    assert pairs(matcher.match(10)) == [("g", "both")]
+
+
+def test_required_labels_wait_for_a_worker_that_has_them():
+    matcher = Matcher()
+    labelled(matcher, w=({"model": "small"}, 5))
+    push(matcher, "t", need=demand(labels=(label("model", "large", required=True),)))
+    assert matcher.match(10) == []
+    labelled(matcher, x=({"model": "large"}, 1))
+    assert pairs(matcher.match(10)) == [("t", "x")]
+
+
+def test_changed_labels_count_from_the_next_match_on():
+    matcher = Matcher()
+    labelled(matcher, w=({"model": "small"}, 5))
+    need = demand(labels=(label("model", "large", required=True),))
+    push(matcher, "t1", "t2", need=need)
+    assert matcher.match(10) == []
+    matcher.set_labels("w", (("model", "large"),))
+    assert pairs(matcher.match(1)) == [("t1", "w")]
+    matcher.set_labels("w", ())
+    assert matcher.match(10) == []
+
+
+def test_many_that_want_the_same_worker_have_it_in_turn():
+    """More label demands than are woken at a time; each gets its share."""
+    matcher = Matcher()
+    labelled(matcher, w=({f"l{number}": 1 for number in range(100)}, 1))
+    for number in range(100):
+        need = demand(labels=(label(f"l{number}", 1, required=True),))
+        push(matcher, *[str(number)] * 3, need=need, group=str(number))
+    order = serve(matcher, 300)
+    assert Counter(order[:200]).keys() == {str(number) for number in range(100)}
+    assert set(Counter(order).values()) == {3}
+
+
+def test_label_slots_say_what_workers_with_a_label_have():
+    matcher = Matcher()
+    labelled(matcher, u=({"zone": "eu", "size": 1}, 3), v=({"zone": "eu"}, 2))
+    push(matcher, "t", need=demand(worker_id="u"))
+    matcher.match(1)
+    assert sorted(matcher.label_slots()) == [
+        LabelSlots("size", "1", "default", 3, 1),
+        LabelSlots("zone", "eu", "default", 5, 1),
+    ]
+
+
+# ---------------------------------------------------------------- sticky
+
+
+def test_soft_sticky_takes_the_preferred_worker_if_it_can_and_any_other_if_not():
+    matcher = Matcher()
+    for name in ("u", "v"):
+        open_worker(matcher, name, default=2)
+    push(matcher, "t1", "t2", "t3", prefers="v")
+    assert pairs(matcher.match(10)) == [("t1", "v"), ("t2", "v"), ("t3", "u")]
+    matcher.set_open("u", is_open=False)
+    matcher.release("v", "t1", 0)
+    push(matcher, "t4", prefers="u")
+    push(matcher, "t5", prefers="gone")
+    assert pairs(matcher.match(10)) == [("t4", "v")]
+
+
+def test_hard_sticky_waits_for_its_worker_alone():
+    matcher = Matcher()
+    open_worker(matcher, "u", default=5)
+    push(matcher, "t1", "t2", need=demand(worker_id="w"))
+    push(matcher, "free")
+    assert pairs(matcher.match(10)) == [("free", "u")]
+    open_worker(matcher, "w", default=1)
+    assert pairs(matcher.match(10)) == [("t1", "w")]
+    matcher.remove_worker("w")
+    assert matcher.match(10) == []
+    open_worker(matcher, "w", default=1)
+    assert pairs(matcher.match(10)) == [("t2", "w")]
+
+
+def test_hard_sticky_to_a_worker_that_does_not_serve_the_action_waits():
+    matcher = Matcher()
+    open_worker(matcher, "w", "b:b")
+    push(matcher, "t", need=demand("a:a", worker_id="w"))
+    assert matcher.match(10) == []
+    assert not matcher.can_match()
+
+
+# ---------------------------------------------------------------- pause
+
+
+def test_a_paused_action_stands_still_and_goes_on_in_its_order():
+    matcher = Matcher()
+    matcher.set_paused(("a:a",), is_paused=True)
+    open_worker(matcher, "w", "a:a", "b:b")
+    push(matcher, "a1", "a2", need=demand("a:a"))
+    push(matcher, "b1", need=demand("b:b"))
+    assert serve(matcher, 3) == ["b1"]
+    push(matcher, "b2", need=demand("b:b"))
+    matcher.set_paused(("a:a", "unknown"), is_paused=False)
+    assert serve(matcher, 3) == ["a1", "b2", "a2"]
+
+
+# ---------------------------------------------------------------- credits
+
+
+def limited(*limits, action="a:a", **about):
+    return demand(action, limits=limits, **about)
+
+
+def test_credits_are_asked_for_when_there_is_a_slot_and_for_no_more_than_there_are_slots():
+    matcher = Matcher()
+    push(matcher, *"abcdef", need=limited(("k", 2)))
+    matcher.match(10)
+    assert matcher.wanted() == []
+    open_worker(matcher, "w", default=3)
+    assert matcher.match(10) == []
+    assert matcher.wanted() == [("k", 6)]
+    matcher.grant("k", 5)
+    assert len(matcher.match(10)) == 2
+    assert matcher.wanted() == [], "one more slot, and one unit of its two has been asked for and not come"
+    matcher.grant("k", 1)
+    assert len(matcher.match(10)) == 1
+    assert matcher.wanted() == []
+
+
+def test_several_buckets_are_taken_all_or_none():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=9)
+    push(matcher, "both", need=limited(("k", 1), ("l", 1)))
+    push(matcher, "one", need=limited(("k", 1)))
+    matcher.match(10)
+    assert sorted(matcher.wanted()) == [("k", 2), ("l", 1)]
+    matcher.grant("k", 1)
+    assert pairs(matcher.match(10)) == [("one", "w")], "who lacks the other bucket does not sit on this one"
+    matcher.grant("l", 1)
+    assert matcher.match(10) == []
+    matcher.grant("k", 1)
+    assert pairs(matcher.match(10)) == [("both", "w")]
+
+
+def test_a_bucket_that_does_not_answer_holds_up_no_other():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=2)
+    for number in range(6):
+        push(matcher, str(number), need=limited((f"k{number}", 1)))
+    matcher.match(10)
+    assert len(matcher.wanted()) == 2, "as many as there are slots"
+    assert matcher.has_unanswered
+    matcher.no_answer()
+    assert [key for key, _ in matcher.wanted()] == ["k2", "k3"]
+    matcher.grant("k3", 1)
+    assert pairs(matcher.match(10)) == [("3", "w")]
+
+
+def test_units_of_a_window_that_has_ended_are_not_spent():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=2)
+    push(matcher, "t1", "t2", need=limited(("k", 1)))
+    matcher.match(10)
+    matcher.wanted()
+    matcher.grant("k", 2)
+    assert len(matcher.match(1)) == 1
+    matcher.expire("k")
+    assert matcher.match(10) == []
+    assert matcher.wanted() == [("k", 1)]
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_what_a_refused_proposal_spent_is_for_others_of_the_same_window(is_over):
+    matcher = Matcher()
+    open_worker(matcher, "w", default=1)
+    push(matcher, "t1", "t2", need=limited(("k", 1)))
+    matcher.match(10)
+    matcher.wanted()
+    matcher.grant("k", 1)
+    assert pairs(matcher.match(10)) == [("t1", "w")]
+    if is_over:
+        matcher.expire("k")
+    matcher.undo("w", "t1", 0)
+    matcher.release("w", "t1", 0)
+    assert pairs(matcher.match(10)) == ([] if is_over else [("t2", "w")])
+    assert matcher.slots_of("w")[1] == {"default": 1 if is_over else 0}
+
+
+def test_what_nobody_waits_for_any_more_goes_back():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=1)
+    push(matcher, "t1", need=limited(("k", 1)))
+    matcher.match(10)
+    assert matcher.wanted() == [("k", 1)]
+    matcher.grant("k", 3)
+    assert len(matcher.match(10)) == 1
+    assert (matcher.wanted(), matcher.unneeded()) == ([], [("k", 2)])
+    assert (matcher.wanted(), matcher.unneeded()) == ([], [])
+
+
+def test_more_units_than_the_limit_leave_at_once_and_wait_while_there_is_none():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=5)
+    push(matcher, "t1", "t2", need=limited(("k", 5)))
+    matcher.match(10)
+    matcher.wanted()
+    matcher.limit_is("k", None)
+    assert matcher.over_limit() == ()
+    matcher.limit_is("k", 4)
+    assert matcher.over_limit() == (("t1", 0, "k", 5, 4), ("t2", 0, "k", 5, 4))
+    assert matcher.ready_counts() == {}
+    push(matcher, "t3", need=limited(("k", 5)))
+    assert matcher.over_limit() == (("t3", 0, "k", 5, 4),)
+    push(matcher, "t4", need=limited(("k", 4)))
+    assert matcher.over_limit() == ()
+
+
+def test_credits_go_to_the_highest_priority_that_waits_for_them():
+    matcher = Matcher()
+    open_worker(matcher, "w", default=1)
+    push(matcher, "low", need=limited(("k", 1), ("l", 1)))
+    push(matcher, "late", need=limited(("k", 1)))
+    push(matcher, "high", need=limited(("k", 1), ("m", 1)), priority=2)
+    for _ in range(3):
+        matcher.match(10)
+        matcher.wanted()
+        matcher.no_answer()
+    push(matcher, "urgent", need=limited(("k", 1)), priority=3)
+    for key in "lm":
+        matcher.grant(key, 1)
+    matcher.grant("k", 1)
+    assert pairs(matcher.match(10)) == [("urgent", "w")]
+
+
+# ---------------------------------------------------------------- the actor
 
 
 def test_the_queue_proposes_once_for_everything_in_its_inbox():
@@ -315,3 +584,79 @@ def test_units_are_told_by_worker():
     matcher.push(ready("task"))
     assert len(matcher.match(10)) == 1
     assert matcher.units_by_worker() == {"w": (4, 1)}
+
+
+# ---------------------------------------------------------------- buckets
+
+
+class BucketBench:
+    """A queue with one worker, and a bucket that only listens."""
+
+    def __init__(self, slots=2):
+        self.queue = Probe(TenantQueue)
+        self.tracker, self.bucket = peer("tracker"), peer("bucket")
+        self.queue.call("connect", self.tracker)
+        self.queue.call("connect_buckets", Directory(self.queue.runtime, lambda _: self.bucket))
+        self.queue.call("put_worker", "w", frozenset({"a:a"}), (("default", slots),), ())
+        self.queue.call("set_open", "w", True)
+
+    def enqueue(self, *items):
+        self.queue.call("enqueue", items)
+        return self.queue.call("match")
+
+    def bucket_is_told(self, method, units):
+        return Sent(self.bucket, method, (units,))
+
+
+def test_a_bucket_is_asked_once_a_match_and_its_credits_are_used():
+    bench = BucketBench()
+    need = limited(("k", 1))
+    said = bench.enqueue(*(model.ready(name, need) for name in ("t1", "t2", "t3")))
+    assert said.sends == [bench.bucket_is_told("ask", 2)]
+    assert [(timer.method, timer.delay_us) for timer in said.timers] == [("answers_due", ANSWER_US)]
+    assert [sent.method for sent in bench.queue.call("credits", "k", 2).sends] == ["match"]
+    (proposed,) = bench.queue.call("match").sends
+    assert proposed == Sent(
+        bench.tracker, "propose", ((Proposal("t1", 0, "w", ONE), Proposal("t2", 0, "w", ONE)),)
+    )
+
+
+def test_credits_that_come_when_nobody_waits_go_back_at_once():
+    bench = BucketBench()
+    assert bench.queue.call("credits", "k", 2).sends == [bench.bucket_is_told("give_back", 2)]
+
+
+def test_a_refused_proposal_gives_its_units_back_or_to_the_next():
+    bench = BucketBench(slots=1)
+    need = limited(("k", 1))
+    bench.enqueue(model.ready("t1", need), model.ready("t2", need))
+    bench.queue.call("credits", "k", 1)
+    bench.queue.call("match")
+    bench.queue.call("unspent", (("w", "t1", 0),))
+    (proposed,) = bench.queue.call("match").sends
+    assert proposed.args == ((Proposal("t2", 0, "w", ONE),),)
+    bench.queue.call("unspent", (("w", "t2", 0),))
+    assert bench.queue.call("match").sends == [bench.bucket_is_told("give_back", 1)]
+
+
+def test_task_runs_beyond_the_limit_are_reported_to_the_tracker():
+    bench = BucketBench()
+    bench.enqueue(model.ready("t1", limited(("k", 3))))
+    said = bench.queue.call("limit_is", "k", 2)
+    assert said.sends == [
+        Sent(bench.tracker, "over_limit", ((("t1", 0, "k", 3, 2),),)),
+        bench.bucket_is_told("ask", 0),
+    ]
+
+
+def test_labels_and_pauses_reach_the_matcher():
+    bench = BucketBench()
+    need = demand(labels=(label("zone", "eu", required=True),))
+    bench.enqueue(model.ready("t1", need))
+    bench.queue.call("set_paused", ("a:a",), True)
+    bench.queue.call("set_labels", "w", (("zone", "eu"),))
+    assert bench.queue.call("match").is_silent
+    assert [sent.method for sent in bench.queue.call("set_paused", ("a:a",), False).sends] == ["match"]
+    assert bench.queue.call("match").sends[0].args == ((Proposal("t1", 0, "w", ONE),),)
+    assert bench.queue.call("label_slots").result == [LabelSlots("zone", "eu", "default", 2, 1)]
+    assert bench.queue.call("ready_counts").result == {}

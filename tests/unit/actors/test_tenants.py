@@ -342,6 +342,9 @@ def registry():
     return probe, queue, tracker
 
 
+LABELS = (("memory", 8), ("zone", "8"))
+
+
 def test_every_registration_is_a_new_worker_answered_after_its_commit():
     probe, queue, tracker = registry()
     gateway = peer("gateway")
@@ -350,12 +353,14 @@ def test_every_registration_is_a_new_worker_answered_after_its_commit():
         said = probe.call(
             "register",
             gateway,
-            RegisterWorker(number, TENANT, "same", ("W:T",), (("default", 3),), (), "{}", True),
+            RegisterWorker(number, TENANT, "same", ("W:T",), (("default", 3),), LABELS, "{}", True),
         )
         (row,) = said.records
         assert row.actions == ("w:t",)
         assert said.effects == [Sent(gateway, "deliver", ((Reply(number, row.id),),))]
-        assert Sent(queue, "put_worker", (row.id, frozenset({"w:t"}), (("default", 3),), ())) in said.sends
+        assert (
+            Sent(queue, "put_worker", (row.id, frozenset({"w:t"}), (("default", 3),), LABELS)) in said.sends
+        )
         assert any(sent.to is tracker and sent.method == "worker_joined" for sent in said.sends)
         ids.add(row.id)
     assert len(ids) == 2
