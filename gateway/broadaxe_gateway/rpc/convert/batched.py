@@ -118,7 +118,7 @@ def task_reports(up: wire.WorkerUp) -> tuple[TaskReport, ...]:
                 payload,
                 report.should_not_retry,
                 report.started_at_us,
-                retry_delay(report.retry_after_ms),
+                retry_delay(report.retry_after_ms) if report.retry_after_ms else 0,
             )
         )
     return tuple(found)

@@ -44,18 +44,18 @@ def with_traceparent(metadata: str, field: str, run_id: str, source_id: str | No
 
     The trace is that of the source (the parent of a child run), so that a tree of runs shares one.
     """
+    if metadata and metadata != "{}":
+        found = check_object(metadata, field)
+        own = found.get("traceparent")
+        if isinstance(own, str) and _TRACEPARENT.fullmatch(own):
+            return metadata
+        if "traceparent" in found:
+            del found["traceparent"]
+            metadata = json.dumps(found, separators=(",", ":"))
+    else:
+        found = {}
     made = f'"traceparent":"00-{(source_id or run_id).replace("-", "")}-{run_id[-17:].replace("-", "")}-01"'
-    if not metadata or metadata == "{}":
-        return f"{{{made}}}"
-    found = check_object(metadata, field)
-    if "traceparent" not in found:
-        return f"{metadata.rstrip()[:-1]},{made}}}" if found else f"{{{made}}}"
-    own = found["traceparent"]
-    if isinstance(own, str) and _TRACEPARENT.fullmatch(own):
-        return metadata
-    del found["traceparent"]
-    rest = json.dumps(found, separators=(",", ":"))
-    return f"{rest[:-1]},{made}}}" if found else f"{{{made}}}"
+    return f"{metadata.rstrip()[:-1]},{made}}}" if found else f"{{{made}}}"
 
 
 def labels_text(where: str, labels: Mapping[str, trigger_pb2.DesiredWorkerLabels]) -> str | None:
