@@ -100,21 +100,20 @@ def by_matcher(shape: Shape, queued: int, tasks: int) -> float:
     coming = [next(items) for _ in range(tasks)]
     held: list[Proposal] = []
     served = 0
+    more = SLICE
     started = time.thread_time()
-    for place in range(0, tasks, SLICE):
-        for item in coming[place : place + SLICE]:
+    while served + more <= tasks:
+        for item in coming[served : served + more]:
             matcher.push(item)
-        left = SLICE
-        while left:
-            found = matcher.match(left)
-            held += found
-            left -= len(found)
+        while len(held) < SLICE:
+            held += matcher.match(SLICE - len(held))
             grant(matcher)
             if not matcher.can_match():
                 break
-        served += len(held)
         for proposal in held:
             matcher.release(proposal.worker_id, proposal.task_run_id, proposal.attempt)
+        more = len(held)
+        served += more
         held.clear()
     return (time.thread_time() - started) / served
 

@@ -9,7 +9,8 @@ kept as shelves, in groups by weight:
 
 A need drops a shelf that it finds empty, and asks to be told when it holds a worker again (`Shelf.untold`). So a need that found
 no slot knows of no shelf at all, and a slot that comes free says so to those alone that missed it: a few at a time, as long as
-there is a slot left: those first that have waited longest for their turn.
+there is a slot left: those first that have waited longest for their turn. (So if more than `LABELLED_AT_ONCE` needs wait for one worker by
+labels, one of those not told may go to another that comes free at the same time, though it would like this one better.)
 """
 
 from bisect import bisect_left

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from broadaxe_actors import backlog
 from broadaxe_actors.matching import Matcher
 from tests.unit.actors.matching_model import Model, ModelWorker, demand, label, ready
 
@@ -323,7 +324,10 @@ def live(seed, steps=250):
 
 
 @pytest.mark.parametrize("block", range(8))
-def test_long_lives_keep_every_rule(block):
+def test_long_lives_keep_every_rule(block, monkeypatch):
+    if block % 2:
+        # What nothing waits for is forgotten at once.
+        monkeypatch.setattr(backlog, "MAX_NEEDS", 2)
     for seed in range(block * 10, block * 10 + 10):
         try:
             live(seed)
