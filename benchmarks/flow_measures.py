@@ -1,5 +1,6 @@
 """Measures of flow control and routing: what keys, labels and many workers cost beside plain tasks. As `measures`."""
 
+from benchmarks import dispatch_bench
 from benchmarks.stack import Bench, Stack, median, spread
 from tests.processes import PYTHON, REPOSITORY, Process, closing
 from tests.rest import Rest
@@ -33,6 +34,45 @@ def keys(bench: Bench) -> Figures:
         "keyed_tasks_per_second": round(median(rates["keyed"])),
         "keyed_ratio": round(median(rates["keyed"]) / median(rates["noop"]), 3),
     }
+
+
+def fairness(bench: Bench) -> Figures:
+    """Fifty groups of ten, alone and behind a group of 10,000: from the resume of the worker to the last result of the small groups.
+
+    With one place a group, and with more than the worker has slots: there the lanes of the queue take turns. At the same time the large
+    group takes one turn of 51, or one place of 100 slots.
+    """
+    large, groups, each = bench.scaled(10_000, 1_000), 50, 10
+    stack = bench.stack()
+    figures: Figures = {}
+    for task, key in (("keyed", "fair_ratio"), ("keyed_wide", "fair_wide_ratio")):
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for is_beside in (False, True) * 3:
+            _set_paused(stack, is_paused=True)
+            if is_beside:
+                stack.client.call(do="queue", count=large, task=task, name="large", timeout=100)
+            stack.client.call(do="queue", count=groups * each, task=task, keys=groups, timeout=100)
+            _set_paused(stack, is_paused=False)
+            answer = stack.client.call(do="drain", last=groups * each, timeout=200)
+            seconds[is_beside].append(float(answer["seconds"]))
+            stack.client.call(do="drain", timeout=200)
+        figures[key] = round(median(seconds[True]) / median(seconds[False]), 2)
+        bench.note(
+            f"{task}: {groups} groups of {each} in {spread(seconds[False], 3)} s alone, {spread(seconds[True], 3)} s behind a group of {large}"
+        )
+    return figures
+
+
+def dispatch(bench: Bench) -> Figures:
+    """Processor time of the queue actor a task, with 500,000 queued to with 1,000: see `dispatch_bench`."""
+    long, tasks = bench.scaled(500_000, 20_000), bench.scaled(10_240, 640)
+    shape = dispatch_bench.Shape(dispatch_bench.plain())
+    short_us, long_us = (
+        dispatch_bench.microseconds(dispatch_bench.by_actor, shape, queued, tasks, bench.scaled(5, 1))
+        for queued in (1_000, long)
+    )
+    bench.note(f"the queue actor takes {short_us:.2f} us a task with 1,000 queued, {long_us:.2f} with {long}")
+    return {"dispatch_ratio": round(long_us / short_us, 3)}
 
 
 def labelled(bench: Bench) -> Figures:

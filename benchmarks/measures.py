@@ -317,7 +317,9 @@ MEASURES: dict[str, Callable[[Bench], Figures]] = {
     "tenants": tenants,
     "compat": compat,
     "idle": idle,
-    "queued": queued,
     "keys": flow_measures.keys,
+    "fairness": flow_measures.fairness,
+    "queued": queued,
     "labelled": flow_measures.labelled,
+    "dispatch": flow_measures.dispatch,
 }

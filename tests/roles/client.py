@@ -80,22 +80,25 @@ class Commands:
             )
         return {"seconds": time.perf_counter() - started}
 
-    async def queue(self, *, count: int, task: str, keys: int = 1, chunk: int = 10_000) -> dict[str, Any]:
+    async def queue(
+        self, *, count: int, task: str, keys: int = 1, name: str = "key", chunk: int = 10_000
+    ) -> dict[str, Any]:
         """Triggers `count` tasks in bulk, of `keys` texts in turn, without waiting; `drain` waits for their results."""
         chosen = self._task(task)
         started = time.perf_counter()
         for begin in range(0, count, chunk):
             self._refs += await chosen.aio_run_many_no_wait(
                 [
-                    chosen.create_bulk_run_item(input=Item(index=index, text=f"key {index % keys:076d}"))
+                    chosen.create_bulk_run_item(input=Item(index=index, text=f"{name} {index % keys:070d}"))
                     for index in range(begin, min(begin + chunk, count))
                 ]
             )
         return {"seconds": time.perf_counter() - started}
 
-    async def drain(self) -> dict[str, Any]:
-        """Waits for the results of what `queue` triggered. Raises when a task failed."""
-        refs, self._refs = self._refs, []
+    async def drain(self, *, last: int | None = None) -> dict[str, Any]:
+        """Waits for the results of what `queue` triggered, or of the last of it. Raises when a task failed."""
+        kept = len(self._refs) - last if last is not None else 0
+        refs, self._refs = self._refs[kept:], self._refs[:kept]
         started = time.perf_counter()
         await asyncio.gather(*(ref.aio_result() for ref in refs))
         return {"seconds": time.perf_counter() - started, "results": len(refs)}

@@ -201,10 +201,16 @@ def declare_flow(client: Any) -> dict[str, Any]:
     async def keyed(input: Item, ctx: Any) -> None:  # noqa: A002
         return None
 
+    many_a_key = one_a_key.model_copy(update={"max_runs": 1_000})
+
+    @client.task(name="keyed-wide", input_validator=Item, schedule_timeout=LONG, concurrency=many_a_key)
+    async def keyed_wide(input: Item, ctx: Any) -> None:  # noqa: A002
+        return None
+
     fast = {"pool": broadaxe.DesiredWorkerLabel(value="fast", required=True)}
 
     @client.task(name="labelled", input_validator=Item, schedule_timeout=LONG, desired_worker_labels=fast)
     async def labelled(input: Item, ctx: Any) -> None:  # noqa: A002
         return None
 
-    return {"keyed": keyed, "labelled": labelled}
+    return {"keyed": keyed, "keyed_wide": keyed_wide, "labelled": labelled}
