@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from broadaxe_actors import cel
+from broadaxe_actors.rate_limits import key_problem
 
 _SECONDS = {
     "SECOND": 1,
@@ -140,6 +141,9 @@ class Rules:
             key = next(found) if limit.key_expression else limit.key
             units = next(found) if limit.units_expression else limit.units
             value = next(found) if limit.limit_expression else -1
+            problem = key_problem(key)
+            if problem is not None:
+                raise ValueError(f"rate limit key {limit.key_expression or limit.key!r}: {problem}")
             if units < 0:
                 raise ValueError(
                     f"rate limit units {limit.units_expression!r} are {units}, expected 0 or more"

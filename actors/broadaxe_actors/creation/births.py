@@ -88,7 +88,8 @@ class Births(Stage):
             tasks.append(TaskRun(rows[-1], step, is_recovered=False, run=run))
             tracker._find_line(tasks[-1])
         # As a whole, or not at all: a run that waits in Postgres has no timer there for its sleeps.
-        if ledger.must_spill(tasks[0].line) and not any(step.plan.waits for step in roots):
+        must_spill = any(ledger.must_spill(task.line) for task in tasks)
+        if must_spill and not any(step.plan.waits for step in roots):
             job.rows.append(head._replace(spill_queue=""))
             for row, task in zip(rows, tasks, strict=True):
                 ledger.enter_postgres(task.line)
@@ -99,6 +100,9 @@ class Births(Stage):
         ledger.hold_bytes(run.size)
         for row, task in zip(rows, tasks, strict=True):
             self._keep(job, row, task)
+            if task.waits is None:
+                task.is_in_line = True
+                ledger.enter_memory(task.line)
 
     def _put(self, job: Job, row: TaskRunRow, step: Step, run: Run | None) -> TaskRun:
         """A new task run in memory."""
