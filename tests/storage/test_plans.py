@@ -11,7 +11,7 @@ import pytest
 from broadaxe_storage.config import DatabaseConfig
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.queries import load
-from broadaxe_storage.records import Batch, IdempotencyRelease, RunRevival
+from broadaxe_storage.records import Batch, IdempotencyRelease, RateLimitDrop, RunRevival
 from broadaxe_storage.records import TaskRunState as S
 from tests.conformance.store_suite import SHARDS
 from tests.factories import (
@@ -21,6 +21,7 @@ from tests.factories import (
     make_finish,
     make_log,
     make_member,
+    make_rate_limit,
     make_run,
     make_run_finish,
     make_settle,
@@ -32,6 +33,8 @@ from tests.postgres import TestServer
 
 LIVES = 20
 CROWD = 4_000
+TABLES = "^(task_run|idempotency_key|rate_limit)"
+"""What is watched."""
 
 
 class Lives:
@@ -52,15 +55,20 @@ class Lives:
         singles = [make_task_run() for _ in range(count)]
         claims = tuple(make_claim(new_id()) for _ in range(count))
         ends = tuple(make_run_finish(run, 2) for run in runs)
+        limits = tuple(make_rate_limit(claim.key) for claim in claims)
+        drops = tuple(RateLimitDrop(TENANT, limit.key) for limit in limits)
         releases = tuple(IdempotencyRelease(TENANT, claim.key, claim.run_id) for claim in claims)
         for batch in (
-            Batch(created=(*runs, *members, *singles), claimed_keys=claims),
-            Batch(updated=tuple(map(make_update, (*members, *singles))), claimed_keys=claims),
+            Batch(created=(*runs, *members, *singles), claimed_keys=claims, rate_limits=limits),
+            Batch(
+                updated=tuple(map(make_update, (*members, *singles))), claimed_keys=claims, rate_limits=limits
+            ),
             Batch(
                 finished=tuple(map(make_finish, singles)),
                 settled=tuple(map(make_settle, members)),
                 ended=ends,
                 released_keys=releases,
+                dropped_rate_limits=drops,
             ),
             Batch(revived=tuple(RunRevival(run.id, TENANT, 3) for run in runs), created=(*runs, *again)),
             Batch(settled=tuple(map(make_settle, again)), ended=ends),
@@ -70,7 +78,8 @@ class Lives:
     async def live_beside_a_crowd(self) -> None:
         crowd = [make_task_run() for _ in range(CROWD)]
         claims = tuple(make_claim(new_id()) for _ in range(CROWD))
-        await self.commit(Batch(created=tuple(crowd), claimed_keys=claims))
+        limits = tuple(make_rate_limit(claim.key) for claim in claims)
+        await self.commit(Batch(created=tuple(crowd), claimed_keys=claims, rate_limits=limits))
         await self.commit(Batch(finished=tuple(map(make_finish, crowd[: CROWD // 2]))))
         await self.live(LIVES)
 
@@ -85,11 +94,10 @@ async def check_reads(other: "asyncpg.Connection[asyncpg.Record]") -> None:
         ):
             await asyncio.sleep(0.01)
     scans, read = await other.fetchrow(
-        "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables"
-        " WHERE relname ~ '^(task_run|idempotency_key)'"
+        f"SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables WHERE relname ~ '{TABLES}'"
     )
     entries = await other.fetchval(
-        "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname ~ '^(task_run|idempotency_key)'"
+        f"SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname ~ '{TABLES}'"
     )
     # A run's life is some 20 probes; one wrong plan would read the crowd at each.
     most = CROWD // 2 + 40 * (LIVES + 1)
@@ -103,7 +111,7 @@ async def test_plans_stay_right_after_a_vacuum_of_empty_tables(database_config: 
     try:
         # An analysis would have the plans made anew.
         for (table,) in await other.fetch(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(task_run|idempotency_key)'"
+            f"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '{TABLES}'"
         ):
             await other.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         store = await PostgresStore.open(database_config)
@@ -113,11 +121,12 @@ async def test_plans_stay_right_after_a_vacuum_of_empty_tables(database_config: 
             # What autovacuum leaves behind a burst: pages, and no row in them.
             gone = tuple(make_task_run() for _ in range(CROWD))
             keys = tuple(make_claim(new_id()) for _ in range(CROWD))
-            await lives.commit(Batch(created=gone, claimed_keys=keys))
-            for table in ("task_run", "task_run_history", "idempotency_key"):
+            limits = tuple(make_rate_limit(claim.key) for claim in keys)
+            await lives.commit(Batch(created=gone, claimed_keys=keys, rate_limits=limits))
+            for table in ("task_run", "task_run_history", "idempotency_key", "rate_limit"):
                 await other.execute(f"DELETE FROM {table}")
             for (table,) in await other.fetch(
-                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(task_run|idempotency_key)'"
+                f"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '{TABLES}'"
             ):
                 await other.execute(f"VACUUM (ANALYZE, TRUNCATE off) {table}")
             await other.execute("SELECT pg_stat_force_next_flush()")
@@ -135,7 +144,7 @@ async def test_plans_made_while_the_tables_were_empty_stay_right(database_config
     try:
         # An analysis would have the plans made anew.
         for (table,) in await other.fetch(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^(task_run|idempotency_key)'"
+            f"SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '{TABLES}'"
         ):
             await other.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         store = await PostgresStore.open(database_config)

@@ -4,7 +4,8 @@
 -- $1 tenant, $2 keys.
 SELECT tenant_id::text, key, limit_value, window_us, window_start, units_left, paused_until, timeline, monotonic_start, updated_at
 FROM rate_limit
-WHERE tenant_id = $1 AND digest = ANY (ARRAY(SELECT sha256(convert_to(k, 'UTF8')) FROM unnest($2::text[]) AS k));
+WHERE digest = ANY (ARRAY(SELECT sha256(convert_to(k, 'UTF8')) FROM unnest($2::text[]) AS k))
+    AND tenant_id IS NOT DISTINCT FROM $1;
 
 -- part: meant_limits
 -- What a listing means. $1 tenant, $2 text in the key in any case of letters, or null for all.
