@@ -4,20 +4,6 @@ from broadaxe_actors.concurrency import Group
 from broadaxe_actors.credits import Credits
 from broadaxe_actors.rate_limits import Bucket
 from broadaxe_actors.run_tracker import RunTracker
-from broadaxe_actors.runtime.actor import Actor
-
-
-def pass_a_place_on_before_the_commit(monkeypatch):
-    """The next is admitted before the end of who had the place is recorded."""
-    real = Actor.send_after_commit
-
-    def send_after_commit(actor, method, *args):
-        if method.name == "leave":
-            method.send(*args)
-        else:
-            real(actor, method, *args)
-
-    monkeypatch.setattr(Actor, "send_after_commit", send_after_commit)
 
 
 def forget_who_holds_a_place(monkeypatch):

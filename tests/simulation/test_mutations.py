@@ -33,7 +33,6 @@ MUTATIONS = (
     run_mutations.extend_no_deadline,
     run_mutations.never_release_a_key,
     run_mutations.give_every_key_to_who_asks,
-    flow_mutations.pass_a_place_on_before_the_commit,
     flow_mutations.forget_who_holds_a_place,
     flow_mutations.leave_the_begin_of_a_run_unrecorded,
     flow_mutations.admit_one_too_many,

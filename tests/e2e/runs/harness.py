@@ -198,7 +198,8 @@ class FlowsUnderTest:
     def notes(self, tag: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         for path in (self.directory / "records").glob("notes-*.jsonl"):
-            found += [json.loads(line) for line in path.read_text().splitlines() if f'"{tag}"' in line]
+            whole, _, _ = path.read_text().rpartition("\n")  # a line may be under way
+            found += [json.loads(line) for line in whole.split("\n") if f'"{tag}"' in line]
         return sorted(found, key=lambda note: float(note["at"]))
 
     def new_gate(self) -> str:
