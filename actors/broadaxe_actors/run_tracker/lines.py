@@ -84,7 +84,7 @@ class Lines(TrackerState):
         task.assigned_at = now
         task.started_at = None
         task.execution_deadline = now + task.step.execution_timeout
-        self._set_deadline(task, task.execution_deadline)
+        self._deadlines.set(task.id, task.execution_deadline)
         self._count_running(task, 1)
 
     def _queue_up(self, task: TaskRun, turn: Turn) -> None:
