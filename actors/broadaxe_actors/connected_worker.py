@@ -386,8 +386,10 @@ class ConnectedWorker(Actor):
         """The worker holds these no more."""
         for task_run_id in task_run_ids:
             self._in_flight.pop(task_run_id, None)
-            self._batches.drop(task_run_id)
             self._started.discard(task_run_id)
+        if self._batches.are_any:
+            for task_run_id in task_run_ids:
+                self._batches.drop(task_run_id)
         if not self._in_flight and self._row.status == WorkerStatus.STOPPED and not self._is_leaving:
             self._leave()
 

@@ -94,7 +94,7 @@ class RecentResults:
 
     def _drop(self, finished: RunFinished) -> None:
         del self._results[finished.run_id]
-        if not _is_alone(finished):
+        if self._run_of and not _is_alone(finished):
             for result in finished.results:
                 self._run_of.pop(result.task_run_id, None)
 

@@ -56,6 +56,10 @@ class HeldBatches:
         return tuple(single), batches
 
     @property
+    def are_any(self) -> bool:
+        return bool(self._starts)
+
+    @property
     def spared_units(self) -> int:
         """Slots that the members do not take: a batch has one."""
         return len(self._batch_of) - len(self._starts)

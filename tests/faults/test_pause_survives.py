@@ -42,7 +42,7 @@ class Life:
 def test_a_paused_workflow_stays_paused_over_kills_and_goes_on_in_its_order(server: Server) -> None:
     name, brief, free = unique("paused"), unique("brief"), unique("free")
     before = Life(server)
-    action = before.wire.put_workflow(name, schedule_timeout="5s")
+    action = before.wire.put_workflow(name, schedule_timeout="12s")
     other = before.wire.put_workflow(free)
     before.wire.put_workflow(brief, schedule_timeout="5m")
     runs = [before.wire.trigger(name) for _ in range(3)]
@@ -62,7 +62,7 @@ def test_a_paused_workflow_stays_paused_over_kills_and_goes_on_in_its_order(serv
     started = during.worker.next()
     assert started.workflow_run_id == goes  # the worker has a slot, and gets nothing of what is paused
     during.wire.complete(started)
-    assert during.worker.stream.silent_for(6.0)  # longer than the schedule timeout
+    assert during.worker.stream.silent_for(13.0)  # longer than the schedule timeout
     wait_until(
         lambda: during.wire.details(expired).status == v1.CANCELLED,
         what="the run of the brief pause to be given up",

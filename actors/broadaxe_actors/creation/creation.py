@@ -318,7 +318,7 @@ class Creation(KeyClaims):
         and been forgotten, so it costs no look-up.
         """
         tracker = self._t
-        old = tracker.clock.now() // 1000 - FRESH_ID_MS
+        oldest = _first_id_of(tracker.clock.now() // 1000 - FRESH_ID_MS)
         missing: dict[str, None] = {}
         for index, run in enumerate(job.runs):
             parent = run.parent_task_run_id
@@ -331,7 +331,8 @@ class Creation(KeyClaims):
                         task.run_id, task.metadata, task.is_recovered or task.attempt > 0
                     )
             run_id = job.run_ids[index]
-            if (job.is_repeat or (run.run_id and _made_at_ms(run_id) < old)) and not tracker._is_live(run_id):
+            is_fresh = run_id[14] == "7" and run_id >= oldest
+            if (job.is_repeat or (run.run_id and not is_fresh)) and not tracker._is_live(run_id):
                 missing[run_id] = None
         return list(missing)
 
@@ -369,9 +370,10 @@ class Creation(KeyClaims):
                 bound.send((Refusal(messages[0].request_id, code, error),))
 
 
-def _made_at_ms(run_id: str) -> int:
-    """Milliseconds since the epoch at which a UUIDv7 was made; 0 for any other id, which is thus never fresh."""
-    return int(run_id[:8] + run_id[9:13], 16) if run_id[14] == "7" else 0
+def _first_id_of(milliseconds: int) -> str:
+    """The begin of every UUIDv7 that is made at this time since the epoch; later ones come after it in the order of text."""
+    digits = f"{milliseconds:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
 
 
 def _event_metadata(event: EventRow) -> str:

@@ -80,7 +80,7 @@ class Lines(Routing):
         task.assigned_at = now
         task.started_at = None
         task.execution_deadline = now + task.step.execution_timeout
-        self._set_deadline(task, task.execution_deadline)
+        self._deadlines.set(task.id, task.execution_deadline)
         self._counts.run(task)
         if task.run is not None:
             self._found_worker(task.run, worker_id, turn)

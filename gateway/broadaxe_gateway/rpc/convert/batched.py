@@ -5,6 +5,7 @@ The hot path: each message is built once for everything that is ready, and what 
 
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from broadaxe.wire import stream_pb2 as wire
@@ -61,6 +62,7 @@ TARGET_BYTES = OFF_LOOP_BYTES
 MAX_ITEMS = 250
 """Items a message, so that building one does not keep the loop."""
 _MAX_KNOWN_OBJECTS = 10_000
+_KNOWN_NAMES = 1_000
 
 _FINAL_STATES: dict[int, wire.FinalState.ValueType] = {
     TaskRunState.COMPLETED: wire.FINAL_STATE_COMPLETED,
@@ -254,6 +256,12 @@ def stream_runs(runs: Sequence[wire.NewRun], run_ids: Sequence[str]) -> list[New
     return [_stream_run(run, run_id) for run, run_id in zip(runs, run_ids, strict=True)]
 
 
+@lru_cache(maxsize=_KNOWN_NAMES)
+def _field_names(workflow: str) -> tuple[str, str]:
+    """What errors call the input and the metadata of a run: kept, because next to none are told."""
+    return f"input of workflow {workflow!r}", f"metadata of workflow {workflow!r}"
+
+
 def _stream_run(run: wire.NewRun, run_id: str) -> NewRun:
     name = run.workflow_name
     if not name:
@@ -261,13 +269,14 @@ def _stream_run(run: wire.NewRun, run_id: str) -> NewRun:
     if run.run_id:
         run_id = check_uuid(run.run_id, "run_id")
     parent = check_uuid(run.parent_task_run_id, "parent_task_run_id") if run.parent_task_run_id else None
+    input_name, metadata_name = _field_names(name)
     metadata = run.metadata
     return NewRun(
         name,
-        check_json_bytes(run.input, f"input of workflow {name!r}"),
+        check_json_bytes(run.input, input_name),
         with_traceparent(
             utf8(metadata, "metadata") if metadata else "",
-            f"metadata of workflow {name!r}",
+            metadata_name,
             run_id,
             parent,
         ),

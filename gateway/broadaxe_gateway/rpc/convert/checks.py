@@ -49,6 +49,8 @@ def find_uuid(text: str) -> str | None:
 
 def check_uuid(text: str, field: str) -> str:
     """The id in canonical form."""
+    if _UUID.fullmatch(text):
+        return text
     found = find_uuid(text)
     if found is None:
         raise refuse(f"{field} is not a UUID: {shown(text)}")
