@@ -110,7 +110,7 @@ def graph(bench: Bench) -> Figures:
 
     The system counts CPU in ticks of 10 ms a process. A bulk of one-task runs takes some 25 of them, spread over ten processes, so one
     bulk tells its cost to a tenth at best: several count as one. What else runs on the machine makes both sides dearer for a while, so
-    each round gives a ratio of its own, and their median counts.
+    each round gives a ratio of its own, either side goes first in turn, and the median counts.
     """
     stack = bench.stack()
     client = stack.client
@@ -118,13 +118,13 @@ def graph(bench: Bench) -> Figures:
     spent: dict[str, list[float]] = {name: [] for name in GRAPH_BULKS}
     for name in spent:
         client.call(do="fanout", count=runs, task=name, timeout=300)
-    for _ in range(bench.scaled(7, 1)):
-        for name, costs in spent.items():
+    for number in range(bench.scaled(9, 1)):
+        for name in sorted(spent, reverse=bool(number % 2)):
             bulks = GRAPH_BULKS[name]
             meter = stack.cpu_meter()
             for _ in range(bulks):
                 client.call(do="fanout", count=runs, task=name, timeout=300)
-            costs.append(1e6 * sum(meter.seconds().values()) / (bulks * runs))
+            spent[name].append(1e6 * sum(meter.seconds().values()) / (bulks * runs))
     alone: dict[str, float] = {}
     for name in spent:
         count = bench.scaled(300, 30)
