@@ -11,17 +11,8 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from broadaxe_actors import cel
-from broadaxe_actors.rate_limits import key_problem
+from broadaxe_actors.rate_limits import SECOND_US, WINDOWS_US, key_problem
 
-_SECONDS = {
-    "SECOND": 1,
-    "MINUTE": 60,
-    "HOUR": 3_600,
-    "DAY": 86_400,
-    "WEEK": 604_800,
-    "MONTH": 2_592_000,
-    "YEAR": 31_536_000,
-}
 WORKFLOW_LEVEL = "workflow"
 OVERHEAD_BYTES = 600
 """Of a task run in memory beside its payload: counted where the number of its line says nothing, as there are many lines."""
@@ -189,7 +180,7 @@ def limit_rules(entries: Sequence[Mapping[str, Any]]) -> list[LimitRule]:
             entry.get("units") or 0,
             entry.get("units_expr") or "",
             entry.get("limit_values_expr") or "",
-            _SECONDS[entry.get("duration", "MINUTE")],
+            WINDOWS_US[entry.get("duration", "MINUTE")] // SECOND_US,
         )
         for entry in entries
     ]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from broadaxe_actors import cel
 from broadaxe_actors.batches import TICKET, BatchKey, Draw, KeyWork, RunningBatch
+from broadaxe_actors.run_tracker.places import shown
 from broadaxe_actors.run_tracker.progress import Progress
-from broadaxe_actors.states import Transition, after
 from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.records import TaskEventKind, TaskRunState
@@ -20,7 +20,6 @@ SLICE = 50
 """Task runs that join their groups in one turn: each may have to be parsed for its key."""
 APART = 50
 """Keys evaluated outside of this process at a time, one after the other."""
-SHOWN_KEY_CHARACTERS = 200
 
 
 Found = tuple[KeyWork, str | cel.CelError]
@@ -128,14 +127,12 @@ class Batches(Progress):
         turn.of_groups().joined.setdefault(key, (rules, []))[1].append(task.member())
         if batching.noted_attempt != task.attempt:
             batching.noted_attempt = task.attempt
-            self._note(task, TaskEventKind.WAITING_FOR_BATCH, _shown(key).encode())
+            self._note(task, TaskEventKind.WAITING_FOR_BATCH, f"group key {shown(key.group)}".encode())
 
     def _fail_to_group(self, task: TaskRun, cause: cel.CelError, turn: Turn) -> None:
         """Without a key there is no group to wait in: the task run fails at once, and is not retried (behaviour-core 6.15)."""
-        error = f"task {task.step.ref.task_name!r} has no batch group key: {cause}".encode()
-        self._release(task, turn)
-        task.state = after(task.state, Transition.FAIL)
-        self._finish(task, turn, None, error)
+        error = f"task {task.step.ref.task_name!r} has no batch group key: {cause}"
+        self._fail_for_good(task, error.encode(), turn)
 
     def _evaluate_next(self) -> None:
         if not self._batches.is_evaluating and self._batches.to_evaluate:
@@ -275,10 +272,3 @@ class Batches(Progress):
             turn.of_groups().adopted[at_worker] = self._batches.running[batch.id] = batch
             self._batches.to_count.append(batch)
         batch.join(task)
-
-
-def _shown(key: BatchKey) -> str:
-    group = key.group
-    if len(group) > SHOWN_KEY_CHARACTERS:
-        group = group[: SHOWN_KEY_CHARACTERS - 3] + "..."
-    return f"group key {group!r}"

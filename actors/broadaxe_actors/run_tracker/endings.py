@@ -44,11 +44,9 @@ class Endings(Lines):
 
     def _fail_for_good(self, task: TaskRun, error: bytes, turn: Turn) -> None:
         """A task run that no worker has fails, whatever retries it has."""
-        if self._subscriptions:
-            self._tell(task, RunEventKind.FAILED, error, turn)
         self._release(task, turn)
         task.state = after(task.state, Transition.FAIL)
-        self._finish(task, turn, None, error, is_told=True)
+        self._finish(task, turn, None, error)
 
     def _release(self, task: TaskRun, turn: Turn) -> None:
         """Free what an attempt holds: its slot on a worker, its place in line, or its waits."""

@@ -8,11 +8,11 @@ depend on nothing that changes. What was running before a restart holds its plac
 Source: behaviour-core 6.8.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from broadaxe_actors import cel
-from broadaxe_actors.admission import Admission, GroupKey, Place, Rendered, Rules, Strategy
+from broadaxe_actors.admission import Admission, GroupKey, Place, Rules, Strategy
 from broadaxe_actors.concurrency import Ask
 from broadaxe_actors.run import Run
 from broadaxe_actors.run_tracker.pausing import Pausing
@@ -200,23 +200,35 @@ class Places(Pausing):
 
     # ------------------------------------------------------------ expressions
 
+    def _render_if_quick(self, member: Member) -> None:
+        """Evaluate what a member's definition says, if that is quick and nothing is wrong; otherwise `_is_rendered` will."""
+        admission = member.admission
+        if admission is None or admission.rendered is not None:
+            return
+        rules = self._rules_of(member)
+        try:
+            found = _evaluate_if_quick(rules, values_of(member))
+            if isinstance(found, list):
+                admission.rendered = rules.assemble(found)
+        except (cel.CelError, ValueError):
+            return
+
     def _is_rendered(self, member: Member, admission: Admission, turn: Turn) -> bool:
         """Evaluate what a member's definition says, here if that is quick. False when it is not there yet, or cannot be."""
         if admission.is_evaluating:
             return False
         rules = self._rules_of(member)
         values = values_of(member)
-        found: list[Any] | str
+        found: list[Any] | str | None
         try:
-            expressions = rules.expressions()
-            if not all(expression.is_cheap(values) for _, expression in expressions):
-                admission.is_evaluating = True
-                work = Work(member.id, tuple(expressions), values)
-                self.fetch(self._evaluate_rules, work, then=self.me.rules_evaluated, context=member.id)
-                return False
-            found = _evaluate_here(expressions, values)
+            found = _evaluate_if_quick(rules, values)
         except cel.CelError as error:
             found = str(error)
+        if found is None:
+            admission.is_evaluating = True
+            work = Work(member.id, tuple(rules.expressions()), values)
+            self.fetch(self._evaluate_rules, work, then=self.me.rules_evaluated, context=member.id)
+            return False
         return self._take_rendered(member, admission, rules, found, turn)
 
     async def _evaluate_rules(self, work: Work) -> list[Any] | str:
@@ -296,18 +308,6 @@ class Places(Pausing):
         raise NotImplementedError
 
 
-def render_now(rules: Rules, values: Mapping[str, bytes | str]) -> Rendered | None:
-    """What becomes of rules, if that is quick to tell and nothing is wrong."""
-    try:
-        expressions = rules.expressions()
-        if not all(expression.is_cheap(values) for _, expression in expressions):
-            return None
-        found = _evaluate_here(expressions, values)
-        return rules.assemble(found) if not isinstance(found, str) else None
-    except (cel.CelError, ValueError):
-        return None
-
-
 def shown(key: str) -> str:
     """A key as texts have it."""
     return repr(key if len(key) <= SHOWN_KEY_CHARACTERS else f"{key[: SHOWN_KEY_CHARACTERS - 3]}...")
@@ -323,11 +323,14 @@ def displaced_text(place: Place, strategy: Strategy) -> str:
 
 def place_waited_for(task: TaskRun) -> Place | None:
     """The place for want of which a task run waits, if that is why."""
+    return next((admission.next_place for admission in admissions_of(task) if admission.ticket), None)
+
+
+def admissions_of(task: TaskRun) -> list[Admission]:
+    """What a task run's run, and it itself, need beside a slot."""
     run = task.run
-    for admission in (run.admission if run is not None else None, task.admission):
-        if admission is not None and admission.ticket:
-            return admission.next_place
-    return None
+    both = (run.admission if run is not None else None, task.admission)
+    return [admission for admission in both if admission is not None]
 
 
 def waiting_text(place: Place) -> str:
@@ -338,9 +341,11 @@ def waiting_text(place: Place) -> str:
     )
 
 
-def _evaluate_here(
-    expressions: Sequence[tuple[str, cel.Expression]], values: Mapping[str, bytes | str]
-) -> list[Any] | str:
+def _evaluate_if_quick(rules: Rules, values: Mapping[str, bytes | str]) -> list[Any] | str | None:
+    """Each value, or what is wrong; None if that may take long. Raises `CelError` for what does not compile."""
+    expressions = rules.expressions()
+    if not all(expression.is_cheap(values) for _, expression in expressions):
+        return None
     found: list[Any] = []
     for what, expression in expressions:
         try:

@@ -15,7 +15,7 @@ from broadaxe_actors.admission import Limit, digest
 from broadaxe_actors.lanes import Demand
 from broadaxe_actors.matching import Ready
 from broadaxe_actors.run import Ended, Run
-from broadaxe_actors.run_tracker.places import Places, render_now, values_of
+from broadaxe_actors.run_tracker.places import Places, admissions_of
 from broadaxe_actors.task_run import Step, TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_actors.worker_labels import DesiredLabel, desired_labels
@@ -40,8 +40,7 @@ class Routing(Places):
                 worker_id = desired
             else:
                 prefers = desired
-        rendered = task.admission.rendered if task.admission is not None else None
-        limits = rendered.limits if rendered is not None else ()
+        limits = _limits(task)
         for limit in limits:
             if limit.limit is not None:
                 turn.limits[limit.key] = (limit.limit, limit.duration_seconds)
@@ -78,16 +77,11 @@ class Routing(Places):
         step = task.step
         if not step.is_routed and task.desired_labels is None:
             return
-        if task.admission is not None and task.admission.rendered is None:
-            assert step.rules is not None
-            task.admission.rendered = render_now(step.rules, values_of(task))
-        run = task.run
-        if run is not None and run.admission is not None and run.admission.rendered is None:
-            assert run.version.run_rules is not None
-            run.admission.rendered = render_now(run.version.run_rules, values_of(run))
-        rendered = task.admission.rendered if task.admission is not None else None
+        self._render_if_quick(task)
+        if task.run is not None:
+            self._render_if_quick(task.run)
         worker_id = _sticky_worker(task) if step.workflow.sticky == HARD else None
-        key = _key(step, worker_id, task.desired_labels, rendered.limits if rendered is not None else ())
+        key = _key(step, worker_id, task.desired_labels, _limits(task))
         lane = _lane(task)
         task.line_key = f"{key}#{digest(lane)}" if lane else key
 
@@ -106,9 +100,8 @@ class Routing(Places):
             required = shown_labels({key: item for key, item in labels.items() if item.get("required")})
             if required:
                 found = f"with {required} {found}"
-        rendered = task.admission.rendered if task.admission is not None else None
-        if rendered is not None and rendered.limits:
-            units = ", ".join(f"{limit.units} of {limit.key!r}" for limit in rendered.limits)
+        if limits := _limits(task):
+            units = ", ".join(f"{limit.units} of {limit.key!r}" for limit in limits)
             found += f" while its rate limits had units left ({units})"
         return f"no worker {found}"
 
@@ -116,10 +109,8 @@ class Routing(Places):
 
     def _waits_for_scout(self, run: Run, task: TaskRun) -> bool:
         """A run that has no worker yet sends one task ahead; the others wait to hear where it went."""
-        if self._is_restoring:
-            run.seekers.append((task.id, task.attempt))  # a task that runs may be among those yet to come
-            return True
-        if run.scout in (None, task.id):
+        # While the record is read, a task that runs may be among those yet to come.
+        if not self._is_restoring and run.scout in (None, task.id):
             run.scout = task.id
             return False
         run.seekers.append((task.id, task.attempt))
@@ -149,14 +140,15 @@ def _sticky_worker(task: TaskRun) -> str | None:
     return run.desired_worker_id
 
 
+def _limits(task: TaskRun) -> tuple[Limit, ...]:
+    """What an attempt spends of rate limits, as far as that is told already."""
+    admission = task.admission
+    return admission.rendered.limits if admission is not None and admission.rendered is not None else ()
+
+
 def _lane(task: TaskRun) -> str:
     """Equal for task runs that take one turn together: those with the same concurrency keys."""
-    run = task.run
-    parts = [
-        admission.rendered.lane
-        for admission in (run.admission if run is not None else None, task.admission)
-        if admission is not None and admission.rendered is not None
-    ]
+    parts = [admission.rendered.lane for admission in admissions_of(task) if admission.rendered is not None]
     return "\n".join(part for part in parts if part)
 
 

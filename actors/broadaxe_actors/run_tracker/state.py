@@ -343,7 +343,7 @@ class TrackerState(Actor):
             self.send_after_commit(self.me.ended_committed, tuple(turn.ended))
 
     def _tell_groups(self, turn: Turn) -> None:
-        """Ask for places, and give them up: `places.Places` does."""
+        """Ask for places, give them up, and put limits in force: `places.Places` does."""
 
     def _tell_waits(self, turn: Turn) -> None:
         if turn.waits:
