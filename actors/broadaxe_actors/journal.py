@@ -21,27 +21,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from broadaxe_actors.batch_builder import Append, BatchBuilder, size_of
 from broadaxe_actors.runtime import Actor, Handle
 from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
-from broadaxe_storage.records import (
-    Batch,
-    EventRow,
-    IdempotencyKeyRow,
-    IdempotencyRelease,
-    LogRow,
-    RateLimitDrop,
-    RateLimitRow,
-    RunFinish,
-    RunRevival,
-    TaskEventRow,
-    TaskRunFinish,
-    TaskRunRow,
-    TaskRunSettle,
-    TaskRunUpdate,
-    WorkerRow,
-    WorkflowPause,
-    WorkflowVersionRow,
-)
+from broadaxe_storage.records import Batch, LogRow
 from broadaxe_storage.store import ShardStore, shard_of
 
 logger = logging.getLogger(__name__)
@@ -52,8 +35,6 @@ MAX_ROWS_SHARED = 100
 """Rows in a flush while several are: some 3 ms, so that a lone record waits that long and takes that long itself."""
 RIDER_ROWS = 8
 """Rows of a tenant that find room in a flush behind another's bulk: they cost it little, and would wait for a whole flush."""
-MAX_FLUSH_BYTES = 8_000_000
-ROW_OVERHEAD_BYTES = 300
 SHARED_WINDOW_US = 1_000_000
 LOG_HOLD_US = 200_000
 FULL_ROWS = 200_000
@@ -61,128 +42,6 @@ FULL_BYTES = 128_000_000
 """Records waiting for Postgres past which new triggers and events are refused; reports are held up to four times as much."""
 FIRST_PAUSE_US = 50_000
 LONGEST_PAUSE_US = 1_000_000
-
-
-class Append(NamedTuple):
-    """What one handler recorded, and what may leave when it is durable."""
-
-    lane: str
-    records: tuple[Any, ...]
-    effects: tuple[tuple[Any, tuple[Any, ...]], ...]
-    size: int = 0
-    """Payload bytes of the records, roughly; told once, as it is asked again and again until they are written."""
-
-
-class _Builder:
-    """Collects appends into one batch, one record a task run.
-
-    The batch is written in a fixed order, whatever the order of the appends: what would be wrong in it must wait (`fits`).
-    """
-
-    def __init__(self) -> None:
-        self.created: dict[str, TaskRunRow] = {}
-        self.updated: dict[str, TaskRunUpdate] = {}
-        self.finished: dict[str, TaskRunFinish] = {}
-        self.settled: dict[str, TaskRunSettle] = {}
-        self.ended: dict[str, RunFinish] = {}
-        self.revived: dict[str, RunRevival] = {}
-        self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
-        self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
-        self.pauses: dict[str, WorkflowPause] = {}
-        self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
-        """By tenant and key: what became of it in the end."""
-        self.other: dict[type, list[Any]] = {
-            kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
-        }
-        self.lanes: set[str] = set()
-        self.rows = 0
-        self.bytes = 0
-
-    def fits(self, append: Append) -> bool:
-        """False when a record of this append must not share a flush with an earlier one of the same row or run."""
-        for record in append.records:
-            kind = type(record)
-            if kind is TaskRunUpdate or kind is TaskRunFinish or kind is TaskRunSettle:
-                if record.id in self.created or record.id in self.finished or record.id in self.settled:
-                    return False
-            elif kind is TaskRunRow:
-                if record.id in self.created or record.id in self.finished or record.run_id in self.ended:
-                    return False
-            elif kind is RunFinish:
-                if record.run_id in self.ended:
-                    return False
-            elif kind is RunRevival and (
-                record.run_id in self.ended or record.run_id in self.finished or record.run_id in self.revived
-            ):
-                return False
-        return True
-
-    def has_room(self, append: Append, limit: int) -> bool:
-        """Whether an append brings the flush to `limit` rows at most. One that is larger than that goes alone."""
-        return not self.rows or (self.rows + len(append.records) <= limit and self.bytes < MAX_FLUSH_BYTES)
-
-    def add(self, append: Append) -> None:
-        self.lanes.add(append.lane)
-        self.rows += len(append.records)
-        self.bytes += ROW_OVERHEAD_BYTES * len(append.records) + append.size
-        for record in append.records:
-            kind = type(record)
-            if kind is TaskRunRow:
-                self.created[record.id] = record
-            elif kind is TaskRunUpdate:
-                self.updated[record.id] = _guarded(record, self.updated.get(record.id))
-            elif kind is TaskRunFinish:
-                self.finished[record.id] = _guarded(record, self.updated.pop(record.id, None))
-            elif kind is TaskRunSettle:
-                self.settled[record.id] = _guarded(record, self.updated.pop(record.id, None))
-            else:
-                self._add_other(kind, record)
-
-    def _add_other(self, kind: type, record: Any) -> None:
-        if kind is RunFinish:
-            self.ended[record.run_id] = record
-        elif kind is RunRevival:
-            self.revived[record.run_id] = record
-        elif kind is IdempotencyKeyRow:
-            # Releases are written after claims: one of before would undo the same run's new claim.
-            self.released_keys.pop((record.tenant_id, record.key, record.run_id), None)
-            self.claimed_keys[record.tenant_id, record.key] = record
-        elif kind is IdempotencyRelease:
-            self.released_keys[record.tenant_id, record.key, record.run_id] = record
-        elif kind is WorkflowPause:
-            self.pauses[record.workflow_id] = record
-        elif kind is RateLimitRow or kind is RateLimitDrop:
-            self.rate_limits[record.tenant_id, record.key] = record
-        else:
-            if kind is WorkerRow:
-                workers = self.other[kind]
-                workers[:] = [row for row in workers if row.id != record.id]
-            self.other[kind].append(record)
-
-    def batch(self) -> Batch:
-        return Batch(
-            tuple(self.created.values()),
-            tuple(self.updated.values()),
-            tuple(self.finished.values()),
-            tuple(self.other[TaskEventRow]),
-            tuple(self.other[WorkerRow]),
-            tuple(self.other[WorkflowVersionRow]),
-            tuple(self.other[EventRow]),
-            tuple(self.other[LogRow]),
-            tuple(self.settled.values()),
-            tuple(self.ended.values()),
-            tuple(self.revived.values()),
-            tuple(self.claimed_keys.values()),
-            tuple(self.released_keys.values()),
-            tuple(row for row in self.rate_limits.values() if type(row) is RateLimitRow),
-            tuple(row for row in self.rate_limits.values() if type(row) is RateLimitDrop),
-            tuple(self.pauses.values()),
-        )
-
-
-def _guarded(record: Any, earlier: TaskRunUpdate | None) -> Any:
-    """A record in whose place an earlier one of the same flush falls away: the stored row is at the attempt that the first expected."""
-    return record if earlier is None else record._replace(expected_attempt=earlier.expected_attempt)
 
 
 class _Flush(NamedTuple):
@@ -242,7 +101,7 @@ class Journal(Actor):
         firm = self._hold_logs(lane, records)
         if firm or self._is_behind(lane):
             if firm or effects:
-                self._enqueue(Append(lane, firm, effects, sum(map(_size, firm))))
+                self._enqueue(Append(lane, firm, effects, sum(map(size_of, firm))))
                 self._last_append[lane] = self.clock.monotonic()
         else:
             for bound, args in effects:
@@ -357,7 +216,7 @@ class Journal(Actor):
 
     def _next_flush(self) -> _Flush | None:
         now = self.clock.monotonic()
-        builder = _Builder()
+        builder = BatchBuilder()
         appends: list[Append] = []
         limit = self._row_limit(now)
         taken: dict[str, int] = {}
@@ -412,7 +271,7 @@ class Journal(Actor):
             }
         return MAX_ROWS_SHARED if recent > 1 else MAX_ROWS_ALONE
 
-    def _add_logs(self, builder: _Builder, appends: list[Append]) -> None:
+    def _add_logs(self, builder: BatchBuilder, appends: list[Append]) -> None:
         """Log lines ride along with whatever is written."""
         for lane, row in self._logs:
             append = Append(lane, (row,), ())
@@ -506,23 +365,8 @@ class Journal(Actor):
         self._wake()
 
 
-def _size(record: Any) -> int:
-    """Payload bytes of a record, roughly: what makes one heavier than another."""
-    kind = type(record)
-    if kind is TaskRunUpdate:
-        return len(record.waits or "")
-    if kind is TaskRunFinish or kind is TaskRunSettle:
-        return len(record.output or b"") + len(record.error or b"")
-    if kind is TaskRunRow:
-        size = len(record.input) + len(record.metadata) + len(record.waits or "")
-        return size + len(record.output or b"") + len(record.error or b"")
-    if kind is RateLimitRow:
-        return len(record.key)
-    return len(record.payload) if kind is EventRow else 0
-
-
 def _reflush(appends: list[Append]) -> _Flush:
-    builder = _Builder()
+    builder = BatchBuilder()
     for append in appends:
         builder.add(append)
     return _Flush(appends, builder.batch(), frozenset(builder.lanes))

@@ -1,5 +1,6 @@
 """`broadaxe demo` as users run it: it counts right, loses nothing when its worker is killed, and leaves no process behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -65,6 +66,7 @@ def test_words_are_counted_and_nothing_is_left_running(start, tmp_path):
     assert "5 words in 3 files; 1 binary, huge or unreadable ones skipped" in output
     assert f"all of it is durable: {tmp_path / 'data'}" in output
     assert [child for child in family if child.is_running()] == []
+    assert not (tmp_path / "home/profiles/local.json").exists()  # it named ports that nobody serves any more
 
 
 def test_the_data_directory_is_told_whole():
@@ -75,7 +77,11 @@ def test_the_data_directory_is_told_whole():
 def test_an_empty_folder_is_said_to_have_no_files(start, tmp_path):
     folder = tmp_path / "nothing"
     folder.mkdir()
+    profile = tmp_path / "home/profiles/local.json"
+    profile.parent.mkdir(parents=True)
+    profile.write_text('{"pid": 0, "token": "of the server that served before"}')
     assert "the folder has no files" in finish(start(folder))
+    assert json.loads(profile.read_text())["token"] == "of the server that served before"
 
 
 @pytest.mark.slow

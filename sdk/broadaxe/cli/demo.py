@@ -51,6 +51,7 @@ class Server:
     def __init__(self, data_dir: str | None, log: Path) -> None:
         self._log = log
         self._process: subprocess.Popen[str] | None = None
+        self._profile_before = _read_bytes(profile_path())
         self.place = _configured_server() if data_dir is None else None
         if self.place is None:
             self._start(data_dir)
@@ -76,9 +77,16 @@ class Server:
         self.place = f"{data_directory(line)} (kept; `broadaxe server start` serves it again)"
 
     def stop(self) -> None:
-        """Stop the server if it is ours."""
-        if self._process is not None:
-            _stop(self._process)
+        """Stop the server if it is ours, and leave no profile behind that names its ports: nobody will serve on them again."""
+        if self._process is None:
+            return
+        _stop(self._process)
+        path = profile_path()
+        if _profile_pid(path) == self._process.pid:
+            if self._profile_before is None:
+                path.unlink()
+            else:
+                path.write_bytes(self._profile_before)
 
 
 class Workers:
@@ -244,6 +252,22 @@ def _configured_server() -> str | None:
     return (
         f"{profile['server_url']} (process {profile['pid']}), which runs on this machine and keeps the data"
     )
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _profile_pid(path: Path) -> int | None:
+    """Who wrote the profile; None when there is none to read."""
+    try:
+        pid = json.loads(path.read_text())["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return pid if isinstance(pid, int) else None
 
 
 def data_directory(ready_line: str) -> str:

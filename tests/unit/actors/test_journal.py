@@ -2,7 +2,8 @@
 
 import pytest
 
-from broadaxe_actors.journal import MAX_FLUSH_BYTES, MAX_ROWS_SHARED, RIDER_ROWS, Journal
+from broadaxe_actors.batch_builder import MAX_FLUSH_BYTES
+from broadaxe_actors.journal import MAX_ROWS_SHARED, RIDER_ROWS, Journal
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
 from broadaxe_storage.memory import MemoryStore
