@@ -29,6 +29,7 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
+from broadaxe_storage.webhooks import PostgresWebhooks
 
 WORKER_MEMORY_US = 7 * DAY_US
 """How long a worker that was last heard of may still come back."""
@@ -63,6 +64,7 @@ class PostgresStore(PostgresDirectory):
                 session_settings=LOOK_UP_SETTINGS,
             ),
         )
+        self.webhooks = PostgresWebhooks(self._pool)
         self._journal = JournalWriter(config)
         self._partitions = Partitions(config)
 
