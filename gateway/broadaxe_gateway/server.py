@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 
+from broadaxe_actors.cel import Evaluator
 from broadaxe_actors.runtime.clock import SystemClock, SystemRng
 from broadaxe_actors.settings import DEFAULT_BATCH_BYTES, ShardSettings
 from broadaxe_actors.shard import Shard
@@ -32,14 +33,18 @@ from broadaxe_gateway.http.health import Readiness, create_health_app, create_st
 from broadaxe_gateway.http.listeners import HttpListeners, ListenError, listen
 from broadaxe_gateway.http.metrics import create_metrics_app
 from broadaxe_gateway.hub import Hub
-from broadaxe_gateway.keysets import KeysetError, open_keysets
+from broadaxe_gateway.keysets import KeysetError, MasterKeyset, open_keysets
 from broadaxe_gateway.logs import configure_logging
 from broadaxe_gateway.profile import Profile, choose_token, write_profile
 from broadaxe_gateway.rpc.limits import GrpcLimits, server_options
 from broadaxe_gateway.rpc.server import add_services
+from broadaxe_gateway.sealing import Sealer
 from broadaxe_gateway.tls import server_credentials
 from broadaxe_gateway.tokens import TokenService
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
 from broadaxe_storage.errors import StorageError
+from broadaxe_storage.webhooks import WebhookStore
 
 logger = logging.getLogger("broadaxe.server")
 
@@ -157,6 +162,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
 
+    webhooks, deliveries = await _open_webhooks(store.webhooks, keysets.master, hub, stack)
+
     async def telemetry(tenant_id: str | None) -> Telemetry:
         await shard.refresh_gauges(tenant_id)
         return shard.telemetry
@@ -167,6 +174,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             hub=hub,
             reads=store.history,
             fetch_version=store.fetch_version,
+            webhooks=webhooks,
+            deliveries=deliveries,
             tokens=tokens,
             telemetry=telemetry,
             gateway_figures=services.counters,
@@ -212,6 +221,18 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         ended=ended,
         stop=stack.aclose,
     )
+
+
+async def _open_webhooks(
+    store: WebhookStore, master: MasterKeyset, hub: Hub, stack: AsyncExitStack
+) -> tuple[WebhookDirectory, Deliveries]:
+    """Incoming webhooks, their secrets sealed with the first key of the keyset."""
+    directory = WebhookDirectory(store, Sealer(master))
+    await directory.seal_anew()
+    # A process of their own: what senders send must not stand before the engine's expressions.
+    evaluator = Evaluator()
+    stack.push_async_callback(evaluator.close)
+    return directory, Deliveries(directory, hub, evaluator)
 
 
 def _bind_grpc(server: grpc.aio.Server, config: ServerConfig) -> int:

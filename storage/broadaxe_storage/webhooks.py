@@ -104,7 +104,9 @@ class PostgresWebhooks:
         return WebhookRow._make(rows[0]) if rows else None
 
     async def load_webhooks_of_other_keys(self, key_id: str) -> list[WebhookRow]:
-        return [WebhookRow._make(row) for row in await self._pool.fetch("load_webhooks_of_other_keys", key_id)]
+        return [
+            WebhookRow._make(row) for row in await self._pool.fetch("load_webhooks_of_other_keys", key_id)
+        ]
 
     async def reseal_webhook(self, old: WebhookRow, key_id: str, secret: bytes) -> None:
         await self._pool.fetch("reseal_webhook", old.tenant_id, old.name, old.secret, key_id, secret)

@@ -8,10 +8,13 @@ from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import logs, meta, metrics, rate_limits, runs, tasks, workers, workflows
+from broadaxe_gateway.http.rest import webhooks as webhook_routes
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
 from broadaxe_gateway.tokens import TokenService
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
 
 OPENAPI_PATH = "/api/v1/openapi.json"
 
@@ -21,6 +24,8 @@ def create_app(
     hub: EngineLink,
     reads: Reads,
     fetch_version: FetchVersion,
+    webhooks: WebhookDirectory,
+    deliveries: Deliveries,
     tokens: TokenService,
     telemetry: TelemetrySource,
     gateway_figures: GatewaySource,
@@ -33,6 +38,8 @@ def create_app(
     app.state.hub = hub
     app.state.reads = reads
     app.state.versions = Versions(fetch_version)
+    app.state.webhooks = webhooks
+    app.state.deliveries = deliveries
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.telemetry = telemetry
@@ -45,6 +52,6 @@ def create_app(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
     )
     app.include_router(meta.router)
-    for resource in (runs, tasks, logs, metrics, workflows, workers, rate_limits):
+    for resource in (runs, tasks, logs, metrics, workflows, workers, rate_limits, webhook_routes):
         app.include_router(resource.router)
     return app
