@@ -51,6 +51,7 @@ from broadaxe._stubs import StubsClient
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
+from broadaxe._webhooks import WebhooksClient
 from broadaxe._workflow import Workflow
 
 if TYPE_CHECKING:
@@ -197,6 +198,11 @@ class Broadaxe:
     def rate_limits(self) -> RateLimitsClient:
         """Sets, pauses and reads rate limits."""
         return RateLimitsClient(self)
+
+    @cached_property
+    def webhooks(self) -> WebhooksClient:
+        """Incoming webhooks."""
+        return WebhooksClient(self)
 
     @cached_property
     def rest(self) -> RestClient:

@@ -107,7 +107,7 @@ class Deliveries:
                 else await self._evaluate(webhook.scope, values, "the scope expression")
             )
             stage = Stage.LIMIT
-            event = NewEvent(key=key, payload=payload.text, scope=scope)
+            event = NewEvent(key=key, payload=payload.text, scope=scope, webhook=webhook.name)
             pushed: EventsPushed = await self._engine.ask(PushEvents, webhook.tenant_id, (event,))
         except _BodyRefused as refused:
             self._note(webhook, Stage.BODY, refused.status, refused.message)
