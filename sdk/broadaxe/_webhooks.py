@@ -1,5 +1,6 @@
 """Incoming webhooks: URLs to which other systems send what becomes events, over REST. Every method has an asynchronous form, with `aio_` before its name."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -205,7 +206,7 @@ class WebhooksClient:
 
     aio_delete = in_thread(delete)
 
-    def list_refusals(self, webhook_name: str) -> "list[WebhookRefusal]":
+    def list_refusals(self, webhook_name: str) -> Sequence[WebhookRefusal]:
         """Why deliveries were refused lately, newest first, since the server was started. Raises `NotFoundError`."""
         return self._client.rest.get(_Refusals, f"{self._path(webhook_name)}/refusals").rows
 

@@ -30,6 +30,7 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
+from broadaxe_storage.retention import Retention
 from broadaxe_storage.webhooks import PostgresWebhooks
 
 WORKER_MEMORY_US = 7 * DAY_US
@@ -68,6 +69,7 @@ class PostgresStore(PostgresDirectory):
         self.webhooks = PostgresWebhooks(self._pool)
         self._journal = JournalWriter(config)
         self._partitions = Partitions(config)
+        self.retention = Retention(config, self._pool, self.ownership, self._partitions)
 
     @classmethod
     async def open(cls, config: DatabaseConfig) -> "PostgresStore":
