@@ -17,6 +17,8 @@ from broadaxe_actors.messages import (
     EndSession,
     GetRun,
     GetStats,
+    GetUsage,
+    GetWorkerUsage,
     Heartbeat,
     OpenSession,
     OpenSubscription,
@@ -75,6 +77,7 @@ _TO_TRACKER: dict[type, str] = {
     PutLogs: "put_logs",
     PutStream: "put_stream",
     GetStats: "get_stats",
+    GetUsage: "get_usage",
     CancelRuns: "cancel_runs",
     ReplayRuns: "replay_runs",
     RefreshTimeout: "refresh_timeout",
@@ -187,6 +190,8 @@ class GatewayLink(Actor):
             actors.registry.route.send(self.me, message)
         elif kind is RegisterWorker:
             actors.registry.register.send(self.me, message)
+        elif kind is GetWorkerUsage:
+            actors.registry.get_usage.send(self.me, message)
         elif kind is PushEvents:
             actors.router.push.send(self.me, message)
         elif kind in _TO_LIMIT:

@@ -197,6 +197,7 @@ class Supervisor(Actor):
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)
         router.connect.send(tracker)
+        tracker.count_usage.send()
         tracker.restore_seq.send(record.max_seq)
         tracker.restore_versions.send(record.versions)
         tracker.restore_pauses.send(record.pauses)

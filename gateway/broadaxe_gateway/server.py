@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 
 from broadaxe_actors.cel import Evaluator
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_actors.runtime.clock import SystemClock, SystemRng
 from broadaxe_actors.settings import DEFAULT_BATCH_BYTES, ShardSettings
 from broadaxe_actors.shard import Shard
@@ -36,6 +37,7 @@ from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.keysets import KeysetError, MasterKeyset, open_keysets
 from broadaxe_gateway.logs import configure_logging
 from broadaxe_gateway.profile import Profile, choose_token, write_profile
+from broadaxe_gateway.retention import RetentionService
 from broadaxe_gateway.rpc.limits import GrpcLimits, server_options
 from broadaxe_gateway.rpc.server import add_services
 from broadaxe_gateway.sealing import Sealer
@@ -44,6 +46,7 @@ from broadaxe_gateway.tokens import TokenService
 from broadaxe_gateway.webhooks.deliveries import Deliveries
 from broadaxe_gateway.webhooks.directory import WebhookDirectory
 from broadaxe_storage.errors import StorageError
+from broadaxe_storage.retention import Retention
 from broadaxe_storage.webhooks import WebhookStore
 
 logger = logging.getLogger("broadaxe.server")
@@ -137,6 +140,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             max_internal_retries=config.max_internal_retries,
             priority_ageing=config.priority_ageing,
             is_log_ingestion_enabled=config.is_log_ingestion_enabled,
+            limits=config.limits,
             batch_bytes=min(DEFAULT_BATCH_BYTES, limits.max_message_bytes * 19 // 20),
         ),
         on_fatal=on_fatal,
@@ -162,7 +166,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
 
-    webhooks, deliveries = await _open_webhooks(store.webhooks, keysets.master, hub, stack)
+    webhooks, deliveries = await _open_webhooks(store.webhooks, keysets.master, config, hub, stack)
+    _start_retention(store.retention, config, stack)
 
     async def telemetry(tenant_id: str | None) -> Telemetry:
         await shard.refresh_gauges(tenant_id)
@@ -224,15 +229,22 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
 
 
 async def _open_webhooks(
-    store: WebhookStore, master: MasterKeyset, hub: Hub, stack: AsyncExitStack
+    store: WebhookStore, master: MasterKeyset, config: ServerConfig, hub: Hub, stack: AsyncExitStack
 ) -> tuple[WebhookDirectory, Deliveries]:
     """Incoming webhooks, their secrets sealed with the first key of the keyset."""
-    directory = WebhookDirectory(store, Sealer(master))
+    limit = config.limits.get(Resource.INCOMING_WEBHOOK)
+    directory = WebhookDirectory(store, Sealer(master), most=None if limit is None else limit.limit)
     await directory.seal_anew()
     # A process of their own: what senders send must not stand before the engine's expressions.
     evaluator = Evaluator()
     stack.push_async_callback(evaluator.close)
     return directory, Deliveries(directory, hub, evaluator)
+
+
+def _start_retention(retention: Retention, config: ServerConfig, stack: AsyncExitStack) -> None:
+    service = RetentionService(retention, config.retention)
+    service.start()
+    stack.push_async_callback(service.stop)
 
 
 def _bind_grpc(server: grpc.aio.Server, config: ServerConfig) -> int:

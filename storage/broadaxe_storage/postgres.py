@@ -205,6 +205,14 @@ class PostgresStore(PostgresDirectory):
         count: int = await self._pool.fetchval("purge_idempotency_keys", now, limit)
         return count
 
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        (row,) = await self._pool.fetch(
+            "count_usage", tenant_id, events_since, task_runs_since, until, most, task_runs_since - DAY_US
+        )
+        return row[0], min(row[1] + row[2], most)
+
     async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
         return [
             RateLimitRow._make(row) for row in await self._pool.fetch("fetch_rate_limits", tenant_id, keys)

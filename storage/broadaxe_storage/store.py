@@ -163,6 +163,12 @@ class ShardStore(Protocol):
         """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
         ...
 
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        """Events, and task runs, that were created since then and before `until`; of each at most `most` are counted."""
+        ...
+
     async def close(self) -> None:
         """Give up the shards and close every connection. May be called twice."""
         ...

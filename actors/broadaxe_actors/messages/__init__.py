@@ -44,6 +44,7 @@ from broadaxe_actors.messages.following import (
     UnwatchRuns,
     WatchRuns,
 )
+from broadaxe_actors.messages.limits import GetUsage, GetWorkerUsage
 from broadaxe_actors.messages.runs import (
     MAX_CANCELLED_BY_FILTER,
     MAX_REPLAYED_BY_FILTER,
@@ -101,6 +102,8 @@ __all__ = [
     "EventsPushed",
     "GetRun",
     "GetStats",
+    "GetUsage",
+    "GetWorkerUsage",
     "GroupStats",
     "Heartbeat",
     "HeldAttempt",
