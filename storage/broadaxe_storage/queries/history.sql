@@ -120,6 +120,34 @@ SELECT least(count(*), $15::bigint) FROM (
     )
 ) AS c;
 
+-- name: count_task_states
+-- How many task runs are in each state. $14 worker or null for all.
+SELECT c.state, count(*) FROM (
+    SELECT s.state
+    FROM run_summary AS s
+    WHERE s.step_index >= 0 AND -- include: wanted_runs
+    UNION ALL
+    SELECT s.state
+    FROM run_summary AS s
+    WHERE -- include: wanted_members
+) AS c
+GROUP BY c.state;
+
+-- name: count_task_ends
+-- How many task runs ended in each state, by stretches of time. $1 tenant, $2 created not before, $3 ended before, $4 seconds of a stretch.
+SELECT date_bin(make_interval(secs => $4), c.finished_at, 'epoch'), c.state, count(*) FROM (
+    SELECT s.finished_at, s.state
+    FROM run_summary AS s
+    WHERE s.tenant_id = $1 AND s.is_run AND s.step_index >= 0 AND s.created_at >= $2 AND s.created_at < $3 AND s.left_at >= $2
+        AND s.left_at < 'infinity'
+    UNION ALL
+    SELECT s.finished_at, s.state
+    FROM run_summary AS s
+    WHERE s.tenant_id = $1 AND s.id <> s.run_id AND s.created_at >= $2 AND s.created_at < $3 AND s.left_at >= $2
+) AS c
+WHERE c.finished_at >= $2 AND c.finished_at < $3
+GROUP BY 1, 2;
+
 -- name: list_tasks_of
 -- Task runs of runs of several tasks. $1 tenant, $2 runs, $3 with payloads.
 SELECT
