@@ -15,7 +15,9 @@ May touch asyncpg through `pool`. Facts to know:
 
 from collections.abc import Sequence
 
+from broadaxe_storage.metadata_filter import metadata_filter
 from broadaxe_storage.pool import Pool
+from broadaxe_storage.positions import Position, Positions
 from broadaxe_storage.records import (
     FINAL_STATES,
     LogRow,
@@ -27,8 +29,14 @@ from broadaxe_storage.records import (
 )
 from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 
-LISTING_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
-"""Of the sessions that listings use."""
+LISTING_SETTINGS = {
+    "plan_cache_mode": "force_custom_plan",
+    "random_page_cost": "0.2",
+    "seq_page_cost": "0.2",
+    "work_mem": "16MB",
+}
+"""Of the sessions that listings use. What people list is mostly in memory: with the usual costs of pages the planner would read
+whole indexes to spare a few."""
 LOOK_UP_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 """Of the sessions that look up by id: with a partition a day, planning takes ten times as long as reading."""
 COUNT_CAP = 10_000
@@ -44,6 +52,7 @@ class History:
         """Connects nothing: use `open`. The sessions of the pools have the settings above."""
         self._listings = listings
         self._look_ups = look_ups
+        self._positions = Positions()
 
     async def open(self) -> None:
         """Connect what is always kept. Raises `CannotConnect`."""
@@ -68,11 +77,28 @@ class History:
             rows = await self._listings.fetch(
                 "list_task_runs", tenant_id, *_arguments(query), query.worker_id, has_payloads, limit, offset
             )
+            return [RunSummary._make(row) for row in rows]
+        before = self._positions.find(tenant_id, query, offset)
+        paging = (limit, offset, None, None) if before is None else (limit, 0, *before)
+        if len(query.workflow_ids) > 1:
+            each = query._replace(workflow_ids=())
+            rows = await self._listings.fetch(
+                "list_runs_of_workflows",
+                tenant_id,
+                *_arguments(each),
+                has_payloads,
+                *paging,
+                query.workflow_ids,
+            )
         else:
             rows = await self._listings.fetch(
-                "list_runs", tenant_id, *_arguments(query), has_payloads, limit, offset
+                "list_runs", tenant_id, *_arguments(query), has_payloads, *paging
             )
-        return [RunSummary._make(row) for row in rows]
+        page = [RunSummary._make(row) for row in rows]
+        if len(page) == limit:
+            last = Position(page[-1].created_at, page[-1].id)
+            self._positions.keep(tenant_id, query, offset + limit, last)
+        return page
 
     async def count_runs(self, tenant_id: str, query: RunQuery, *, cap: int = COUNT_CAP) -> int:
         """How many runs or task runs a listing has in all, but at most `cap`."""
@@ -218,16 +244,16 @@ class History:
 
 
 def _arguments(query: RunQuery) -> tuple[object, ...]:
-    """$2 to $13 of the listings: None where the query does not narrow."""
+    """$2 to $16 of the listings: None where the query does not narrow."""
+    workflows = query.workflow_ids
     return (
         query.since,
         _LAST_TIME if query.until is None else query.until,
         query.since - _CLOCK_SLACK_US,
         query.states or None,
-        query.workflow_ids or None,
-        [key for key, _ in query.metadata] or None,
-        [value for _, value in query.metadata] or None,
-        len(query.metadata) if query.needs_all_metadata else 1,
+        workflows if len(workflows) > 1 else None,
+        workflows[0] if len(workflows) == 1 else None,
+        *metadata_filter(query),
         query.parent_task_run_id,
         query.triggering_event_id,
         query.idempotency_keys or None,
