@@ -35,6 +35,16 @@ class RetentionConfig:
     """SERVER_LIMITS_DEFAULT_TENANT_RETENTION_PERIOD, such as 720h, of tenants without a period of their own."""
 
 
+def duration_text(us: int) -> str:
+    """As settings have durations, such as `720h` or `1h30m`."""
+    hours, rest = divmod(us, HOUR_US)
+    minutes, rest = divmod(rest, 60_000_000)
+    parts = [f"{hours}h"] if hours else []
+    parts += [f"{minutes}m"] if minutes else []
+    parts += [f"{rest / 1_000_000:g}s"] if rest or not parts else []
+    return "".join(parts)
+
+
 def read_retention(reader: SettingReader) -> RetentionConfig:
     default = RetentionConfig()
     period = reader.duration(

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.http.errors import add_error_handlers
 from broadaxe_gateway.http.health import Readiness, health_router
@@ -9,6 +10,7 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     durable,
+    limits,
     logs,
     meta,
     metrics,
@@ -51,6 +53,8 @@ def create_app(
     app.state.versions = Versions(fetch_version)
     app.state.webhooks = webhooks
     app.state.deliveries = deliveries
+    app.state.limits = config.limits
+    app.state.resource_counts = {Resource.INCOMING_WEBHOOK: webhooks.count}
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.telemetry = telemetry
@@ -73,6 +77,7 @@ def create_app(
         workers,
         rate_limits,
         webhook_routes,
+        limits,
         retired,
     ):
         app.include_router(resource.router)

@@ -18,6 +18,8 @@ from broadaxe_actors.messages import (
     DeleteRateLimit,
     EventsPushed,
     GetStats,
+    GetUsage,
+    GetWorkerUsage,
     PauseWorker,
     PauseWorkflow,
     PushEvents,
@@ -102,6 +104,7 @@ class FakeEngine:
         self.record = record
         self.asked: list[tuple[Any, ...]] = []
         self.pushed: list[Any] = []
+        self.answers: dict[type, Any] = {DeleteRateLimit: None, GetUsage: (), GetWorkerUsage: ()}
         self.workers: dict[str, Any] = {}
         self.refusal: Refused | None = None
         self.acted_on: tuple[str, ...] = ()
@@ -122,8 +125,8 @@ class FakeEngine:
             return self.stats
         if message in (PauseWorkflow, UnpauseWorkflow):
             return self.record.pause(tenant_id, *fields)
-        if message is DeleteRateLimit:
-            return None
+        if message in self.answers:
+            return self.answers[message]
         if message is PushEvents:
             self.pushed += fields[0]
             return EventsPushed(tuple(new_id() for _ in fields[0]), NOW)
