@@ -27,7 +27,7 @@ from broadaxe_actors.definitions import duration_us
 from broadaxe_actors.errors import Code, EngineError, Refused
 from broadaxe_gateway.keysets import Keyset
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import ApiTokenRow
+from broadaxe_storage.records_accounts import ApiTokenRow
 from broadaxe_storage.store import DirectoryStore
 
 logger = logging.getLogger("broadaxe.tokens")

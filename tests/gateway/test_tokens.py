@@ -20,7 +20,7 @@ from broadaxe_gateway.tokens import (
     parse_lifetime,
 )
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import TenantRow
+from broadaxe_storage.records_accounts import TenantRow
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 AUDIENCE = Audience("http://127.0.0.1:8080", "127.0.0.1:7070")
