@@ -28,15 +28,18 @@ from broadaxe_gateway.database import ensure_seed, open_store
 from broadaxe_gateway.datadir import DataDirError, DataDirLock
 from broadaxe_gateway.garbage import settle, tidy
 from broadaxe_gateway.http.app import create_app
+from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.listeners import HttpListeners, ListenError, listen
 from broadaxe_gateway.http.metrics import create_metrics_app
 from broadaxe_gateway.hub import Hub
 from broadaxe_gateway.keysets import KeysetError, open_keysets
 from broadaxe_gateway.logs import configure_logging
+from broadaxe_gateway.passwords import PasswordWork
 from broadaxe_gateway.profile import Profile, choose_token, write_profile
 from broadaxe_gateway.rpc.limits import GrpcLimits, server_options
 from broadaxe_gateway.rpc.server import add_services
+from broadaxe_gateway.sessions import Sessions, cookie_secrets
 from broadaxe_gateway.tls import server_credentials
 from broadaxe_gateway.tokens import TokenService
 from broadaxe_storage.errors import StorageError
@@ -145,6 +148,15 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     http_address = local_address(config.http.bind_address, http_port)
     addresses = audience(config, grpc_broadcast_address=grpc_address, server_url=f"http://{http_address}")
     tokens = TokenService(store, keysets.jwt, addresses)
+    passwords = PasswordWork()
+    stack.callback(passwords.close)
+    people = People(
+        store=store,
+        sessions=Sessions(store, cookie_secrets(config.auth.cookie_secrets, keysets.master)),
+        passwords=passwords,
+        config=config.auth,
+        server_url=addresses.server_url,
+    )
     services = add_services(
         grpc_server,
         hub=hub,
@@ -168,6 +180,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             reads=store.history,
             fetch_version=store.fetch_version,
             tokens=tokens,
+            people=people,
             telemetry=telemetry,
             gateway_figures=services.counters,
             readiness=readiness,

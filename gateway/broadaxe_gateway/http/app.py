@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from broadaxe_gateway.config import ServerConfig
+from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.errors import add_error_handlers
 from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
@@ -11,6 +12,7 @@ from broadaxe_gateway.http.rest import logs, meta, metrics, rate_limits, runs, t
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
+from broadaxe_gateway.http.throttle import Throttle
 from broadaxe_gateway.tokens import TokenService
 
 OPENAPI_PATH = "/api/v1/openapi.json"
@@ -22,6 +24,7 @@ def create_app(
     reads: Reads,
     fetch_version: FetchVersion,
     tokens: TokenService,
+    people: People,
     telemetry: TelemetrySource,
     gateway_figures: GatewaySource,
     readiness: Readiness,
@@ -35,6 +38,8 @@ def create_app(
     app.state.versions = Versions(fetch_version)
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
+    app.state.people = people
+    app.state.throttle = Throttle(config.auth)
     app.state.telemetry = telemetry
     app.state.version = version
     add_error_handlers(app)
