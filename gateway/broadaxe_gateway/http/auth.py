@@ -149,14 +149,6 @@ def role_for(method: str) -> Role:
     return Role.VIEWER if method in SAFE_METHODS else Role.MEMBER
 
 
-async def _caller(request: Request, credentials: Credentials) -> Access:
-    """For routes whose path has a resource and no tenant. A person is asked for in the tenant of theirs that has the resource."""
-    needed = role_for(request.method)
-    if isinstance(credentials, Identity):
-        return await access_to(request, credentials.tenant_id, credentials, needed)
-    return await access_to(request, await _tenant_of_resource(request, credentials), credentials, needed)
-
-
 async def _tenant_of_resource(request: Request, person: Person) -> str:
     (name, text) = next(iter(request.path_params.items()))
     try:
@@ -172,27 +164,48 @@ async def _tenant_of_resource(request: Request, person: Person) -> str:
     return found
 
 
-Caller = Annotated[Access, Depends(_caller)]
-
-
 class Needs:
-    """A dependency for routes with the tenant in their path that need more than the method says.
+    """A dependency that lets in who may do something. A route has the tenant in its path, or a resource that tells it.
 
-    role: at least this; `for_people`: 401 for an API token.
+    role: at least this; None for what the method says. for_people: 401 for an API token.
     """
 
-    def __init__(self, role: Role, *, for_people: bool = False) -> None:
+    def __init__(self, role: Role | None = None, *, for_people: bool = False) -> None:
         self.role = role
         self.for_people = for_people
 
-    async def __call__(self, tenant: UUID, request: Request, credentials: Credentials) -> Access:
-        return await self.check(request, str(tenant), credentials)
-
     async def check(self, request: Request, tenant_id: str, credentials: Identity | Person) -> Access:
+        role = role_for(request.method) if self.role is None else self.role
+        return await access_to(request, tenant_id, credentials, role)
+
+    def refuse_token(self, credentials: Identity | Person) -> None:
         if self.for_people and isinstance(credentials, Identity):
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, PERSON_TEXT)
-        return await access_to(request, tenant_id, credentials, self.role)
 
 
-Admin = Annotated[Access, Depends(Needs(Role.ADMIN))]
-AdminPerson = Annotated[Access, Depends(Needs(Role.ADMIN, for_people=True))]
+class InTenant(Needs):
+    """With the tenant in the path."""
+
+    async def __call__(self, tenant: UUID, request: Request, credentials: Credentials) -> Access:
+        self.refuse_token(credentials)
+        return await self.check(request, str(tenant), credentials)
+
+
+class OfResource(Needs):
+    """With a resource in the path and no tenant. A person is asked for in the tenant of theirs that has the resource, a token in its own."""
+
+    async def __call__(self, request: Request, credentials: Credentials) -> Access:
+        self.refuse_token(credentials)
+        tenant_id = (
+            credentials.tenant_id
+            if isinstance(credentials, Identity)
+            else await _tenant_of_resource(request, credentials)
+        )
+        return await self.check(request, tenant_id, credentials)
+
+
+Caller = Annotated[Access, Depends(OfResource())]
+CallerAdmin = Annotated[Access, Depends(OfResource(Role.ADMIN))]
+CallerAdminPerson = Annotated[Access, Depends(OfResource(Role.ADMIN, for_people=True))]
+Admin = Annotated[Access, Depends(InTenant(Role.ADMIN))]
+AdminPerson = Annotated[Access, Depends(InTenant(Role.ADMIN, for_people=True))]

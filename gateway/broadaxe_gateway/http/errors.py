@@ -40,6 +40,16 @@ class RequestRefused(Exception):
         self.message = message
 
 
+class RouteRefused(Exception):
+    """Ends a request in its handler, with a status and a description; `is_single` where the wire document has it without a list around it."""
+
+    def __init__(self, status: HTTPStatus, description: str, *, is_single: bool = False) -> None:
+        super().__init__(description)
+        self.status = status
+        self.description = description
+        self.is_single = is_single
+
+
 def refusal(status: HTTPStatus, description: str) -> JSONResponse:
     """APIErrors, as handlers answer."""
     return JSONResponse({"errors": [{"description": description}]}, status)
@@ -70,6 +80,12 @@ def add_error_handlers(app: FastAPI) -> None:
         return message(
             HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached at the moment: try again"
         )
+
+    @app.exception_handler(RouteRefused)
+    async def ended_in_route(_: Request, error: RouteRefused) -> JSONResponse:
+        if error.is_single:
+            return JSONResponse({"description": error.description}, error.status)
+        return refusal(error.status, error.description)
 
     @app.exception_handler(RequestRefused)
     async def ended(_: Request, error: RequestRefused) -> JSONResponse:
