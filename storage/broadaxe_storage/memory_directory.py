@@ -14,6 +14,7 @@ from broadaxe_storage.memory_checks import check_record
 from broadaxe_storage.records import (
     Batch,
     EventRow,
+    FilterRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     LogRow,
@@ -88,6 +89,9 @@ class MemoryDisk:
         self.pauses: dict[str, WorkflowPause] = {}
         """By workflow id."""
         self.events: list[EventRow] = []
+        self.event_keys: set[tuple[str, str]] = set()
+        """Tenant and key."""
+        self.filters: dict[str, FilterRow] = {}
         self.logs: list[LogRow] = []
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         """By tenant and key."""

@@ -13,6 +13,12 @@ May touch nothing: no SQL, no asyncpg, no actor. Facts to know:
 from enum import IntEnum
 from typing import NamedTuple
 
+from broadaxe_storage.records_triggers import EventKeyRow as EventKeyRow
+from broadaxe_storage.records_triggers import EventRow as EventRow
+from broadaxe_storage.records_triggers import FilterClear as FilterClear
+from broadaxe_storage.records_triggers import FilterDrop as FilterDrop
+from broadaxe_storage.records_triggers import FilterRow as FilterRow
+
 
 class TaskRunState(IntEnum):
     """State of a task run as stored. The transitions between them are tabled in `broadaxe_actors.states`."""
@@ -129,6 +135,8 @@ class TaskRunRow(NamedTuple):
     error: bytes | None = None
     batch_id: str | None = None
     """The batch by which a worker holds the attempt; None for an attempt of its own."""
+    filter: str | None = None
+    """Of a run that an event started by a filter: JSON text `{"id": ..., "payload": {...}}` of that filter."""
 
 
 class TaskRunUpdate(NamedTuple):
@@ -290,6 +298,7 @@ class FinishedTaskRun(NamedTuple):
     desired_worker_id: str | None = None
     desired_labels: str | None = None
     idempotency_key: str | None = None
+    filter: str | None = None
 
 
 class TaskEventRow(NamedTuple):
@@ -359,19 +368,6 @@ class WorkflowPause(NamedTuple):
     """Likewise of scheduled runs."""
 
 
-class EventRow(NamedTuple):
-    """A pushed event."""
-
-    id: str
-    tenant_id: str
-    key: str
-    scope: str | None
-    priority: int | None
-    created_at: int
-    metadata: str
-    payload: bytes
-
-
 class LogRow(NamedTuple):
     """A line that a task logged."""
 
@@ -426,6 +422,10 @@ Record = (
     | WorkflowVersionRow
     | WorkflowPause
     | EventRow
+    | EventKeyRow
+    | FilterRow
+    | FilterDrop
+    | FilterClear
     | LogRow
 )
 
@@ -454,3 +454,8 @@ class Batch(NamedTuple):
     dropped_rate_limits: tuple[RateLimitDrop, ...] = ()
     """Of other keys than `rate_limits`."""
     pauses: tuple[WorkflowPause, ...] = ()
+    event_keys: tuple[EventKeyRow, ...] = ()
+    cleared_filters: tuple[FilterClear, ...] = ()
+    dropped_filters: tuple[FilterDrop, ...] = ()
+    filters: tuple[FilterRow, ...] = ()
+    """Of other ids than `dropped_filters`."""

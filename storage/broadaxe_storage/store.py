@@ -16,6 +16,7 @@ from typing import Protocol
 from broadaxe_storage.records import (
     Batch,
     EventRow,
+    FilterRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     RateLimitRow,
@@ -87,6 +88,10 @@ class ShardStore(Protocol):
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         """Workflows that are paused, or were once; ordered by id."""
+        ...
+
+    async def load_filters(self, tenant_id: str | None = None) -> list[FilterRow]:
+        """Event filters, oldest first."""
         ...
 
     async def load_live_task_runs(
