@@ -109,7 +109,7 @@ SignedIn = Annotated[Person, Depends(_signed_in)]
 """A person, verified or not."""
 
 
-async def _verified(person: SignedIn) -> Person:
+async def verified(person: SignedIn) -> Person:
     if not person.user.is_email_verified:
         raise RequestRefused(
             HTTPStatus.UNAUTHORIZED,
@@ -118,7 +118,7 @@ async def _verified(person: SignedIn) -> Person:
     return person
 
 
-Verified = Annotated[Person, Depends(_verified)]
+Verified = Annotated[Person, Depends(verified)]
 
 
 # ---------------------------------------------------------------- tenants
@@ -131,7 +131,7 @@ async def access_to(request: Request, tenant_id: str, credentials: Identity | Pe
         if credentials.tenant_id != tenant_id:
             raise RequestRefused(HTTPStatus.FORBIDDEN, TENANT_TEXT)
         return Access(tenant_id, Role.OWNER)
-    person = await _verified(credentials)
+    person = await verified(credentials)
     member = await people_of(request).store.fetch_member(tenant_id, person.user.id)
     if member is None:
         raise RequestRefused(HTTPStatus.FORBIDDEN, TENANT_TEXT)
@@ -155,7 +155,7 @@ async def _tenant_of_resource(request: Request, person: Person) -> str:
         resource_id = str(UUID(str(text)))
     except ValueError:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, f"path.{name}: expected a UUID") from None
-    await _verified(person)
+    await verified(person)
     store = people_of(request).store
     tenants = [member.tenant_id for member in await store.list_memberships(person.user.id)]
     found = await store.find_owner(resource_id, tenants) if tenants else None

@@ -91,6 +91,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def ended(_: Request, error: RequestRefused) -> JSONResponse:
         return message(error.status, error.message)
 
+    _add_handlers_of_the_framework(app)
+
+
+def _add_handlers_of_the_framework(app: FastAPI) -> None:
+    """For what the framework raises, and for what nobody expected."""
+
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         return message(HTTPStatus.BAD_REQUEST, problems_text(error.errors()))

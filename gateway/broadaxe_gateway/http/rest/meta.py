@@ -2,9 +2,9 @@
 
 from typing import cast
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from broadaxe_gateway.http.auth import Verified, people_of
+from broadaxe_gateway.http.auth import people_of, verified
 from broadaxe_gateway.http.rest.models.accounts import (
     ErrorDescription,
     Errors,
@@ -44,7 +44,7 @@ async def get_meta(request: Request) -> Response:
     )
 
 
-@router.get("/meta/integrations")
-async def list_integrations(person: Verified) -> list[Integration]:
+@router.get("/meta/integrations", dependencies=[Depends(verified)])
+async def list_integrations() -> list[Integration]:
     """There are none yet."""
     return [Integration(name=name, enabled=False) for name in ("slack", "email")]

@@ -161,8 +161,8 @@ async def delete_email_group(group: UUID, access: CallerAdmin, request: Request)
 
 @router.get("/tenants/{tenant}/feature-flags", response_model=FeatureFlag)
 async def get_feature_flag(
-    tenant: TenantId,
-    flag: Annotated[FeatureFlagId, Query(alias="featureFlagId")],
+    tenant: TenantId,  # noqa: ARG001 - who may ask
+    flag: Annotated[FeatureFlagId, Query(alias="featureFlagId")],  # noqa: ARG001 - all are answered alike
     is_enabled: Annotated[bool, Query(alias="isEnabledIfNoPosthog")],
 ) -> Response:
     """The default that is given: no service of flags is asked."""

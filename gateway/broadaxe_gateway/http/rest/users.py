@@ -10,7 +10,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, Request, Response
 
 from broadaxe_actors.runtime.clock import SystemRng
-from broadaxe_gateway.http.auth import People, Person, SignedIn, Verified, people_of
+from broadaxe_gateway.http.auth import People, SignedIn, Verified, people_of
 from broadaxe_gateway.http.errors import RouteRefused
 from broadaxe_gateway.http.forgery import check_same_site
 from broadaxe_gateway.http.rest.models.accounts import (
@@ -26,7 +26,7 @@ from broadaxe_gateway.http.rest.models.common import answer
 from broadaxe_gateway.http.rest.present_accounts import invite_of, member_of, tenant_of, user_of
 from broadaxe_gateway.http.throttle import limited
 from broadaxe_gateway.passwords import password_problem
-from broadaxe_gateway.sessions import LIFETIME_SECONDS, csrf_token
+from broadaxe_gateway.sessions import LIFETIME_SECONDS, Person, csrf_token
 from broadaxe_storage.errors import RefusedRecords
 from broadaxe_storage.records_accounts import InviteRow, MemberView, UserRow
 
