@@ -3,6 +3,7 @@
 from fastapi import FastAPI
 
 from broadaxe_gateway.config import ServerConfig
+from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.errors import add_error_handlers
 from broadaxe_gateway.http.health import Readiness, health_router
@@ -29,6 +30,21 @@ from broadaxe_gateway.http.throttle import Throttle
 from broadaxe_gateway.tokens import TokenService
 
 OPENAPI_PATH = "/api/v1/openapi.json"
+ROUTERS = (
+    meta.router,
+    users.router,
+    tenants.router,
+    members.router,
+    api_tokens.router,
+    runs.router,
+    tasks.router,
+    logs.router,
+    metrics.router,
+    workflows.router,
+    workers.router,
+    rate_limits.router,
+)
+"""What the OpenAPI document tells of."""
 
 
 def create_app(
@@ -62,8 +78,7 @@ def create_app(
     app.include_router(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
     )
-    for resource in (meta, users, tenants, members, api_tokens):
-        app.include_router(resource.router)
-    for resource in (runs, tasks, logs, metrics, workflows, workers, rate_limits):
-        app.include_router(resource.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.install(app, ROUTERS, config.auth.cookie_name)
     return app

@@ -121,6 +121,13 @@ async def verified(person: SignedIn) -> Person:
 Verified = Annotated[Person, Depends(verified)]
 
 
+def is_for_people(dependency: object) -> bool:
+    """Whether a dependency of a route turns API tokens away."""
+    return (
+        dependency is verified or dependency is _signed_in or getattr(dependency, "for_people", False) is True
+    )
+
+
 # ---------------------------------------------------------------- tenants
 
 

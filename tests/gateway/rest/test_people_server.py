@@ -47,6 +47,11 @@ async def signed_in(data_dir, **settings):
         yield page
 
 
+async def read_to_the_end(stream) -> None:
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_token_is_made_listed_used_and_revoked_everywhere_at_once(data_dir):
     async with signed_in(data_dir) as page:
         made = await page("POST", f"{page.tenant}/api-tokens", {"name": "ci", "expiresIn": "1h"})
@@ -62,8 +67,7 @@ async def test_a_token_is_made_listed_used_and_revoked_everywhere_at_once(data_d
                 revoked = await page("POST", f"/api/v1/api-tokens/{row['metadata']['id']}")
                 assert revoked.status_code == 204, revoked.text
                 with pytest.raises(grpc.aio.AioRpcError) as ended:
-                    while await worker.stream.read() is not grpc.aio.EOF:
-                        pass
+                    await read_to_the_end(worker.stream)
                 assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
             assert (await program.client.get(page.tenant)).status_code == 403
             with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -73,13 +77,14 @@ async def test_a_token_is_made_listed_used_and_revoked_everywhere_at_once(data_d
         assert "ci" not in [row["name"] for row in rows]
 
 
-@pytest.mark.parametrize("lifetime", ["", "soon", "-1h", "0s", "900000000h", "1e9999h"])
-async def test_a_lifetime_that_is_none_makes_no_token(data_dir, lifetime):
+async def test_a_lifetime_that_is_none_makes_no_token(data_dir):
     async with signed_in(data_dir) as page:
         before = (await page("GET", f"{page.tenant}/api-tokens")).json()
-        answer = await page("POST", f"{page.tenant}/api-tokens", {"name": "ci", "expiresIn": lifetime})
-        assert answer.status_code == 400
-        assert "expiresIn" in answer.text
+        for lifetime in ("", "soon", "-1h", "0s", "900000000h", "1e9999h"):
+            body = {"name": "ci", "expiresIn": lifetime}
+            answer = await page("POST", f"{page.tenant}/api-tokens", body)
+            assert answer.status_code == 400
+            assert "expiresIn" in answer.text
         assert (await page("GET", f"{page.tenant}/api-tokens")).json() == before
 
 
