@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_storage.errors import Unavailable
+from broadaxe_storage.errors import RefusedRecords, Unavailable
 
 logger = logging.getLogger("broadaxe.http")
 
@@ -80,6 +80,12 @@ def add_error_handlers(app: FastAPI) -> None:
         return message(
             HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached at the moment: try again"
         )
+
+    @app.exception_handler(RefusedRecords)
+    async def not_storable(request: Request, error: RefusedRecords) -> JSONResponse:
+        # Checks of the routes should have said which; what they have missed is the caller's mistake all the same.
+        logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return message(HTTPStatus.BAD_REQUEST, "a value in this request is not one that can be stored")
 
     @app.exception_handler(RouteRefused)
     async def ended_in_route(_: Request, error: RouteRefused) -> JSONResponse:

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.http.auth import Credentials, access_to, role_for
@@ -47,6 +47,11 @@ async def _tenant(tenant: Annotated[UUID, Path()], request: Request, credentials
     return (await access_to(request, str(tenant), credentials, role_for(request.method))).tenant_id
 
 
+MOST = 2**31 - 1
+"""Of a number that comes from outside and goes to the record."""
+
+Offset = Annotated[int, Query(ge=0, le=MOST)]
+Attempt = Annotated[int | None, Query(ge=1, le=MOST)]
 Engine = Annotated[EngineLink, Depends(_engine)]
 Read = Annotated[Reads, Depends(_reads)]
 KnownVersions = Annotated[Versions, Depends(_versions)]

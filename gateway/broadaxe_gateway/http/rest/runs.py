@@ -18,6 +18,7 @@ from broadaxe_gateway.http.errors import RequestRefused, problems_text
 from broadaxe_gateway.http.rest.dependencies import (
     Engine,
     KnownVersions,
+    Offset,
     Read,
     Tenant,
     texts,
@@ -99,7 +100,7 @@ async def list_runs(
     idempotency_keys: Texts = None,
     include_payloads: bool = False,
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> Response:
     if include_payloads and limit > MAX_ROWS_WITH_PAYLOADS:
         raise RequestRefused(
