@@ -11,11 +11,13 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     api_tokens,
+    durable,
     logs,
     members,
     meta,
     metrics,
     rate_limits,
+    retired,
     runs,
     tasks,
     tenants,
@@ -38,11 +40,13 @@ ROUTERS = (
     api_tokens.router,
     runs.router,
     tasks.router,
+    durable.router,
     logs.router,
     metrics.router,
     workflows.router,
     workers.router,
     rate_limits.router,
+    retired.router,
 )
 """What the OpenAPI document tells of."""
 

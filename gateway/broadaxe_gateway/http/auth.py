@@ -190,8 +190,8 @@ class Needs:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, PERSON_TEXT)
 
 
-class InTenant(Needs):
-    """With the tenant in the path."""
+class OfTenant(Needs):
+    """With the tenant in the path, or in the query where the path has none."""
 
     async def __call__(self, tenant: UUID, request: Request, credentials: Credentials) -> Access:
         self.refuse_token(credentials)
@@ -212,7 +212,8 @@ class OfResource(Needs):
 
 
 Caller = Annotated[Access, Depends(OfResource())]
+InTenant = Annotated[Access, Depends(OfTenant())]
 CallerAdmin = Annotated[Access, Depends(OfResource(Role.ADMIN))]
 CallerAdminPerson = Annotated[Access, Depends(OfResource(Role.ADMIN, for_people=True))]
-Admin = Annotated[Access, Depends(InTenant(Role.ADMIN))]
-AdminPerson = Annotated[Access, Depends(InTenant(Role.ADMIN, for_people=True))]
+Admin = Annotated[Access, Depends(OfTenant(Role.ADMIN))]
+AdminPerson = Annotated[Access, Depends(OfTenant(Role.ADMIN, for_people=True))]

@@ -105,7 +105,7 @@ def _complete(app: FastAPI, routes: Sequence[APIRoute], cookie_name: str) -> dic
             "description": "the proof against forged requests, beside the cookie",
         },
     }
-    for route in routes:
+    for route in (route for route in routes if route.include_in_schema):
         for method in route.methods or ():
             _complete_operation(found["paths"][route.path_format][method.lower()], route, method)
     return found
