@@ -30,22 +30,26 @@ from broadaxe_gateway.database import ensure_seed, open_store
 from broadaxe_gateway.datadir import DataDirError, DataDirLock
 from broadaxe_gateway.garbage import settle, tidy
 from broadaxe_gateway.http.app import create_app
+from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.listeners import HttpListeners, ListenError, listen
 from broadaxe_gateway.http.metrics import create_metrics_app
 from broadaxe_gateway.hub import Hub
-from broadaxe_gateway.keysets import KeysetError, MasterKeyset, open_keysets
+from broadaxe_gateway.keysets import KeysetError, Keysets, MasterKeyset, open_keysets
 from broadaxe_gateway.logs import configure_logging
+from broadaxe_gateway.passwords import PasswordWork
 from broadaxe_gateway.profile import Profile, choose_token, write_profile
 from broadaxe_gateway.retention import RetentionService
 from broadaxe_gateway.rpc.limits import GrpcLimits, server_options
 from broadaxe_gateway.rpc.server import add_services
 from broadaxe_gateway.sealing import Sealer
+from broadaxe_gateway.sessions import Sessions, cookie_secrets
 from broadaxe_gateway.tls import server_credentials
 from broadaxe_gateway.tokens import TokenService
 from broadaxe_gateway.webhooks.deliveries import Deliveries
 from broadaxe_gateway.webhooks.directory import WebhookDirectory
 from broadaxe_storage.errors import StorageError
+from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.retention import Retention
 from broadaxe_storage.webhooks import WebhookStore
 
@@ -112,14 +116,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         config.http.bind_address, config.http.port, create_starting_app(readiness), setting="SERVER_PORT"
     )
     health_address = _bind_health(listeners, config, readiness)
-    prometheus_port = None
-    if config.prometheus.is_enabled:
-        prometheus_port = listeners.bind(
-            config.prometheus.host,
-            config.prometheus.port,
-            create_starting_app(readiness),
-            setting="SERVER_PROMETHEUS_ADDRESS",
-        )
+    prometheus_port = _bind_prometheus(listeners, config, readiness)
     await listeners.start()
 
     readiness.problem = "starting: opening the database"
@@ -154,6 +151,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     http_address = local_address(config.http.bind_address, http_port)
     addresses = audience(config, grpc_broadcast_address=grpc_address, server_url=f"http://{http_address}")
     tokens = TokenService(store, keysets.jwt, addresses)
+    people = _people(config, store, keysets, addresses.server_url, stack)
     services = add_services(
         grpc_server,
         hub=hub,
@@ -162,6 +160,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         version=ENGINE_VERSION,
         is_replay_enabled=config.is_replay_enabled,
     )
+    tokens.on_revoked = services.streams.end_revoked
     await grpc_server.start()
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
@@ -182,6 +181,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             webhooks=webhooks,
             deliveries=deliveries,
             tokens=tokens,
+            people=people,
             telemetry=telemetry,
             gateway_figures=services.counters,
             readiness=readiness,
@@ -247,6 +247,21 @@ def _start_retention(retention: Retention, config: ServerConfig, stack: AsyncExi
     stack.push_async_callback(service.stop)
 
 
+def _people(
+    config: ServerConfig, store: PostgresStore, keysets: Keysets, server_url: str, stack: AsyncExitStack
+) -> People:
+    """What those who sign in are known by; `stack` ends the hashing of passwords."""
+    passwords = PasswordWork()
+    stack.callback(passwords.close)
+    return People(
+        store=store,
+        sessions=Sessions(store, cookie_secrets(config.auth.cookie_secrets, keysets.master)),
+        passwords=passwords,
+        config=config.auth,
+        server_url=server_url,
+    )
+
+
 def _bind_grpc(server: grpc.aio.Server, config: ServerConfig) -> int:
     """The port. gRPC reports a port in use in words of its own, on stderr too; so the port is tried first."""
     bind_address, port = config.grpc.bind_address, config.grpc.port
@@ -263,6 +278,18 @@ def _bind_grpc(server: grpc.aio.Server, config: ServerConfig) -> int:
     except RuntimeError as error:
         raise ListenError("SERVER_GRPC_PORT", bind_address, port, str(error)) from error
     return bound
+
+
+def _bind_prometheus(listeners: HttpListeners, config: ServerConfig, readiness: Readiness) -> int | None:
+    """The metrics port, None if there is to be none."""
+    if not config.prometheus.is_enabled:
+        return None
+    return listeners.bind(
+        config.prometheus.host,
+        config.prometheus.port,
+        create_starting_app(readiness),
+        setting="SERVER_PROMETHEUS_ADDRESS",
+    )
 
 
 def _bind_health(listeners: HttpListeners, config: ServerConfig, readiness: Readiness) -> str:

@@ -44,7 +44,7 @@ async def _deliveries(request: Request) -> Deliveries:
 
 Directory = Annotated[WebhookDirectory, Depends(_directory)]
 Taking = Annotated[Deliveries, Depends(_deliveries)]
-Name = Annotated[str, Path(alias="name")]
+Name = Annotated[str, Path(alias="webhook")]
 
 
 @router.get("", response_model=shapes.WebhookList)
@@ -91,13 +91,13 @@ async def create_webhook(
     return await answer(_webhook(row))
 
 
-@router.get("/{name}", response_model=shapes.Webhook)
+@router.get("/{webhook}", response_model=shapes.Webhook)
 async def get_webhook(tenant: Tenant, webhooks: Directory, name: Name) -> Response:
     row = await webhooks.fetch(tenant, check_text(name, "name"))
     return await answer(_webhook(row or _unknown(name)))
 
 
-@router.patch("/{name}", response_model=shapes.Webhook)
+@router.patch("/{webhook}", response_model=shapes.Webhook)
 async def update_webhook(
     tenant: Tenant, webhooks: Directory, name: Name, request: shapes.UpdateWebhook
 ) -> Response:
@@ -123,7 +123,7 @@ async def update_webhook(
     return await answer(_webhook(row or _unknown(name)))
 
 
-@router.delete("/{name}", response_model=shapes.Webhook)
+@router.delete("/{webhook}", response_model=shapes.Webhook)
 async def delete_webhook(tenant: Tenant, webhooks: Directory, taking: Taking, name: Name) -> Response:
     """Deliveries are refused from the moment of the answer."""
     row = await webhooks.delete(tenant, check_text(name, "name"))
@@ -131,7 +131,7 @@ async def delete_webhook(tenant: Tenant, webhooks: Directory, taking: Taking, na
     return await answer(_webhook(row or _unknown(name)))
 
 
-@router.get("/{name}/refusals", response_model=shapes.WebhookRefusalList)
+@router.get("/{webhook}/refusals", response_model=shapes.WebhookRefusalList)
 async def list_refusals(tenant: Tenant, webhooks: Directory, taking: Taking, name: Name) -> Response:
     """Why deliveries were refused lately, newest first; since the server was started."""
     if await webhooks.fetch(tenant, check_text(name, "name")) is None:
@@ -154,7 +154,7 @@ async def list_refusals(tenant: Tenant, webhooks: Directory, taking: Taking, nam
 
 
 @router.post(
-    "/{name}",
+    "/{webhook}",
     response_model=shapes.WebhookResponse,
     responses={HTTPStatus.NO_CONTENT: {"description": "Taken; the webhook returns no event."}},
 )
