@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from broadaxe_storage.errors import RefusedRecords
 from broadaxe_storage.memory_checks import check_batch, repeated, state_fault
 from broadaxe_storage.memory_directory import MemoryDisk
+from broadaxe_storage.memory_timers import changed_timers
 from broadaxe_storage.records import (
     FINAL_STATES,
     RUN_STEP,
@@ -34,6 +35,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
     _check_workers(disk, batch.workers)
     _check_versions(disk, batch.workflow_versions)
     _check_pauses(disk, batch.workflow_versions, batch.pauses)
+    timers = changed_timers(disk, batch)
 
     for row_id in revived:
         del disk.finished[row_id]
@@ -61,6 +63,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.rate_limits[limit.tenant_id, limit.key] = limit
     for dropped in batch.dropped_rate_limits:
         disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
+    disk.crons, disk.scheduled_runs = timers
     disk.commits += 1
 
 

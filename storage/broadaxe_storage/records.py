@@ -13,6 +13,14 @@ May touch nothing: no SQL, no asyncpg, no actor. Facts to know:
 from enum import IntEnum
 from typing import NamedTuple
 
+from broadaxe_storage.records_timers import (
+    CronChange,
+    CronRow,
+    ScheduledRunChange,
+    ScheduledRunRow,
+    TimerDrop,
+)
+
 
 class TaskRunState(IntEnum):
     """State of a task run as stored. The transitions between them are tabled in `broadaxe_actors.states`."""
@@ -483,6 +491,11 @@ Record = (
     | WorkflowPause
     | EventRow
     | LogRow
+    | CronRow
+    | CronChange
+    | ScheduledRunRow
+    | ScheduledRunChange
+    | TimerDrop
 )
 
 
@@ -510,3 +523,9 @@ class Batch(NamedTuple):
     dropped_rate_limits: tuple[RateLimitDrop, ...] = ()
     """Of other keys than `rate_limits`."""
     pauses: tuple[WorkflowPause, ...] = ()
+    crons: tuple[CronRow, ...] = ()
+    cron_changes: tuple[CronChange, ...] = ()
+    scheduled_runs: tuple[ScheduledRunRow, ...] = ()
+    scheduled_changes: tuple[ScheduledRunChange, ...] = ()
+    dropped_timers: tuple[TimerDrop, ...] = ()
+    """Of other ids than the four before."""
