@@ -87,6 +87,10 @@ simulate: install ## Run the engine against random faults on virtual time (SEEDS
 bench: install ## Measure: prints a table, and as its last line one JSON object
 	$(BIN)/python -m benchmarks.harness
 
+.PHONY: bench-flow
+bench-flow: install ## Measure flow control: concurrency keys, labels, depth of the queue, fairness
+	$(BIN)/python -m benchmarks.harness --group flow
+
 .PHONY: wire
 wire: install ## Generate the wire messages again from their .proto files
 	cd sdk && PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \

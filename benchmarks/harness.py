@@ -1,4 +1,4 @@
-"""`python -m benchmarks.harness [--quick] [--only NAME ...] [--name NAME] [--no-record]`: every figure of the issue's table.
+"""`python -m benchmarks.harness [--quick] [--group GROUP] [--only NAME ...] [--name NAME] [--no-record]`: the figures that are kept.
 
 Server, workers and clients are processes of their own; Postgres is the embedded one with fsync and synchronous_commit on. Prints a table, and as
 its last line one JSON object. Writes `benchmarks/results/<date>-<name>.json` and a readable `.md` beside it. Ends within ten minutes: a
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import machine
-from benchmarks.measures import MEASURES
+from benchmarks.measures import GROUPS, MEASURES
 from benchmarks.stack import Bench
 
 BUDGET_SECONDS = 585
@@ -30,6 +30,8 @@ class Row(NamedTuple):
     unit: str
     at_least: float | None = None
     below: float | None = None
+    group: str = "core"
+    """Whose run reports null when it was not measured."""
 
     def verdict(self, value: Any) -> str:
         if value is None:
@@ -50,12 +52,18 @@ ROWS = (
     Row("spawn_tasks_per_second", "a parent's 5,000 children", "tasks/s"),
     Row("singles_500_start_p99_ms", "500 singles/s: call to body, p99", "ms"),
     Row("graph_cpu_ratio", "CPU of a run of 10 tasks to one of 1", "", below=12),
-    Row("keyed_tasks_per_second", "100,000 queued over 10,000 concurrency keys", "tasks/s"),
-    Row("keyed_ratio", "the same to 100,000 plain ones", "", at_least=0.5),
-    Row("fair_ratio", "50 groups of 10 behind one of 10,000, to alone: one place a group", ""),
-    Row("fair_wide_ratio", "the same, more places a group than slots", ""),
-    Row("dispatch_ratio", "dispatch cost a task: 500,000 queued to 1,000", "", below=1.2),
-    Row("thousand_workers_ratio", "fan-out by label: beside 1,000 workers to alone", "", at_least=0.5),
+    Row("keyed_tasks_per_second", "100,000 queued over 10,000 concurrency keys", "tasks/s", group="flow"),
+    Row("keyed_ratio", "the same to 100,000 plain ones", "", at_least=0.5, group="flow"),
+    Row("fair_ratio", "50 groups of 10 behind one of 10,000, to alone: one place a group", "", group="flow"),
+    Row("fair_wide_ratio", "the same, more places a group than slots", "", group="flow"),
+    Row("dispatch_ratio", "dispatch cost a task: 500,000 queued to 1,000", "", below=1.2, group="flow"),
+    Row(
+        "thousand_workers_ratio",
+        "fan-out by label: beside 1,000 workers to alone",
+        "",
+        at_least=0.5,
+        group="flow",
+    ),
     Row("slow_commit_ratio", "fan-out with 5 ms a commit to plain", "", at_least=0.7),
     Row("sql_statements_per_task", "SQL statements a task under fan-out", "", below=0.05),
     Row("wal_bytes_per_task", "WAL a task under fan-out", "bytes"),
@@ -72,7 +80,7 @@ def main() -> int:
     arguments = parse()
     # An ordered end closes every server and worker; a plain SIGTERM would leave them running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    names = arguments.only or list(MEASURES)
+    names = arguments.only or list(GROUPS[arguments.group])
     facts = machine.facts()
     print(" | ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
     figures: dict[str, Any] = {}
@@ -94,7 +102,8 @@ def main() -> int:
         notes = list(bench.notes)
     facts |= machine.CpuTimes.now().since(total_before)
     facts["seconds"] = round(time.monotonic() - begun)
-    wanted = {row.key: figures.get(row.key) for row in ROWS if row.key in figures or not arguments.only}
+    expected = None if arguments.only else arguments.group
+    wanted = {row.key: figures.get(row.key) for row in ROWS if row.key in figures or row.group == expected}
     text = render(wanted, facts, steal, notes, failures, quick=arguments.quick)
     print(text)
     if not arguments.no_record:
@@ -111,11 +120,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=list(MEASURES), help="this measure; may be given again"
     )
+    parser.add_argument(
+        "--group", choices=list(GROUPS), default="core", help="the measures of this group (default: core)"
+    )
     parser.add_argument("--name", default="", help="name of the recorded result")
     parser.add_argument("--no-record", action="store_true", help="write nothing to benchmarks/results")
     arguments = parser.parse_args()
     if not arguments.name:
-        arguments.name = "-".join(["quick"] * arguments.quick + (arguments.only or ["bench"]))
+        arguments.name = "-".join(
+            ["quick"] * arguments.quick
+            + (arguments.only or ["bench"] + [arguments.group] * (arguments.group != "core"))
+        )
     return arguments
 
 

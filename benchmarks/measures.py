@@ -149,6 +149,7 @@ def tenants(bench: Bench) -> Figures:
     alone = client.call(do="singles", rate=50, seconds=bench.scaled(5, 2), timeout=60)
     over = threading.Event()
     rates: list[float] = []
+    beside: list[list[float]] = []
 
     def load() -> None:
         while not over.is_set():
@@ -157,18 +158,21 @@ def tenants(bench: Bench) -> Figures:
     loader = threading.Thread(target=load, name="tenant-a")
     loader.start()
     try:
-        beside = client.call(do="singles", rate=50, seconds=bench.scaled(15, 4), timeout=180)
+        # In rounds, of which the median counts: a host that takes the cores away for a moment spoils one.
+        for _ in range(bench.scaled(5, 1)):
+            answer = client.call(do="singles", rate=50, seconds=bench.scaled(6, 4), timeout=180)
+            beside.append(answer["start_ms"])
     finally:
         over.set()
         loader.join()
         client.close()
         worker.close()
+    highest = [percentile(times, 0.99) for times in beside]
     bench.note(
-        f"tenant B start p99: alone {percentile(alone['start_ms'], 0.99):.1f} ms, beside A's fan-out "
-        f"{percentile(beside['start_ms'], 0.99):.1f} ms (p50 {percentile(beside['start_ms'], 0.5):.1f}); "
-        f"A meanwhile {spread(rates)} tasks/s"
+        f"tenant B start p99: alone {percentile(alone['start_ms'], 0.99):.1f} ms, beside A's fan-out {spread(highest, 1)} ms "
+        f"(p50 {median([percentile(times, 0.5) for times in beside]):.1f}); A meanwhile {spread(rates)} tasks/s"
     )
-    return {"tenant_b_start_p99_ms": round(percentile(beside["start_ms"], 0.99), 2)}
+    return {"tenant_b_start_p99_ms": round(median(highest), 2)}
 
 
 def compat(bench: Bench) -> Figures:
@@ -308,18 +312,24 @@ class Peak:
         return self._highest
 
 
-MEASURES: dict[str, Callable[[Bench], Figures]] = {
+CORE: dict[str, Callable[[Bench], Figures]] = {
     "fanout": fanout,
     "latency": latency,
     "singles_500": singles_500,
     "spawn": spawn,
-    "graph": graph,
     "tenants": tenants,
     "compat": compat,
     "idle": idle,
-    "keys": flow_measures.keys,
-    "fairness": flow_measures.fairness,
     "queued": queued,
+    "graph": graph,
+}
+"""What `make bench` measures."""
+FLOW: dict[str, Callable[[Bench], Figures]] = {
+    "keys": flow_measures.keys,
     "labelled": flow_measures.labelled,
     "dispatch": flow_measures.dispatch,
+    "fairness": flow_measures.fairness,
 }
+"""Flow control: `make bench-flow`."""
+GROUPS = {"core": CORE, "flow": FLOW}
+MEASURES = {name: measure for group in GROUPS.values() for name, measure in group.items()}

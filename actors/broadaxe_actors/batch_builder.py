@@ -4,7 +4,11 @@ from typing import Any, NamedTuple
 
 from broadaxe_storage.records import (
     Batch,
+    EventKeyRow,
     EventRow,
+    FilterClear,
+    FilterDrop,
+    FilterRow,
     IdempotencyKeyRow,
     IdempotencyRelease,
     LogRow,
@@ -63,6 +67,11 @@ class BatchBuilder:
         self.pauses: dict[str, WorkflowPause] = {}
         self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
         """By tenant and key: what became of it in the end."""
+        self.event_keys: dict[tuple[str, str], EventKeyRow] = {}
+        self.filters: dict[str, FilterRow | FilterDrop] = {}
+        """By id: what became of it in the end."""
+        self.cleared_filters: dict[str, FilterClear] = {}
+        """By workflow."""
         self.timers: dict[type, dict[str, Any]] = {kind: {} for kind in TIMER_KINDS}
         self.timer_ids: set[str] = set()
         self.other: dict[type, list[Any]] = {
@@ -135,11 +144,35 @@ class BatchBuilder:
         elif kind in TIMER_KINDS:
             self.timers[kind][record.id] = record
             self.timer_ids.add(record.id)
-        else:
+        elif kind in self.other:
             if kind is WorkerRow:
                 workers = self.other[kind]
                 workers[:] = [row for row in workers if row.id != record.id]
             self.other[kind].append(record)
+        else:
+            self._add_trigger(kind, record)
+
+    def _add_trigger(self, kind: type, record: Any) -> None:
+        """What belongs to that which starts runs."""
+        if kind is EventKeyRow:
+            self.event_keys[record.tenant_id, record.key] = record
+        elif kind is FilterRow or kind is FilterDrop:
+            self.filters[record.id] = record
+        elif kind is FilterClear:
+            self._clear_filters(record)
+        else:
+            raise TypeError(f"the journal has no place for a {kind.__name__}")
+
+    def _clear_filters(self, clear: FilterClear) -> None:
+        """Filters are written after those that go: what came before in this flush must not be written."""
+        self.cleared_filters[clear.workflow_id] = clear
+        for filter_id, record in list(self.filters.items()):
+            if (
+                type(record) is FilterRow
+                and record.is_declarative
+                and record.workflow_id == clear.workflow_id
+            ):
+                del self.filters[filter_id]
 
     def batch(self) -> Batch:
         return Batch(
@@ -159,6 +192,10 @@ class BatchBuilder:
             tuple(row for row in self.rate_limits.values() if type(row) is RateLimitRow),
             tuple(row for row in self.rate_limits.values() if type(row) is RateLimitDrop),
             tuple(self.pauses.values()),
+            tuple(self.event_keys.values()),
+            tuple(self.cleared_filters.values()),
+            tuple(row for row in self.filters.values() if type(row) is FilterDrop),
+            tuple(row for row in self.filters.values() if type(row) is FilterRow),
             *(tuple(self.timers[kind].values()) for kind in TIMER_KINDS),
         )
 

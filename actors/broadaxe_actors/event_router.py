@@ -101,6 +101,7 @@ class EventRouter(Actor):
                 now,
                 event.metadata,
                 event.payload,
+                event.webhook,
             )
             for event in message.events
         )

@@ -17,6 +17,7 @@ from broadaxe_actors import timers
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     CreateCron,
+    IdempotencyCollisions,
     Refusal,
     Reply,
     RunsScheduled,
@@ -378,7 +379,6 @@ def _named(row: CronRow | ScheduledRunRow) -> str:
 def _shown(refusal: Refusal) -> str:
     """Why a run was not made, as the record can keep it."""
     text = refusal.message
-    detail = refusal.detail
-    if detail is not None and getattr(detail, "collisions", ()):
-        text = f"{text}: run {detail.collisions[0].existing_run_id} holds the key"  # type: ignore[union-attr]
+    if isinstance(refusal.detail, IdempotencyCollisions):
+        text = f"{text}: run {refusal.detail.collisions[0].existing_run_id} holds the key"
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()[:MAX_ERROR]

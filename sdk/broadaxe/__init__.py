@@ -17,7 +17,7 @@ What is listed here is the public surface; everything else may change. Importing
 from broadaxe._batch_context import BatchContext, BatchMemberId
 from broadaxe._client import Broadaxe
 from broadaxe._conditions import Condition, OrGroup, ParentCondition, SleepCondition, UserEventCondition, or_
-from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig
+from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig, TenacityConfig
 from broadaxe._context import Context
 from broadaxe._depends import Depends
 from broadaxe._errors import (
@@ -154,6 +154,7 @@ __all__ = [
     "TaskRunDetails",
     "TaskRunError",
     "TaskRunRef",
+    "TenacityConfig",
     "TriggerWorkflowOptions",
     "UpdateWorkerRequest",
     "UserEventCondition",

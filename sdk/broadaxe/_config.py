@@ -16,6 +16,7 @@ only when neither argument nor environment gives a token.
 | `grpc_max_recv_message_length`, `grpc_max_send_message_length` | the same, in bytes | 4194304 |
 | `connect_timeout_seconds` | `CONNECT_TIMEOUT_SECONDS` | 30 |
 | `healthcheck.enabled`, `port`, `event_loop_block_threshold_seconds`, `bind_address` | `WORKER_HEALTHCHECK_*` | false, 8001, 5, 0.0.0.0 |
+| `tenacity.max_attempts`, `retry_429`, `retry_transport_errors`, `retry_transport_methods` | `TENACITY_*`; methods as `GET,DELETE` | 5, false, false, GET and DELETE |
 | `worker_preset_labels` | `WORKER_PRESET_LABELS`, as `a=1,b=x` | none |
 | `log_level` of the SDK's own records | `LOG_LEVEL` | left as it is; INFO in a worker where `logging` is not set up |
 | `logger` whose records go to the logs of tasks | | the root logger |
@@ -26,8 +27,9 @@ import binascii
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPMethod
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,20 @@ class HealthcheckConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenacityConfig:
+    """Which calls of the client are repeated, and how often; None is "not given". Has nothing to do with the retries of tasks."""
+
+    max_attempts: int | None = None
+    """Of one call, the first included; 0 and 1 repeat nothing."""
+    retry_429: bool | None = None
+    """Repeat a REST call that the server's rate limit refused."""
+    retry_transport_errors: bool | None = None
+    """Repeat a REST call whose answer has not come: refused or broken connections, timeouts, TLS."""
+    retry_transport_methods: Sequence[HTTPMethod] | None = None
+    """Only those. A call that changes something may have done so before its answer was lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
     """Settings of a client, each optional; None is "not given". The table is at the head of this module."""
 
@@ -74,6 +90,7 @@ class ClientConfig:
     namespace: str | None = None
     tls_config: ClientTLSConfig = ClientTLSConfig()
     healthcheck: HealthcheckConfig = HealthcheckConfig()
+    tenacity: TenacityConfig = TenacityConfig()
     grpc_max_recv_message_length: int | None = None
     grpc_max_send_message_length: int | None = None
     connect_timeout_seconds: float | None = None
@@ -103,6 +120,15 @@ class HealthcheckSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrySettings:
+    max_attempts: int
+    """Of one call, the first included: 1 or more."""
+    retry_429: bool
+    retry_transport_errors: bool
+    retry_transport_methods: frozenset[HTTPMethod]
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What a client works with: everything decided."""
 
@@ -114,6 +140,7 @@ class Settings:
     """Lower case, with the `_` that joins it to names; empty for none."""
     tls: TLSSettings
     healthcheck: HealthcheckSettings
+    retries: RetrySettings
     max_receive_bytes: int
     max_send_bytes: int
     connect_timeout_seconds: float
@@ -159,6 +186,7 @@ def load_settings(config: ClientConfig, env: Mapping[str, str] | None = None) ->
         namespace=_namespace(reader.text("namespace", config.namespace, "NAMESPACE") or ""),
         tls=_tls(reader, config.tls_config, str(profile.get("tls_strategy") or "tls"), profile),
         healthcheck=_healthcheck(reader, config.healthcheck),
+        retries=_retries(reader, config.tenacity),
         max_receive_bytes=reader.integer(
             config.grpc_max_recv_message_length, "GRPC_MAX_RECV_MESSAGE_LENGTH", 4 << 20
         ),
@@ -267,6 +295,22 @@ class _Reader:
             labels[key.strip()] = int(text) if text.lstrip("-").isdigit() else text
         return labels
 
+    def methods(self, given: Sequence[HTTPMethod] | None, name: str) -> frozenset[HTTPMethod]:
+        found = self.raw(name)
+        if given is None and found is None:
+            return frozenset({HTTPMethod.GET, HTTPMethod.DELETE})
+        texts = (found[1] if found else "").strip("[]").split(",") if given is None else given
+        methods = set()
+        for text in texts:
+            method = str(text).strip(" \"'").upper()
+            if method in HTTPMethod.__members__:
+                methods.add(HTTPMethod(method))
+            else:
+                self.problems.append(
+                    f"{name} has {str(text)!r}: expected some of {', '.join(HTTPMethod.__members__)}"
+                )
+        return frozenset(methods)
+
     def log_level(self, given: str | None, name: str) -> str | None:
         text = (self.text("log_level", given, name) or "").upper()
         if text and text not in logging.getLevelNamesMapping():
@@ -320,6 +364,23 @@ def _healthcheck(reader: _Reader, config: HealthcheckConfig) -> HealthcheckSetti
         ),
         bind_address=reader.text("bind_address", config.bind_address, "WORKER_HEALTHCHECK_BIND_ADDRESS")
         or "0.0.0.0",
+    )
+
+
+def _retries(reader: _Reader, config: TenacityConfig) -> RetrySettings:
+    attempts = reader.number(config.max_attempts, "TENACITY_MAX_ATTEMPTS", 5)
+    if attempts != int(attempts) or attempts < 0:
+        reader.problems.append(f"TENACITY_MAX_ATTEMPTS is {attempts}: expected a whole number, 0 or more")
+        attempts = 5
+    return RetrySettings(
+        max_attempts=max(1, int(attempts)),
+        retry_429=reader.boolean(config.retry_429, "TENACITY_RETRY_429", default=False),
+        retry_transport_errors=reader.boolean(
+            config.retry_transport_errors, "TENACITY_RETRY_TRANSPORT_ERRORS", default=False
+        ),
+        retry_transport_methods=reader.methods(
+            config.retry_transport_methods, "TENACITY_RETRY_TRANSPORT_METHODS"
+        ),
     )
 
 

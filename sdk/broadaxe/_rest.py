@@ -1,12 +1,14 @@
 """The REST calls of the SDK, for what no gRPC call offers: lists, details, logs, workers. One small blocking client on the standard
 library; asynchronous callers run it in a thread.
 
-Calls are repeated as other clients of the contract do it: up to five attempts for answers of 5xx, and for a 404 to a read, because a
-server may show a run a moment after it has created it. Refused connections and timeouts are not repeated.
+Calls are repeated as `TenacityConfig` says: by default up to five attempts for answers of 5xx, and for a 404 to a read, because a server may
+show a run a moment after it has created it. What is not repeated unless that is asked for: a 429, and calls whose answer has not come,
+such as on refused connections and timeouts.
 """
 
 import asyncio
 import functools
+import http.client
 import json
 import random
 import ssl
@@ -16,12 +18,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from broadaxe._config import Settings
+from broadaxe._config import RetrySettings, Settings
 from broadaxe._errors import (
     BroadaxeError,
     ConfigurationError,
@@ -31,8 +33,8 @@ from broadaxe._errors import (
     ServerUnavailableError,
 )
 
-MAX_ATTEMPTS = 5
 FIRST_WAIT_S = 0.1
+LONGEST_WAIT_S = 30.0
 CALL_TIMEOUT_S = 30.0
 
 _CODES = {
@@ -75,6 +77,7 @@ class RestClient:
         self._base = settings.server_url.rstrip("/")
         self._token = settings.token
         self._root_ca = settings.tls.root_ca
+        self._retries = settings.retries
 
     def get(self, kind: type[Model], path: str, query: Mapping[str, Any] | None = None) -> Model:
         """The answer to a read, as `kind`. Raises the SDK's errors."""
@@ -102,12 +105,12 @@ class RestClient:
         *,
         query: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
-        attempts: int = MAX_ATTEMPTS,
+        attempts: int | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> bytes:
         """One call, repeated where that may help, and what it answers.
 
-        query: what is None is left out, a list repeats its name. Raises `NotFoundError`, `NotAuthenticatedError`,
+        query: what is None is left out, a list repeats its name. attempts: instead of what the client is set to. Raises `NotFoundError`, `NotAuthenticatedError`,
         `RequestRefusedError`, or `ServerUnavailableError`.
         """
         if not self._base:
@@ -116,17 +119,22 @@ class RestClient:
             )
         what = f"{method} {path}"
         url = f"{self._base}{path}{_query_text(query or {})}"
-        for attempt in range(1, attempts + 1):
+        most = self._retries.max_attempts if attempts is None else attempts
+        for attempt in range(1, most + 1):
+            is_last = attempt == most
             try:
                 return self._once(method, url, body, timeout_s)
             except urllib.error.HTTPError as error:
-                may_help = error.code >= 500 or (error.code == HTTPStatus.NOT_FOUND and method == "GET")
-                if attempt == attempts or not may_help:
+                if is_last or not may_help(error.code, method, self._retries):
                     raise self._refusal(error, what) from error
                 error.close()
-            except (OSError, ValueError) as error:
-                raise ServerUnavailableError(f"{what}: {self._base} cannot be reached ({error})") from error
-            time.sleep(FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311 - spreads calls, guards nothing
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                if is_last or not may_be_sent_again(method, self._retries):
+                    raise ServerUnavailableError(
+                        f"{what}: {self._base} cannot be reached ({error})"
+                    ) from error
+            longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
+            time.sleep(longest * random.uniform(0.5, 1))  # noqa: S311 - spreads calls, guards nothing
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, method: str, url: str, body: Mapping[str, Any] | None, timeout_s: float) -> bytes:
@@ -161,6 +169,18 @@ class RestClient:
         if error.code == HTTPStatus.NOT_FOUND:
             return NotFoundError(code, reason, what)
         return RequestRefusedError(code, reason, what)
+
+
+def may_help(status: int, method: str, retries: RetrySettings) -> bool:
+    """Whether the same call may get another answer than this one soon."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return retries.retry_429
+    return status >= 500 or (status == HTTPStatus.NOT_FOUND and method == HTTPMethod.GET)
+
+
+def may_be_sent_again(method: str, retries: RetrySettings) -> bool:
+    """Whether a call of which no answer has come may be repeated: the server may have done what it asks for."""
+    return retries.retry_transport_errors and method in retries.retry_transport_methods
 
 
 def as_model(kind: type[Model], answer: Any, path: str) -> Model:

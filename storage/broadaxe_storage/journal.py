@@ -4,7 +4,7 @@ May touch asyncpg through `pool`. Facts to know, measured by `benchmarks/storage
 
 - A batch is one statement and one round trip: `commit_batch` gets one array of rows a kind. Arrays of rows cost a third of one array a
   column, on both sides. What few batches hold goes to functions of its own, which the same statement calls if there is any.
-- From `COPY_FROM` created task runs on, those travel by COPY within an explicit transaction: three more round trips, half the CPU, and less
+- From `COPY_FROM` created task runs on, or with the filter of an event among them, those travel by COPY within an explicit transaction: three more round trips, half the CPU, and less
   log, because COPY fills a page at a time.
 - Only Postgres' refusal proves that nothing was written. A connection that breaks after a statement was sent leaves the outcome open.
 """
@@ -25,6 +25,8 @@ from broadaxe_storage.records import Batch, TaskRunRow
 COPY_FROM = 256
 """Created task runs in one batch from which COPY is the cheaper way."""
 _CREATED_COLUMNS = TaskRunRow._fields
+_ROW_WITHOUT_FILTER = len(_CREATED_COLUMNS) - 1
+"""Columns of a created row as an argument of `commit_batch`, which knows no filter: rows with one are copied."""
 _COMMIT = query("commit_batch")
 _COMMIT_ALL = query("commit_batch_with_flow")
 _FLOW_FROM = Batch._fields.index("rate_limits")
@@ -82,7 +84,8 @@ class JournalWriter:
     async def _write(
         self, connection: Connection, epoch: int, flush: int, shards: Sequence[int], batch: Batch
     ) -> None:
-        copied = batch.created if len(batch.created) >= COPY_FROM else ()
+        is_copied = len(batch.created) >= COPY_FROM or any(row.filter is not None for row in batch.created)
+        copied = batch.created if is_copied else ()
         if not copied and not self._config.is_pgbouncer:
             await self._call(connection, epoch, flush, shards, batch)
             return
@@ -102,10 +105,11 @@ class JournalWriter:
     async def _call(
         self, connection: Connection, epoch: int, flush: int, shards: Sequence[int], batch: Batch
     ) -> None:
-        if any(batch[_FLOW_FROM:]):
-            await connection.fetchval(_COMMIT_ALL, epoch, flush, shards, *batch)
+        created = [row[:_ROW_WITHOUT_FILTER] for row in batch.created]
+        if batch.events or any(batch[_FLOW_FROM:]):
+            await connection.fetchval(_COMMIT_ALL, epoch, flush, shards, created, *batch[1:])
         else:
-            await connection.fetchval(_COMMIT, epoch, flush, shards, *batch[:_FLOW_FROM])
+            await connection.fetchval(_COMMIT, epoch, flush, shards, created, *batch[1:_FLOW_FROM])
 
     async def _copy_created(self, connection: Connection, rows: Sequence[TaskRunRow]) -> None:
         try:

@@ -30,6 +30,7 @@ from broadaxe_storage.records import (
     RUN_STEP,
     Batch,
     EventRow,
+    FilterRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     RateLimitRow,
@@ -134,6 +135,12 @@ class MemoryStore(MemoryTimers, MemoryDirectory):
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         await self._reading("load_workflow_pauses")
         return sorted(of_tenant(self.disk.pauses.values(), tenant_id))
+
+    async def load_filters(self, tenant_id: str | None = None) -> list[FilterRow]:
+        await self._reading("load_filters")
+        return sorted(
+            of_tenant(self.disk.filters.values(), tenant_id), key=lambda row: (row.created_at, row.id)
+        )
 
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int

@@ -15,6 +15,7 @@ from broadaxe_storage.records import (
     Batch,
     Defaults,
     EventRow,
+    FilterRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     LogRow,
@@ -81,6 +82,9 @@ class MemoryDisk:
         self.pauses: dict[str, WorkflowPause] = {}
         """By workflow id."""
         self.events: list[EventRow] = []
+        self.event_keys: set[tuple[str, str]] = set()
+        """Tenant and key."""
+        self.filters: dict[str, FilterRow] = {}
         self.logs: list[LogRow] = []
         self.idempotency_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         """By tenant and key."""

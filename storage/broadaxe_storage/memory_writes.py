@@ -13,6 +13,7 @@ from broadaxe_storage.records import (
     FINAL_STATES,
     RUN_STEP,
     Batch,
+    FilterRow,
     FinishedTaskRun,
     RunFinish,
     RunRevival,
@@ -35,6 +36,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
     _check_workers(disk, batch.workers)
     _check_versions(disk, batch.workflow_versions)
     _check_pauses(disk, batch.workflow_versions, batch.pauses)
+    filters = _changed_filters(disk, batch)
     timers = changed_timers(disk, batch)
 
     for row_id in revived:
@@ -63,6 +65,8 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.rate_limits[limit.tenant_id, limit.key] = limit
     for dropped in batch.dropped_rate_limits:
         disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
+    disk.event_keys.update((row.tenant_id, row.key) for row in batch.event_keys)
+    disk.filters = filters
     disk.crons, disk.scheduled_runs = timers
     disk.commits += 1
 
@@ -188,6 +192,34 @@ def _check_pauses(
         raise RefusedRecords("a workflow to pause is not one of the tenant", unmet)
 
 
+def _changed_filters(disk: MemoryDisk, batch: Batch) -> dict[str, FilterRow]:
+    """Filters after the batch."""
+    if not (batch.cleared_filters or batch.dropped_filters or batch.filters):
+        return disk.filters
+    cleared = {(clear.tenant_id, clear.workflow_id) for clear in batch.cleared_filters}
+    dropped = {(drop.tenant_id, drop.id) for drop in batch.dropped_filters}
+    found = {
+        row.id: row
+        for row in disk.filters.values()
+        if (row.tenant_id, row.id) not in dropped
+        and not (row.is_declarative and (row.tenant_id, row.workflow_id) in cleared)
+    }
+    versions = (*disk.versions.values(), *batch.workflow_versions)
+    known = {(version.workflow_id, version.tenant_id) for version in versions}
+    unmet = repeated(row.id for row in batch.filters)
+    for row in batch.filters:
+        old = found.get(row.id, row)
+        if (row.workflow_id, row.tenant_id) not in known or (old.tenant_id, old.workflow_id) != (
+            row.tenant_id,
+            row.workflow_id,
+        ):
+            unmet.append(row.id)
+        found[row.id] = row._replace(is_declarative=old.is_declarative, created_at=old.created_at)
+    if unmet:
+        raise RefusedRecords("a filter, or its workflow, is not one of the tenant", unmet)
+    return found
+
+
 def _updated(row: TaskRunRow, update: TaskRunUpdate) -> TaskRunRow:
     return row._replace(
         state=update.state,
@@ -264,4 +296,5 @@ def _finished(row: TaskRunRow, end: TaskRunFinish | TaskRunRow) -> FinishedTaskR
         desired_worker_id=row.desired_worker_id,
         desired_labels=row.desired_labels,
         idempotency_key=row.idempotency_key,
+        filter=row.filter,
     )

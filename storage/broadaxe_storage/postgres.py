@@ -19,6 +19,7 @@ from broadaxe_storage.pool import Pool
 from broadaxe_storage.records import (
     Batch,
     EventRow,
+    FilterRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     RateLimitRow,
@@ -125,6 +126,9 @@ class PostgresStore(PostgresDirectory):
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         return [WorkflowPause._make(row) for row in await self._pool.fetch("load_workflow_pauses", tenant_id)]
+
+    async def load_filters(self, tenant_id: str | None = None) -> list[FilterRow]:
+        return [FilterRow._make(row) for row in await self._pool.fetch("load_filters", tenant_id)]
 
     async def load_live_task_runs(
         self, tenant_id: str | None, after: str | None, limit: int

@@ -20,6 +20,11 @@ from broadaxe_storage.records_timers import (
     ScheduledRunRow,
     TimerDrop,
 )
+from broadaxe_storage.records_triggers import EventKeyRow as EventKeyRow
+from broadaxe_storage.records_triggers import EventRow as EventRow
+from broadaxe_storage.records_triggers import FilterClear as FilterClear
+from broadaxe_storage.records_triggers import FilterDrop as FilterDrop
+from broadaxe_storage.records_triggers import FilterRow as FilterRow
 
 
 class TaskRunState(IntEnum):
@@ -137,6 +142,8 @@ class TaskRunRow(NamedTuple):
     error: bytes | None = None
     batch_id: str | None = None
     """The batch by which a worker holds the attempt; None for an attempt of its own."""
+    filter: str | None = None
+    """Of a run that an event started by a filter: JSON text `{"id": ..., "payload": {...}}` of that filter."""
 
 
 class TaskRunUpdate(NamedTuple):
@@ -298,6 +305,7 @@ class FinishedTaskRun(NamedTuple):
     desired_worker_id: str | None = None
     desired_labels: str | None = None
     idempotency_key: str | None = None
+    filter: str | None = None
 
 
 class TaskEventRow(NamedTuple):
@@ -365,19 +373,6 @@ class WorkflowPause(NamedTuple):
     """`DROP` or `QUEUE`: what becomes of the runs of crons while it is paused."""
     scheduled_behavior: str | None
     """Likewise of scheduled runs."""
-
-
-class EventRow(NamedTuple):
-    """A pushed event."""
-
-    id: str
-    tenant_id: str
-    key: str
-    scope: str | None
-    priority: int | None
-    created_at: int
-    metadata: str
-    payload: bytes
 
 
 class LogRow(NamedTuple):
@@ -490,6 +485,10 @@ Record = (
     | WorkflowVersionRow
     | WorkflowPause
     | EventRow
+    | EventKeyRow
+    | FilterRow
+    | FilterDrop
+    | FilterClear
     | LogRow
     | CronRow
     | CronChange
@@ -523,6 +522,11 @@ class Batch(NamedTuple):
     dropped_rate_limits: tuple[RateLimitDrop, ...] = ()
     """Of other keys than `rate_limits`."""
     pauses: tuple[WorkflowPause, ...] = ()
+    event_keys: tuple[EventKeyRow, ...] = ()
+    cleared_filters: tuple[FilterClear, ...] = ()
+    dropped_filters: tuple[FilterDrop, ...] = ()
+    filters: tuple[FilterRow, ...] = ()
+    """Of other ids than `dropped_filters`."""
     crons: tuple[CronRow, ...] = ()
     cron_changes: tuple[CronChange, ...] = ()
     scheduled_runs: tuple[ScheduledRunRow, ...] = ()

@@ -18,6 +18,7 @@ from broadaxe_storage.records import (
     Batch,
     Defaults,
     EventRow,
+    FilterRow,
     FinishedTaskRun,
     IdempotencyKeyRow,
     RateLimitRow,
@@ -85,6 +86,10 @@ class ShardStore(Protocol):
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         """Workflows that are paused, or were once; ordered by id."""
+        ...
+
+    async def load_filters(self, tenant_id: str | None = None) -> list[FilterRow]:
+        """Event filters, oldest first."""
         ...
 
     async def load_live_task_runs(

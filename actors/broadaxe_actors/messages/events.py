@@ -9,6 +9,8 @@ class NewEvent(NamedTuple):
     metadata: str = "{}"
     scope: str | None = None
     priority: int | None = None
+    webhook: str | None = None
+    """Name of the incoming webhook that made it."""
 
 
 class PushEvents(NamedTuple):

@@ -34,8 +34,6 @@ NEVER_RETRIED = frozenset(
         Code.OUT_OF_RANGE,
     }
 )
-MAX_ATTEMPTS = 5
-"""Of a unary call, for errors of a server that answers. One that does not is asked for `connect_timeout_seconds`."""
 CALL_TIMEOUT_SECONDS = 30.0
 
 
@@ -130,7 +128,8 @@ async def call_unary(
 ) -> tuple[Any, Mapping[str, str]]:
     """One unary call, repeated while the error may pass: its response and trailing metadata. Raises the SDK's errors.
 
-    patience_s: for how long to ask a server that cannot be reached; `connect_timeout_seconds` if None.
+    A server that answers is asked as often as `TenacityConfig` says; one that cannot be reached, unless nothing is to be repeated, for
+    `patience_s` seconds, or `connect_timeout_seconds` if that is None.
     """
     backoff = Backoff(first=0.1)
     patience = settings.connect_timeout_seconds if patience_s is None else patience_s
@@ -144,9 +143,10 @@ async def call_unary(
         except grpc.aio.AioRpcError as error:
             left = give_up_at - time.monotonic()
             if error.code() is Code.UNAVAILABLE:
-                is_final = left <= 0
+                is_final = left <= 0 or settings.retries.max_attempts == 1
             else:
-                is_final, left = error.code() in NEVER_RETRIED or attempt >= MAX_ATTEMPTS, math.inf
+                is_final = error.code() in NEVER_RETRIED or attempt >= settings.retries.max_attempts
+                left = math.inf
             if is_final:
                 raise sdk_error(error, what, settings) from error
         await backoff.wait(left)

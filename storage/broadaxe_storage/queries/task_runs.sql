@@ -12,7 +12,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text, filter
 FROM task_run AS t
 WHERE id > $2 AND ($1::uuid IS NULL OR tenant_id = $1)
     AND (
@@ -37,7 +37,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text, filter
 FROM task_run
 WHERE tenant_id = $1 AND spill_queue = $2 AND queue_priority = $3 AND seq > $4
 ORDER BY seq
@@ -64,7 +64,7 @@ SELECT r.id::text, r.tenant_id::text, r.run_id::text, r.workflow_id::text, r.wor
     r.schedule_deadline, r.execution_deadline, r.assigned_at, r.started_at, r.worker_id::text, r.parent_task_run_id::text,
     r.child_index, r.child_key, r.triggering_event_id::text, r.triggering_event_key, r.desired_worker_id::text,
     r.desired_labels, r.metadata, r.input, r.idempotency_key, r.waits, r.is_slot_released, r.finished_at, r.output, r.error,
-    r.batch_id::text
+    r.batch_id::text, r.filter
 FROM workflows AS w
 CROSS JOIN LATERAL (
     SELECT * FROM task_run AS t
@@ -81,7 +81,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text, filter
 FROM task_run
 WHERE id = ANY ($2::uuid[]) AND tenant_id = $1
 UNION ALL
@@ -89,7 +89,7 @@ SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_vers
     app_retries, internal_retries, priority, queue_priority, seq, spill_queue, created_at, queued_at, schedule_deadline,
     execution_deadline, assigned_at, started_at, worker_id::text, parent_task_run_id::text, child_index, child_key,
     triggering_event_id::text, triggering_event_key, desired_worker_id::text, desired_labels, metadata, input,
-    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text
+    idempotency_key, waits, is_slot_released, finished_at, output, error, batch_id::text, filter
 FROM task_run
 WHERE run_id = ANY ($2::uuid[]) AND id <> run_id AND tenant_id IS NOT DISTINCT FROM $1 AND id <> ALL ($2::uuid[]);
 
@@ -98,14 +98,14 @@ WHERE run_id = ANY ($2::uuid[]) AND id <> run_id AND tenant_id IS NOT DISTINCT F
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
     priority, created_at, queued_at, assigned_at, started_at, coalesce(ended_at, finished_at) AS finished_at, worker_id::text,
     parent_task_run_id::text, child_index, child_key, metadata, input, output, error, triggering_event_id::text,
-    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key
+    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key, filter
 FROM task_run_history
 WHERE id = ANY ($2::uuid[]) AND tenant_id = $1
 UNION ALL
 SELECT id::text, tenant_id::text, run_id::text, workflow_id::text, workflow_version_id::text, step_index, state, attempt,
     priority, created_at, queued_at, assigned_at, started_at, coalesce(ended_at, finished_at) AS finished_at, worker_id::text,
     parent_task_run_id::text, child_index, child_key, metadata, input, output, error, triggering_event_id::text,
-    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key
+    triggering_event_key, desired_worker_id::text, desired_labels, idempotency_key, filter
 FROM task_run_history
 WHERE run_id = ANY ($2::uuid[]) AND id <> run_id AND tenant_id IS NOT DISTINCT FROM $1 AND id <> ALL ($2::uuid[]);
 

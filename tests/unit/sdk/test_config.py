@@ -1,10 +1,18 @@
 """Where settings come from, and what is said when they are wrong."""
 
 import json
+from http import HTTPMethod
 
 import pytest
 
-from broadaxe import Broadaxe, ClientConfig, ClientTLSConfig, ConfigurationError, HealthcheckConfig
+from broadaxe import (
+    Broadaxe,
+    ClientConfig,
+    ClientTLSConfig,
+    ConfigurationError,
+    HealthcheckConfig,
+    TenacityConfig,
+)
 from broadaxe._config import load_settings, profile_path
 from tests.unit.sdk.clients import TOKEN, make_token
 
@@ -127,3 +135,33 @@ def test_a_client_needs_no_settings_until_it_is_used(monkeypatch, tmp_path):
     client = Broadaxe()
     with pytest.raises(ConfigurationError):
         _ = client.settings
+
+
+def test_retries_of_calls_are_set_by_argument_or_variable():
+    env = {
+        "HATCHET_CLIENT_TOKEN": TOKEN,
+        "HATCHET_CLIENT_TENACITY_MAX_ATTEMPTS": "3",
+        "BROADAXE_CLIENT_TENACITY_RETRY_429": "true",
+        "HATCHET_CLIENT_TENACITY_RETRY_TRANSPORT_ERRORS": "true",
+        "HATCHET_CLIENT_TENACITY_RETRY_TRANSPORT_METHODS": '["GET", "POST"]',
+    }
+    read = load_settings(ClientConfig(), env).retries
+    assert (read.max_attempts, read.retry_429, read.retry_transport_errors) == (3, True, True)
+    assert read.retry_transport_methods == {HTTPMethod.GET, HTTPMethod.POST}
+    given = TenacityConfig(max_attempts=0, retry_429=False, retry_transport_methods=[HTTPMethod.PUT])
+    read = load_settings(ClientConfig(tenacity=given), env).retries
+    assert (read.max_attempts, read.retry_429, read.retry_transport_errors) == (1, False, True)
+    assert read.retry_transport_methods == {HTTPMethod.PUT}
+    read = load_settings(ClientConfig(token=TOKEN), {}).retries
+    assert (read.max_attempts, read.retry_429, read.retry_transport_errors) == (5, False, False)
+    assert read.retry_transport_methods == {HTTPMethod.GET, HTTPMethod.DELETE}
+
+
+def test_retries_that_cannot_be_are_refused_all_at_once():
+    env = {
+        "HATCHET_CLIENT_TENACITY_MAX_ATTEMPTS": "-1",
+        "HATCHET_CLIENT_TENACITY_RETRY_TRANSPORT_METHODS": "GET,FETCH",
+    }
+    with pytest.raises(ConfigurationError, match=r"MAX_ATTEMPTS is -1.*'FETCH': expected some of") as caught:
+        load_settings(ClientConfig(token=TOKEN), env)
+    assert "0 or more" in str(caught.value)

@@ -17,6 +17,7 @@ from broadaxe import (
     NotFoundError,
     RequestRefusedError,
     ServerUnavailableError,
+    TenacityConfig,
     UpdateWorkerRequest,
     V1LogLineLevel,
     V1TaskEventType,
@@ -288,6 +289,44 @@ def test_reads_are_repeated_where_that_may_help(server, status, error, attempts)
         client.runs.get("run-1")
     assert len(server.calls) == attempts
     assert "GET /api/v1/stable/workflow-runs/run-1" in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "attempts"), [({}, 5), ({"max_attempts": 0}, 1), ({"max_attempts": 2}, 2)])
+def test_calls_are_made_as_often_as_the_client_is_set_to(server, given, attempts):
+    server.answer = lambda call: (500, {})
+    config = ClientConfig(server_url=server.url, tenacity=TenacityConfig(**given))
+    with pytest.raises(RequestRefusedError):
+        Broadaxe(token=TOKEN, config=config).workers.list()
+    assert len(server.calls) == attempts
+
+
+def test_a_rate_limited_call_is_repeated_if_that_is_asked_for(server):
+    server.answer = lambda call: (200, {"rows": []}) if len(server.calls) == 4 else (429, {})
+    config = ClientConfig(server_url=server.url, tenacity=TenacityConfig(retry_429=True))
+    assert Broadaxe(token=TOKEN, config=config).workers.list().rows == []
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "attempts"),
+    [
+        ({}, "GET", 1),
+        ({"retry_transport_errors": True}, "GET", 5),
+        ({"retry_transport_errors": True}, "DELETE", 5),
+        ({"retry_transport_errors": True}, "POST", 1),
+        ({"retry_transport_errors": True, "retry_transport_methods": ["POST"]}, "POST", 5),
+        ({"retry_transport_errors": True, "retry_transport_methods": ["POST"]}, "GET", 1),
+        ({"retry_transport_errors": True, "max_attempts": 1}, "GET", 1),
+    ],
+)
+def test_lost_answers_are_asked_for_again_by_the_methods_that_are_set(server, given, method, attempts):
+    def hang_up(call: Call) -> tuple[int, Any]:
+        raise ConnectionAbortedError
+
+    server.answer = hang_up
+    config = ClientConfig(server_url=server.url, tenacity=TenacityConfig(**given))
+    with pytest.raises(ServerUnavailableError, match=server.url):
+        Broadaxe(token=TOKEN, config=config).rest.call(method, "/x")
+    assert len(server.calls) == attempts
 
 
 def test_a_read_that_succeeds_at_last_is_answered(server):
