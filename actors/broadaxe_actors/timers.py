@@ -60,6 +60,13 @@ class Hints:
             elif len(self._line) > 2 * len(self._due) + 64:
                 self._rebuild()
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the next page is to be read: there are few hints, or none up to the horizon."""
+        if self.horizon is None:
+            return False
+        return len(self._due) < HINTS_LOW or self.first() is None or self._line[0][:2] > self.horizon
+
     def first(self) -> int | None:
         """When the next of them may be due."""
         while self._line and self._due.get(self._line[0].id) != self._line[0]:
@@ -90,7 +97,8 @@ class Hints:
 
     def _trim(self) -> None:
         kept = heapq.nsmallest(PAGE, self._due.values())
-        self.horizon = kept[-1][:2]
+        # Some of them may be past the horizon, where others have no hint.
+        self.horizon = kept[-1][:2] if self.horizon is None else min(self.horizon, kept[-1][:2])
         self._due = {timer.id: timer for timer in kept}
         self._line = kept
 
@@ -120,6 +128,10 @@ def tick_of(row: CronRow, now: int, up_since: int) -> Tick | None:
     if due is None or not row.is_enabled or due > now:
         return None
     expression = cron_expression.parse(row.expression)
+    last_tick = row.last_tick_at
+    if last_tick is not None and due <= last_tick:
+        # The clock was set back: what has fired does not fire again.
+        return Tick(None, expression.next_after(max(last_tick, now)))
     if due >= up_since and now - due <= CATCH_UP_US:
         return Tick(due, expression.next_after(due))
     next_at = expression.next_after(now)
@@ -127,6 +139,11 @@ def tick_of(row: CronRow, now: int, up_since: int) -> Tick | None:
     # An expression with a time zone may tick otherwise than the stored tick says, if the zone's rules have changed.
     is_fresh = last is not None and last >= due and now - last <= CATCH_UP_US
     return Tick(last if is_fresh else None, next_at)
+
+
+def next_tick(row: CronRow, now: int) -> int | None:
+    """The next tick of a cron that is enabled now: after all that it has fired, whatever the clock says."""
+    return cron_expression.parse(row.expression).next_after(max(now, row.last_tick_at or now))
 
 
 def cron_id(workflow_id: str, expression: str) -> str:

@@ -160,7 +160,7 @@ class Timetable(Requests):
         if not self._is_started:
             return
         hints = self._hints
-        if hints.horizon is not None and len(hints) < timers.HINTS_LOW and not self._is_paging:
+        if hints.is_short and not self._is_paging:
             self._is_paging = True
             self.send_after_commit(self.me.read_page)
         if self._round is not None:
@@ -327,7 +327,8 @@ class Timetable(Requests):
         if isinstance(row, CronRow):
             assert start.tick is not None
             self.record(timers.ticked(row, start.tick, error, now))
-            self._hint_cron(row.id, start.tick.next_at)
+            if start.tick.next_at is not None:
+                self._hint_cron(row.id, max(start.tick.next_at, now + TRY_AGAIN_US))
         else:
             self.record(timers.given_up(row, error, now))
 

@@ -169,7 +169,7 @@ class Requests(Actor):
             return
         if row.is_enabled != message.is_enabled:
             now = self.clock.now()
-            next_at = cron_expression.parse(row.expression).next_after(now) if message.is_enabled else None
+            next_at = timers.next_tick(row, now) if message.is_enabled else None
             self.record(CronChange(row.id, row.tenant_id, None, message.is_enabled, next_at, row.error, now))
             self._touch(current, row._replace(is_enabled=message.is_enabled, next_at=next_at))
             self._hint_cron(row.id, next_at)
