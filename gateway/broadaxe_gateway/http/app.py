@@ -9,10 +9,12 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     crons,
+    durable,
     logs,
     meta,
     metrics,
     rate_limits,
+    retired,
     runs,
     scheduled,
     tasks,
@@ -56,6 +58,18 @@ def create_app(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
     )
     app.include_router(meta.router)
-    for resource in (runs, tasks, logs, metrics, workflows, workers, rate_limits, crons, scheduled):
+    for resource in (
+        runs,
+        tasks,
+        durable,
+        logs,
+        metrics,
+        workflows,
+        workers,
+        rate_limits,
+        crons,
+        scheduled,
+        retired,
+    ):
         app.include_router(resource.router)
     return app
