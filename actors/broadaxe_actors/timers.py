@@ -34,12 +34,15 @@ CATCH_UP_US = 60_000_000
 Key = tuple[int, str]
 """When a timer is due, and its id: the order of all timers."""
 
+NOWHERE: Key = (-(1 << 62), "")
+"""Before any timer."""
+
 
 class Hints:
     """See the module."""
 
     def __init__(self) -> None:
-        self.horizon: Key | None = (-(1 << 62), "")
+        self.horizon: Key | None = NOWHERE
         """Up to it all timers have a hint; None: there is nothing further in Postgres. Before the first page: nothing has one."""
         self._due: dict[str, Timer] = {}
         self._line: list[Timer] = []

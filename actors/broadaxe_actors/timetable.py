@@ -337,7 +337,8 @@ class Timetable(Requests):
     def read_page(self) -> None:
         """All that was recorded before is committed: read which timers come next."""
         horizon = self._hints.horizon
-        self.fetch(self._store.page_timers, self._tenant_id, horizon, timers.PAGE, then=self.me.page_read)
+        after = None if horizon == timers.NOWHERE else horizon
+        self.fetch(self._store.page_timers, self._tenant_id, after, timers.PAGE, then=self.me.page_read)
 
     def page_read(self, _context: object, page: list[Timer] | None, error: BaseException | None) -> None:
         """The next timers."""
