@@ -13,13 +13,17 @@ from broadaxe_actors.messages import (
     CancelRuns,
     CloseSession,
     CloseSubscription,
+    CreateCron,
     DeleteRateLimit,
+    DeleteTimers,
+    EnableCron,
     EndSession,
     GetRun,
     GetStats,
     GetUsage,
     GetWorkerUsage,
     Heartbeat,
+    MoveScheduledRuns,
     OpenSession,
     OpenSubscription,
     PauseRateLimit,
@@ -39,6 +43,8 @@ from broadaxe_actors.messages import (
     ReportTasks,
     RunEvents,
     RunFinished,
+    RunTimer,
+    ScheduleRuns,
     SessionFull,
     StopWorker,
     TriggerRuns,
@@ -63,6 +69,7 @@ class TenantActors(NamedTuple):
     registry: "Handle[Any]"
     limits: "Directory[str]"
     """Rate-limit buckets by key."""
+    timetable: "Handle[Any]"
 
 
 _TO_TRACKER: dict[type, str] = {
@@ -89,8 +96,27 @@ _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
+_TO_TIMETABLE: dict[type, str] = {
+    ScheduleRuns: "schedule",
+    CreateCron: "ask",
+    EnableCron: "ask",
+    MoveScheduledRuns: "ask",
+    DeleteTimers: "ask",
+    RunTimer: "ask",
+}
 _NEW_WORK = frozenset(
-    {TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker, ReplayRuns, PutRateLimit}
+    {
+        TriggerRuns,
+        PushEvents,
+        PutLogs,
+        PutWorkflow,
+        RegisterWorker,
+        ReplayRuns,
+        PutRateLimit,
+        CreateCron,
+        ScheduleRuns,
+        RunTimer,
+    }
 )
 
 
@@ -194,6 +220,8 @@ class GatewayLink(Actor):
             actors.registry.get_usage.send(self.me, message)
         elif kind is PushEvents:
             actors.router.push.send(self.me, message)
+        elif kind in _TO_TIMETABLE:
+            getattr(actors.timetable, _TO_TIMETABLE[kind]).send(self.me, message)
         elif kind in _TO_LIMIT:
             actors.limits.send(message.key, _TO_LIMIT[kind], self.me, message)
         else:

@@ -12,6 +12,7 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     api_tokens,
+    crons,
     durable,
     limits,
     logs,
@@ -21,6 +22,7 @@ from broadaxe_gateway.http.rest import (
     rate_limits,
     retired,
     runs,
+    scheduled,
     tasks,
     tenants,
     users,
@@ -51,6 +53,8 @@ ROUTERS = (
     workflows.router,
     workers.router,
     rate_limits.router,
+    crons.router,
+    scheduled.router,
     webhook_routes.router,
     limits.router,
     retired.router,

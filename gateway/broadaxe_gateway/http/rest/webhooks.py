@@ -29,7 +29,6 @@ from broadaxe_gateway.webhooks.signatures import DeliveryRefused
 from broadaxe_storage.records_webhooks import WebhookRow
 
 DEFAULT_LIMIT = 20_000
-MAX_NAMES = 1_000
 
 router = APIRouter(prefix="/api/v1/stable/tenants/{tenant}/webhooks")
 
@@ -54,7 +53,7 @@ async def list_webhooks(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     limit: Annotated[int, Query(le=DEFAULT_LIMIT)] = DEFAULT_LIMIT,
     source_names: Annotated[list[Source] | None, Query(alias="sourceNames")] = None,
-    webhook_names: Annotated[list[str] | None, Query(alias="webhookNames", max_length=MAX_NAMES)] = None,
+    webhook_names: Annotated[list[str] | None, Query(alias="webhookNames")] = None,
 ) -> Response:
     """Newest first."""
     names = [check_text(name, "webhookNames") for name in webhook_names or ()]
@@ -156,7 +155,9 @@ async def list_refusals(tenant: Tenant, webhooks: Directory, taking: Taking, nam
 @router.post(
     "/{webhook}",
     response_model=shapes.WebhookResponse,
-    responses={HTTPStatus.NO_CONTENT: {"description": "Taken; the webhook returns no event."}},
+    responses={
+        HTTPStatus.NO_CONTENT: {"description": "taken; the webhook returns no event"},
+    },
 )
 async def receive(tenant: Annotated[UUID, Path()], taking: Taking, name: Name, request: Request) -> Response:
     """A delivery. Public: what proves it are the credentials or the signature that the webhook asks for."""
