@@ -114,6 +114,10 @@ class Catalog:
     def version(self, version_id: str) -> Version | None:
         return self._by_id.get(version_id)
 
+    def find(self, name: str) -> Version | None:
+        """The version that new runs use."""
+        return self._by_name.get(name)
+
     def latest(self, name: str) -> Version:
         """The version that new runs use. Raises `Refused` for an unknown name, offering the nearest."""
         version = self._by_name.get(name)

@@ -13,6 +13,8 @@ from broadaxe_actors.messages import (
     CancelRuns,
     CloseSession,
     CloseSubscription,
+    CreateFilter,
+    DeleteFilter,
     DeleteRateLimit,
     EndSession,
     GetRun,
@@ -42,6 +44,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
     UnpauseWorkflow,
     UnwatchRuns,
+    UpdateFilter,
     UpsertLabels,
     WatchRuns,
 )
@@ -85,9 +88,24 @@ _TO_TRACKER: dict[type, str] = {
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
+_TO_ROUTER: dict[type, str] = {
+    PushEvents: "push",
+    CreateFilter: "create_filter",
+    UpdateFilter: "update_filter",
+    DeleteFilter: "delete_filter",
+}
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
 _NEW_WORK = frozenset(
-    {TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker, ReplayRuns, PutRateLimit}
+    {
+        TriggerRuns,
+        PushEvents,
+        PutLogs,
+        PutWorkflow,
+        RegisterWorker,
+        ReplayRuns,
+        PutRateLimit,
+        CreateFilter,
+    }
 )
 
 
@@ -187,8 +205,8 @@ class GatewayLink(Actor):
             actors.registry.route.send(self.me, message)
         elif kind is RegisterWorker:
             actors.registry.register.send(self.me, message)
-        elif kind is PushEvents:
-            actors.router.push.send(self.me, message)
+        elif kind in _TO_ROUTER:
+            getattr(actors.router, _TO_ROUTER[kind]).send(self.me, message)
         elif kind in _TO_LIMIT:
             actors.limits.send(message.key, _TO_LIMIT[kind], self.me, message)
         else:

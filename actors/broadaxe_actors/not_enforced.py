@@ -11,8 +11,6 @@ from broadaxe_actors.definitions import WorkflowDefinition
 FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
     "batch_rate_limits": lambda w: any(task.rate_limits and task.batch for task in w.all_tasks),
     "crons": lambda w: bool(w.cron_triggers),
-    "event_wildcards": lambda w: any("*" in key for key in w.event_triggers),
-    "default_filters": lambda w: bool(w.default_filters),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
 }
 """Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""

@@ -13,9 +13,12 @@ from broadaxe_actors.messages.answers import (
     Reply,
 )
 from broadaxe_actors.messages.events import (
+    CreateFilter,
+    DeleteFilter,
     EventsPushed,
     NewEvent,
     PushEvents,
+    UpdateFilter,
 )
 from broadaxe_actors.messages.flow import (
     ActionStats,
@@ -96,6 +99,8 @@ __all__ = [
     "CancelTasks",
     "CloseSession",
     "CloseSubscription",
+    "CreateFilter",
+    "DeleteFilter",
     "DeleteRateLimit",
     "EndSession",
     "EventsPushed",
@@ -148,6 +153,7 @@ __all__ = [
     "TriggerRuns",
     "UnpauseWorkflow",
     "UnwatchRuns",
+    "UpdateFilter",
     "UpsertLabels",
     "WatchRuns",
     "WorkerInfo",
