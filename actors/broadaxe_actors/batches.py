@@ -216,7 +216,7 @@ class RunningBatch:
 class Batching:
     """What a task run of a batch task has besides."""
 
-    __slots__ = ("batch", "is_buffered", "key", "noted_attempt")
+    __slots__ = ("batch", "is_buffered", "key", "noted_attempt", "paid_attempt")
 
     def __init__(self) -> None:
         self.key: BatchKey | None = None
@@ -224,6 +224,8 @@ class Batching:
         self.is_buffered = False
         """It waits in the buffer of its group."""
         self.batch: RunningBatch | None = None
+        self.paid_attempt = -1
+        """The attempt that has the units of its rate limits."""
         self.noted_attempt = -1
         """The attempt whose wait for a batch stands in its history."""
 

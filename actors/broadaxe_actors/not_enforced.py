@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from broadaxe_actors.definitions import WorkflowDefinition
 
 FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
-    "batch_rate_limits": lambda w: any(task.rate_limits and task.batch for task in w.all_tasks),
     "crons": lambda w: bool(w.cron_triggers),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
 }

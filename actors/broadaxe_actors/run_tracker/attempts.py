@@ -67,6 +67,12 @@ class Attempts(Batches):
                 turn.unspent.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
                 self._line_up(task, turn)
                 continue
+            if task.batching is not None:
+                # It has the units of its rate limits, and holds no slot: on to its batch.
+                task.batching.paid_attempt = task.attempt
+                turn.freed.append((proposal.worker_id, proposal.task_run_id, proposal.attempt))
+                self._batches.to_group.append((task.id, task.attempt))
+                continue
             self._assign(task, proposal.worker_id, now, turn)
             if task.step.is_gated:
                 self._record_start(task)

@@ -39,7 +39,11 @@ class Lines(Routing):
         if step.is_gated and not self._is_admitted(task, turn):
             return
         if task.batching is not None:
-            self._batches.to_group.append((task.id, task.attempt))
+            ready = self._units_first(task, turn)
+            if ready is None:
+                self._batches.to_group.append((task.id, task.attempt))
+            else:
+                turn.ready.append(ready)
         elif step.is_routed or task.desired_labels is not None:
             ready = self._route(task, turn)
             if ready is not None:

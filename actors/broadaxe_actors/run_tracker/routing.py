@@ -27,6 +27,35 @@ DEMANDS_KEPT = 10_000
 class Routing(Places):
     """See the module."""
 
+    def _units_first(self, task: TaskRun, turn: Turn) -> Ready | None:
+        """The way of a task run to its batch, if it needs units of rate limits: it stands in line for those alone (behaviour-core 6.15).
+
+        With a worker that could run it, so that nothing is spent while there is none; the batch asks for the slot.
+        """
+        limits = _limits(task)
+        assert task.batching is not None
+        if not limits or task.batching.paid_attempt == task.attempt:
+            return None
+        self._put_in_force(limits, turn)
+        key = f"{_key(task.step, None, None, limits)}+batch"
+        demand = self._demands.get(key)
+        if demand is None:
+            spent = tuple((limit.key, limit.units) for limit in limits)
+            demand = self._keep(Demand(key, task.step.definition.action, (), limits=spent))
+        return Ready(task.id, task.attempt, demand, _lane(task), task.queue_priority, task.seq)
+
+    def _put_in_force(self, limits: tuple[Limit, ...], turn: Turn) -> None:
+        """Limits that a task run says itself."""
+        for limit in limits:
+            if limit.limit is not None:
+                turn.limits[limit.key] = (limit.limit, limit.duration_seconds)
+
+    def _keep(self, demand: Demand) -> Demand:
+        if len(self._demands) >= DEMANDS_KEPT:
+            self._demands.clear()
+        self._demands[demand.key] = demand
+        return demand
+
     def _route(self, task: TaskRun, turn: Turn) -> Ready | None:
         """What `TenantQueue` is told of a task run; None if it has to wait for the task by which its run finds a worker."""
         step, run = task.step, task.run
@@ -41,9 +70,7 @@ class Routing(Places):
             else:
                 prefers = desired
         limits = _limits(task)
-        for limit in limits:
-            if limit.limit is not None:
-                turn.limits[limit.key] = (limit.limit, limit.duration_seconds)
+        self._put_in_force(limits, turn)
         demand = self._demand(step, worker_id, task.desired_labels, limits)
         return Ready(task.id, task.attempt, demand, _lane(task), task.queue_priority, task.seq, prefers)
 
@@ -55,19 +82,11 @@ class Routing(Places):
         key = _key(step, worker_id, labels, limits)
         demand = self._demands.get(key)
         if demand is None:
-            if len(self._demands) >= DEMANDS_KEPT:
-                self._demands.clear()
             wanted: tuple[DesiredLabel, ...] = ()
             if worker_id is None:
                 wanted = step.demand.labels if labels is None else desired_labels(json.loads(labels))
-            demand = self._demands[key] = Demand(
-                key,
-                step.definition.action,
-                step.slots,
-                wanted,
-                worker_id,
-                tuple((limit.key, limit.units) for limit in limits),
-            )
+            spent = tuple((limit.key, limit.units) for limit in limits)
+            demand = self._keep(Demand(key, step.definition.action, step.slots, wanted, worker_id, spent))
         return demand
 
     # ------------------------------------------------------------ lines

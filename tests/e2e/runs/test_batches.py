@@ -61,6 +61,19 @@ def test_group_runs_no_more_batches_than_it_may(flows: FlowsUnderTest) -> None:
     assert len(started()) == 2
 
 
+def test_members_spend_from_rate_limits_before_they_join_their_batch(flows: FlowsUnderTest) -> None:
+    """Each run goes through its limits on its own, and only then to its batch (behaviour-core 6.15)."""
+    group = flows.new_gate()
+    runs = flows.start_many("metered-batch", [flows.plan(group=group) for _ in range(7)])
+    wait_until(lambda: sum(run.is_done() for run in runs) >= 4, what="four members with units", timeout=20)
+    other = flows.start_many("metered-batch", [flows.plan(group=flows.new_gate()) for _ in range(1)])
+    assert other[0].end(timeout=20).status == "COMPLETED"  # those who wait hold nobody up
+    ended = [run for run in runs if run.is_done()]
+    assert len(ended) == 4
+    assert {run.end().status for run in ended} == {"COMPLETED"}
+    assert {len(run.end().output("metered-batch")["companions"]) for run in ended} == {2}
+
+
 def test_broadcast_output_reaches_every_member(flows: FlowsUnderTest) -> None:
     answer = flows.call(
         do="run_many",

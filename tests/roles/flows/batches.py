@@ -26,6 +26,19 @@ def declare(flows: Flows) -> None:
         batch_group_max_runs=1,
     )
 
+    batch(
+        flows,
+        "metered-batch",
+        batch_max_size=2,
+        batch_max_interval=timedelta(milliseconds=500),
+        batch_group_key="input.group",
+        rate_limits=[
+            flows.sdk.RateLimit(
+                dynamic_key="input.group", units=1, limit=4, duration=flows.sdk.RateLimitDuration.HOUR
+            )
+        ],
+    )
+
     @flows.client.batch_task(
         name="broadcast",
         input_validator=Plan,

@@ -6,6 +6,7 @@ not committed is lost then, while the worker goes on with what it holds.
 
 import random
 from collections import Counter, deque
+from dataclasses import replace
 
 import pytest
 
@@ -23,7 +24,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
 )
 from broadaxe_actors.run_tracker import RunTracker
-from broadaxe_actors.runtime import Directory
+from broadaxe_actors.runtime import Actor, Directory
 from broadaxe_actors.runtime.clock import SeededRng, VirtualClock
 from broadaxe_actors.runtime.testing import Probe, peer
 from broadaxe_actors.settings import ShardSettings
@@ -46,6 +47,22 @@ BATCH = {"max_size": MAX_SIZE, "max_interval_ms": 1_000, "group_key": "input.g",
 CHANGED = tuple(name for name in TaskRunUpdate._fields if name not in ("id", "tenant_id", "expected_attempt"))
 
 
+class Granter(Actor):
+    """Stands for a rate-limit bucket that always has units."""
+
+    def __init__(self, queue, granted):
+        super().__init__()
+        self._queue = queue
+        self._granted = granted
+
+    def ask(self, units):
+        self._granted["units"] += units
+        self._queue.credits.send("k", units)
+
+    def give_back(self, units):
+        self._granted["units"] -= units
+
+
 class Life:
     """Some runs, one worker, and everything that happens to them."""
 
@@ -65,8 +82,9 @@ class Life:
         batch = TaskDefinition(
             "t", "b:t", batch=BATCH, retries=1, execution_timeout="5s", schedule_timeout="30s"
         )
+        metered = replace(batch, action="m:t", rate_limits=({"key": "k", "units": 1},))
         alone = TaskDefinition("t", "n:t", execution_timeout="5s")
-        for number, (name, task) in enumerate((("b", batch), ("n", alone))):
+        for number, (name, task) in enumerate((("b", batch), ("m", metered), ("n", alone))):
             self.call(
                 self.tracker,
                 "put_workflow",
@@ -87,14 +105,20 @@ class Life:
         self.gateway, self.worker = peer("gateway"), peer("worker")
         self.tracker, self.queue = peer("tracker"), peer("queue")
         self.alias = {}
+        self.granted, self.metered = Counter(), 0
         tracker = self.add(self.tracker, RunTracker, TENANT, MemoryStore(), ShardSettings(), Telemetry())
         self.add(self.queue, TenantQueue)
         self.buffers = Directory(tracker.runtime, self.spawn_buffer)
+        buckets = Directory(tracker.runtime, self.spawn_bucket)
         self.call(self.tracker, "connect", self.queue, peer("claims"), peer("router"), peer("supervisor"))
         self.call(self.tracker, "connect_buffers", self.buffers)
+        self.call(self.tracker, "connect_buckets", buckets)
+        self.call(self.queue, "connect_buckets", buckets)
         self.call(self.queue, "connect", self.tracker)
         self.call(self.queue, "connect_buffers", self.buffers)
-        self.call(self.queue, "put_worker", self.worker_id, frozenset({"b:t", "n:t"}), (("default", SLOTS),))
+        self.call(
+            self.queue, "put_worker", self.worker_id, frozenset({"b:t", "m:t", "n:t"}), (("default", SLOTS),)
+        )
         self.call(self.tracker, "worker_joined", self.worker_id, self.worker)
 
     def add(self, handle, actor_class, *args):
@@ -115,6 +139,12 @@ class Life:
     def spawn_buffer(self, key):
         handle = peer(f"buffer {key.group}")
         self.new_buffers.append((handle, key))
+        return handle
+
+    def spawn_bucket(self, key):
+        assert key == "k"
+        handle = peer("bucket k")
+        self.new_buffers.append((handle, None))
         return handle
 
     def restart(self):
@@ -148,6 +178,9 @@ class Life:
         self.new_buffers = []
         said = probe.call(method, *args)
         for buffer, key in self.new_buffers:
+            if key is None:
+                self.add(buffer, Granter, self.queue, self.granted)
+                continue
             self.add(buffer, BatchBuffer, key, self.queue, self.tracker, 100_000)
             self.keys[buffer] = key
         for sent in said.sends:
@@ -201,6 +234,8 @@ class Life:
         if method == "start_batches":
             for start in args[0]:
                 self.check_batch(start)
+                self.metered += sum(item.step.action == "m:t" for item in start.members)
+                assert self.metered <= self.granted["units"]
                 self.running.update(
                     (HeldAttempt(item.task_run_id, item.attempt), start.batch_id) for item in start.members
                 )
@@ -242,7 +277,7 @@ class Life:
         self.requests += 1
         runs = []
         for _ in range(self.rng.randint(1, 4)):
-            name, group = self.rng.choice((("b", b"x"), ("b", b"y"), ("n", b"z")))
+            name, group = self.rng.choice((("b", b"x"), ("b", b"y"), ("m", b"x"), ("n", b"z")))
             runs.append(NewRun(name, b'{"g":"%s"}' % group, "{}", new_id(), self.rng.choice((None, 3))))
         self.call(self.tracker, "trigger", self.gateway, TriggerRuns(self.requests, TENANT, tuple(runs)))
 
@@ -366,4 +401,6 @@ def test_every_life_with_batches_ends_and_every_slot_comes_back(block):
             error.add_note(f"seed {seed}")
             raise
         hits += life.hits
+        hits["metered"] += life.metered
     assert {"restart", "lose", "cancel", "release", "repeat", "pause", "retired"} <= set(hits)
+    assert hits["metered"]
