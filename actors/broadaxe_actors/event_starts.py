@@ -18,6 +18,8 @@ from broadaxe_actors.event_patterns import EventPatterns
 from broadaxe_actors.messages import (
     CreateFilter,
     DeleteFilter,
+    EvaluateFilter,
+    FilterEvaluated,
     NewEvent,
     PushEvents,
     Refusal,
@@ -181,6 +183,35 @@ class EventStarts(Actor):
         self._filters.put(row)
         self.record(row)
         self._reply(gateway, request_id, row)
+
+    # ------------------------------------------------------------ the trial of an expression
+
+    def evaluate_filter(self, gateway: "Handle[Any]", message: EvaluateFilter) -> None:
+        """Try an expression; answered with a `FilterEvaluated`."""
+        values = {
+            "input": message.input,
+            "payload": message.payload,
+            "additional_metadata": message.metadata,
+        }
+        try:
+            expression = cel.compile(message.expression, cel.Environment.EVENT_FILTER)
+            if not expression.is_cheap(values):
+                context = (gateway, message.request_id)
+                self.fetch(
+                    self._evaluator.evaluate_apart, expression, values, then=self.me.tried, context=context
+                )
+                return
+            found = FilterEvaluated(bool(expression.evaluate(values)), None)
+        except cel.CelError as error:
+            found = FilterEvaluated(None, str(error))
+        self._reply(gateway, message.request_id, found)
+
+    def tried(self, context: tuple["Handle[Any]", int], value: object, error: BaseException | None) -> None:
+        """An expression that was tried outside of this process has its value."""
+        if error is not None and not isinstance(error, cel.EvaluationFailed):
+            raise error
+        found = FilterEvaluated(None, str(error)) if error is not None else FilterEvaluated(bool(value), None)
+        self._reply(*context, found)
 
     # ------------------------------------------------------------ pushes
 

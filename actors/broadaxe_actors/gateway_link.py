@@ -17,6 +17,7 @@ from broadaxe_actors.messages import (
     DeleteFilter,
     DeleteRateLimit,
     EndSession,
+    EvaluateFilter,
     GetRun,
     GetStats,
     Heartbeat,
@@ -93,6 +94,7 @@ _TO_ROUTER: dict[type, str] = {
     CreateFilter: "create_filter",
     UpdateFilter: "update_filter",
     DeleteFilter: "delete_filter",
+    EvaluateFilter: "evaluate_filter",
 }
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
 _NEW_WORK = frozenset(

@@ -58,3 +58,21 @@ class DeleteFilter(NamedTuple):
     request_id: int
     tenant_id: str
     filter_id: str
+
+
+class EvaluateFilter(NamedTuple):
+    """Try the expression of an event filter without an event. Reply: `FilterEvaluated`."""
+
+    request_id: int
+    tenant_id: str
+    expression: str
+    input: str
+    payload: str
+    metadata: str
+    """JSON object texts, these three."""
+
+
+class FilterEvaluated(NamedTuple):
+    value: bool | None
+    error: str | None
+    """Why there is no value."""
