@@ -42,6 +42,7 @@ from broadaxe._errors import (
     TaskRunError,
 )
 from broadaxe._events import BulkPushEventWithMetadata, Event, EventClient, PushEventOptions
+from broadaxe._filters import CELClient, FiltersClient
 from broadaxe._options import (
     ConcurrencyExpression,
     ConcurrencyLimitStrategy,
@@ -70,10 +71,17 @@ from broadaxe._types import EmptyModel
 from broadaxe._worker import Worker
 from broadaxe._workflow import Workflow
 from broadaxe.models import (
+    CELEvaluationResult,
+    CELFailure,
+    CELSuccess,
     RateLimitList,
     RateLimitOrderByDirection,
     RateLimitOrderByField,
     UpdateWorkerRequest,
+    V1Event,
+    V1EventList,
+    V1Filter,
+    V1FilterList,
     V1LogLine,
     V1LogLineLevel,
     V1LogLineList,
@@ -82,6 +90,7 @@ from broadaxe.models import (
     V1TaskStatus,
     V1TaskSummary,
     V1TaskSummaryList,
+    V1UpdateFilterRequest,
     V1WorkflowRun,
     V1WorkflowRunDetails,
     V1WorkflowType,
@@ -99,6 +108,10 @@ __all__ = [
     "BulkCancelReplayOpts",
     "BulkPushEventWithMetadata",
     "BulkTriggerIdempotencyCollisionError",
+    "CELClient",
+    "CELEvaluationResult",
+    "CELFailure",
+    "CELSuccess",
     "ClientClosedError",
     "ClientConfig",
     "ClientTLSConfig",
@@ -115,6 +128,7 @@ __all__ = [
     "Event",
     "EventClient",
     "FailedRunError",
+    "FiltersClient",
     "HealthcheckConfig",
     "IdempotencyCollisionError",
     "InvalidInputError",
@@ -158,6 +172,10 @@ __all__ = [
     "TriggerWorkflowOptions",
     "UpdateWorkerRequest",
     "UserEventCondition",
+    "V1Event",
+    "V1EventList",
+    "V1Filter",
+    "V1FilterList",
     "V1LogLine",
     "V1LogLineLevel",
     "V1LogLineList",
@@ -166,6 +184,7 @@ __all__ = [
     "V1TaskStatus",
     "V1TaskSummary",
     "V1TaskSummaryList",
+    "V1UpdateFilterRequest",
     "V1WorkflowRun",
     "V1WorkflowRunDetails",
     "V1WorkflowType",
