@@ -1,7 +1,7 @@
 """Ready task runs and free slots: who runs next, and where. Pure.
 
 `Matcher` puts together what stands in modules of its own: what waits (`backlog`) and its order (`lanes`), workers and their slots
-(`worker_pools`), and rate-limit credits (`credits`). A task run has its slot and its credits in one step, or neither.
+(`worker_pools`), rate-limit credits (`credits`), and slots saved up for who needs several (`savings`). A task run has its slot and its credits in one step, or neither.
 
 What cannot run is not looked at: a need without a slot waits to be told of one, a sub-queue without credits is woken by its bucket, an action
 that is paused takes no turns. So a task run costs the same whatever waits.
@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 from broadaxe_actors.backlog import Backlog
 from broadaxe_actors.credits import OverLimit, Receipt
 from broadaxe_actors.lanes import ActionQueue, Cell, Choice, Demand, Ready, SubQueue, WaitingNeed
+from broadaxe_actors.savings import Savings
 from broadaxe_actors.worker_labels import DesiredLabel, Labels, desired_labels
 from broadaxe_actors.worker_pools import LOOKS, Shelf, Slots, Worker
 
@@ -64,6 +65,7 @@ class Matcher(Backlog):
         self._ageing = priority_ageing
         """See `lanes`; 0 is off."""
         self._workers = self._fleet.workers
+        self._savings = Savings(self._fleet)
 
     # ------------------------------------------------------------ workers
 
@@ -139,6 +141,10 @@ class Matcher(Backlog):
                     found[key, str(value), pool] = total + units, used + units - worker.free[pool]
         return [LabelSlots(*names, *units) for names, units in found.items()]
 
+    def savings(self) -> dict[str, Slots]:
+        """Workers that take nothing but what asks for these units."""
+        return self._savings.by_worker()
+
     # ------------------------------------------------------------ credits
 
     def grant(self, key: str, units: int) -> None:
@@ -196,11 +202,17 @@ class Matcher(Backlog):
                     break
             elif not ((offers or self._credits.offers) and self._wake()):
                 break
+        self._savings.matched(len(proposals), is_full=len(proposals) >= limit)
         return proposals
 
     def can_match(self) -> bool:
         """Whether something waits that is not known to be unable to run."""
-        return bool(self._fleet.offers) or self._turns.first() is not None or bool(self._credits.offers)
+        return (
+            bool(self._fleet.offers)
+            or self._turns.first() is not None
+            or bool(self._credits.offers)
+            or self._savings.is_idle
+        )
 
     def _serve(self, action: ActionQueue, proposals: list[Proposal], limit: int) -> None:  # noqa: C901 - see `_hand_out`
         """The turn of an action: a task run, or as many as may be if nothing else has a turn."""
@@ -216,6 +228,7 @@ class Matcher(Backlog):
             shelf = need.find(self._numbers)
             if shelf is None:
                 need.block()
+                self._savings.blocked(need)
                 self._rest(action)
                 return
         spent: tuple[Receipt, ...] = ()
@@ -228,6 +241,7 @@ class Matcher(Backlog):
         elif action.solo is not None and need.only is not None and self._turns.is_alone and not shelf.untold:
             most = min(limit - len(proposals), len(cell.items))
         self._hand_out(need, queue, cell, shelf, most, spent, proposals)
+        self._savings.served(need)
         if self._ageing:
             action.age(level)
         action.turn = need.turn = cell.lane.turn = next(self._numbers)
@@ -236,6 +250,7 @@ class Matcher(Backlog):
         if need.only is not None and not shelf.available:
             need.find(self._numbers)
             need.block()
+            self._savings.blocked(need)
         if action.told:
             self._tell_next(action)
         if action.size:
@@ -309,6 +324,8 @@ class Matcher(Backlog):
         """A worker, if it can take a task run now."""
         worker = self._workers.get(worker_id)
         if worker is None or not worker.is_open or need.action_name not in worker.worker_class.actions:
+            return None
+        if worker.saves_for not in (None, need.slots):
             return None
         free = worker.free
         return worker if all(free.get(pool, 0) >= units for pool, units in need.slots) else None

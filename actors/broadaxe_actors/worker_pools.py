@@ -48,6 +48,7 @@ class Worker:
         "is_open",
         "labels",
         "own_shelves",
+        "saves_for",
         "shelves",
         "spent",
         "total",
@@ -65,6 +66,8 @@ class Worker:
         self.spent: dict[tuple[str, int], tuple[Receipt, ...]] = {}
         """Receipts for rate-limit credits, of those that spent any."""
         self.is_open = False
+        self.saves_for: Slots | None = None
+        """It takes nothing but what asks for these units: see `savings`."""
         self.labels: dict[str, Label] = dict(labels)
         self.worker_class = worker_class
         self.shelves: list[Shelf] = list(worker_class.shelves.values())
@@ -134,8 +137,12 @@ class Shelf:
 
     def put_if_fits(self, worker: Worker) -> None:
         """An open worker with the units free stands here."""
-        if worker.is_open and self.fits(worker):
+        if self.may_take(worker):
             self.available[worker] = None
+
+    def may_take(self, worker: Worker) -> bool:
+        """Whether a worker is open for these units, and has them free."""
+        return worker.is_open and worker.saves_for in (None, self.slots) and self.fits(worker)
 
 
 class Need:
@@ -147,6 +154,7 @@ class Need:
         "groups",
         "homes",
         "is_blocked",
+        "is_wide",
         "labels",
         "only",
         "slots",
@@ -161,6 +169,7 @@ class Need:
         self.action = action
         self.action_name = action.name
         self.slots = slots
+        self.is_wide = sum(units for _, units in slots) > 1
         self.labels = labels
         self.worker_id = worker_id
         self.homes: dict[Shelf, int] = {}
@@ -299,6 +308,23 @@ class Fleet:
         if shelf.available:
             self.offers[shelf] = None
 
+    def eligible(self, need: Need) -> Iterable[Worker]:
+        """Workers that could run it if they had room."""
+        if need.worker_id is not None:
+            worker = self.workers.get(need.worker_id)
+            return [worker] if worker is not None and need.action_name in worker.worker_class.actions else []
+        if need.labels:
+            found = self._candidates(need)
+            return (worker for worker in found if weight_of(need.labels, worker.labels) is not None)
+        classes = self._serving.get(need.action_name, ())
+        return chain.from_iterable(worker_class.members.values() for worker_class in classes)
+
+    def save_for(self, worker: Worker, slots: Slots | None) -> None:
+        """A worker takes nothing but what asks for these units; None: everything again."""
+        worker.saves_for = slots
+        if worker.id in self.workers:
+            self._restock(worker)
+
     def _candidates(self, need: Need) -> Iterable[Worker]:
         for label in need.labels:
             if label.required and label.comparator == "EQUAL":
@@ -341,6 +367,7 @@ class Fleet:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return
+        worker.saves_for = None
         worker_class = worker.worker_class
         del worker_class.members[worker_id]
         for shelf in worker.shelves:
@@ -364,6 +391,7 @@ class Fleet:
         worker = self.workers.get(worker_id)
         if worker is not None and worker.is_open != is_open:
             worker.is_open = is_open
+            worker.saves_for = None
             self._restock(worker)
 
     def set_labels(self, worker_id: str, labels: Labels) -> None:
@@ -372,6 +400,8 @@ class Fleet:
         if worker is None:
             return
         self._unlabel(worker)
+        if worker.saves_for is not None:
+            self.save_for(worker, None)
         worker.labels = dict(labels)
         for item in worker.labels.items():
             self._by_label[item][worker] = None
@@ -408,6 +438,8 @@ class Fleet:
                 elif len(available) > 1:
                     del available[worker]
                     available[worker] = None
+        if worker.saves_for is not None and worker.saves_for == slots:
+            self.save_for(worker, None)
 
     def release(self, worker: Worker, task: tuple[str, int]) -> None:
         """An attempt gives its units back; one that has none is fine."""
@@ -419,6 +451,9 @@ class Fleet:
             free[pool] += units
         if not worker.is_open:
             return
+        if worker.saves_for is not None:
+            self._restock(worker)
+            return
         for shelf in worker.shelves:
             if worker not in shelf.available and (
                 free.get(shelf.pool, 0) >= shelf.units if shelf.pool else shelf.fits(worker)
@@ -428,10 +463,9 @@ class Fleet:
                     self.offers[shelf] = None
 
     def _restock(self, worker: Worker) -> None:
-        is_open = worker.is_open
         for shelf in worker.shelves:
             available = shelf.available
-            if is_open and shelf.fits(worker):
+            if shelf.may_take(worker):
                 if worker not in available:
                     available[worker] = None
                     if shelf.untold:

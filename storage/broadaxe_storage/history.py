@@ -15,7 +15,9 @@ May touch asyncpg through `pool`. Facts to know:
 
 from collections.abc import Sequence
 
+from broadaxe_storage.metadata_filter import metadata_filter
 from broadaxe_storage.pool import Pool
+from broadaxe_storage.positions import Position, Positions
 from broadaxe_storage.records import (
     FINAL_STATES,
     EventRow,
@@ -36,8 +38,14 @@ from broadaxe_storage.summaries import (
     StartedRun,
 )
 
-LISTING_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
-"""Of the sessions that listings use."""
+LISTING_SETTINGS = {
+    "plan_cache_mode": "force_custom_plan",
+    "random_page_cost": "0.2",
+    "seq_page_cost": "0.2",
+    "work_mem": "16MB",
+}
+"""Of the sessions that listings use. What people list is mostly in memory: with the usual costs of pages the planner would read
+whole indexes to spare a few."""
 LOOK_UP_SETTINGS = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 """Of the sessions that look up by id: with a partition a day, planning takes ten times as long as reading."""
 COUNT_CAP = 10_000
@@ -53,6 +61,7 @@ class History:
         """Connects nothing: use `open`. The sessions of the pools have the settings above."""
         self._listings = listings
         self._look_ups = look_ups
+        self._positions = Positions()
 
     async def open(self) -> None:
         """Connect what is always kept. Raises `CannotConnect`."""
@@ -77,11 +86,28 @@ class History:
             rows = await self._listings.fetch(
                 "list_task_runs", tenant_id, *_arguments(query), query.worker_id, has_payloads, limit, offset
             )
+            return [RunSummary._make(row) for row in rows]
+        before = self._positions.find(tenant_id, query, offset)
+        paging = (limit, offset, None, None) if before is None else (limit, 0, *before)
+        if len(query.workflow_ids) > 1:
+            each = query._replace(workflow_ids=())
+            rows = await self._listings.fetch(
+                "list_runs_of_workflows",
+                tenant_id,
+                *_arguments(each),
+                has_payloads,
+                *paging,
+                query.workflow_ids,
+            )
         else:
             rows = await self._listings.fetch(
-                "list_runs", tenant_id, *_arguments(query), has_payloads, limit, offset
+                "list_runs", tenant_id, *_arguments(query), has_payloads, *paging
             )
-        return [RunSummary._make(row) for row in rows]
+        page = [RunSummary._make(row) for row in rows]
+        if len(page) == limit:
+            last = Position(page[-1].created_at, page[-1].id)
+            self._positions.keep(tenant_id, query, offset + limit, last)
+        return page
 
     async def count_runs(self, tenant_id: str, query: RunQuery, *, cap: int = COUNT_CAP) -> int:
         """How many runs or task runs a listing has in all, but at most `cap`."""
@@ -93,6 +119,18 @@ class History:
         else:
             count = await self._listings.fetchval("count_runs", tenant_id, *_arguments(query), cap)
         return count
+
+    async def count_states(self, tenant_id: str, query: RunQuery) -> dict[int, int]:
+        """How many task runs that a query means are in each state. All of them are read: some 2,000,000 a second."""
+        rows = await self._listings.fetch("count_task_states", tenant_id, *_arguments(query), query.worker_id)
+        return {row[0]: row[1] for row in rows}
+
+    async def count_ends(
+        self, tenant_id: str, since: int, until: int, stretch_seconds: int
+    ) -> list[tuple[int, int, int]]:
+        """Of task runs created since, and ended before: beginning of a stretch of time, state, how many ended so in it."""
+        rows = await self._listings.fetch("count_task_ends", tenant_id, since, until, float(stretch_seconds))
+        return [(row[0], row[1], row[2]) for row in rows]
 
     async def list_run_ids(self, tenant_id: str, query: RunQuery) -> list[str]:
         """Ids of all runs that a query means, in any order."""
@@ -144,23 +182,19 @@ class History:
 
     async def list_logs(self, tenant_id: str, query: LogQuery) -> list[LogRow]:
         """Log lines by the time that they carry, those of one time as they were stored."""
-        steps = query.steps
         rows = await self._listings.fetch(
-            "list_logs",
-            tenant_id,
-            query.task_run_ids or None,
-            query.since,
-            query.until,
-            query.search or None,
-            query.levels or None,
-            query.attempt,
-            query.workflow_ids or None,
-            None if steps is None else [version_id for version_id, _ in steps],
-            None if steps is None else [step_index for _, step_index in steps],
-            query.is_descending,
-            query.limit,
+            "list_logs", tenant_id, *_line_arguments(query), query.is_descending, query.limit
         )
         return [LogRow._make(row) for row in rows]
+
+    async def count_logs(
+        self, tenant_id: str, query: LogQuery, stretch_seconds: int
+    ) -> list[tuple[int, str, int]]:
+        """Beginning of a stretch of time, level, how many lines of it there are in it. Lines without a level are left out."""
+        rows = await self._listings.fetch(
+            "count_logs", tenant_id, *_line_arguments(query), float(stretch_seconds)
+        )
+        return [(row[0], row[1], row[2]) for row in rows]
 
     # ---------------------------------------------------------------- workflows and workers
 
@@ -292,16 +326,16 @@ class History:
 
 
 def _arguments(query: RunQuery) -> tuple[object, ...]:
-    """$2 to $13 of the listings: None where the query does not narrow."""
+    """$2 to $16 of the listings: None where the query does not narrow."""
+    workflows = query.workflow_ids
     return (
         query.since,
         _LAST_TIME if query.until is None else query.until,
         query.since - _CLOCK_SLACK_US,
         query.states or None,
-        query.workflow_ids or None,
-        [key for key, _ in query.metadata] or None,
-        [value for _, value in query.metadata] or None,
-        len(query.metadata) if query.needs_all_metadata else 1,
+        workflows if len(workflows) > 1 else None,
+        workflows[0] if len(workflows) == 1 else None,
+        *metadata_filter(query),
         query.parent_task_run_id,
         query.triggering_event_id,
         query.idempotency_keys or None,
@@ -326,3 +360,19 @@ def _event_arguments(query: EventQuery) -> tuple[object, ...]:
 
 def _each_once(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(texts))
+
+
+def _line_arguments(query: LogQuery) -> tuple[object, ...]:
+    """$2 to $10 of what is asked of log lines: None where the query does not narrow."""
+    steps = query.steps
+    return (
+        query.task_run_ids or None,
+        query.since,
+        query.until,
+        query.search or None,
+        query.levels or None,
+        query.attempt,
+        query.workflow_ids or None,
+        None if steps is None else [version_id for version_id, _ in steps],
+        None if steps is None else [step_index for _, step_index in steps],
+    )

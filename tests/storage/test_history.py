@@ -1,5 +1,6 @@
 """What people list and look up, on both ends of the range of Postgres: live and ended runs alike."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -304,6 +305,144 @@ async def test_a_listing_reaches_over_days(store: PostgresStore, writer: Writer)
     ]
 
 
+METADATA = (
+    ("text", '{"v": "5"}'),
+    ("number", '{"v": 5}'),
+    ("fraction", '{"v": 5.0}'),
+    ("list", '{"v": ["5", 5, true, "x"]}'),
+    ("boolean", '{"v": true}'),
+    ("true text", '{"v": "true"}'),
+    ("word", '{"v": "x"}'),
+    ("object", '{"v": {"x": 1}}'),
+    ("null", '{"v": null}'),
+    ("deeper", '{"w": {"v": "x"}}'),
+    ("quotes", json.dumps({'a"b$.\\': "'\u00e4"})),
+    ("none", "{}"),
+)
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+@pytest.mark.parametrize(
+    ("items", "needs_all", "found"),
+    [
+        ((("v", "5"),), False, {"text", "number"}),
+        ((("v", "5.0"),), False, {"fraction"}),
+        ((("v", "true"),), False, {"boolean", "true text"}),
+        ((("v", "x"),), False, {"word"}),
+        ((("v", '{"x": 1}'),), False, {"object"}),
+        ((("v", "null"),), False, set()),
+        ((("v", "x"), ("v", "5")), False, {"text", "number", "word"}),
+        ((("v", "x"), ("v", "5")), True, set()),
+        ((("v", "x"), ("n", "0")), True, {"word"}),
+        ((("v", "x"), ("n", "1")), False, {"word", "deeper"}),
+        ((('a"b$.\\', "'\u00e4"),), False, {"quotes"}),
+        ((("v", "y"),), False, set()),
+    ],
+)
+async def test_metadata_are_compared_as_text(
+    store: PostgresStore,
+    writer: Writer,
+    items: tuple[tuple[str, str], ...],
+    needs_all: bool,
+    found: set[str],
+    is_ended: bool,
+) -> None:
+    def made(name: str, text: str) -> str:
+        return json.dumps(json.loads(text) | {"n": int(name == "deeper")}) if text != "{}" else text
+
+    lone = {name: make_task_run(metadata=made(name, text)) for name, text in METADATA}
+    runs = {name: make_run(metadata=made(name, text)) for name, text in METADATA}
+    tasks = {name: make_member(run) for name, run in runs.items()}
+    await writer.commit(created=[*lone.values(), *runs.values(), *tasks.values()])
+    if is_ended:
+        await writer.commit(
+            finished=[make_finish(row) for row in lone.values()],
+            settled=[make_settle(row) for row in tasks.values()],
+            ended=[make_run_finish(run, 1) for run in runs.values()],
+        )
+    query = RunQuery(0, metadata=items, needs_all_metadata=needs_all)
+    history = store.history
+    for only_tasks, kinds in ((False, (lone, runs)), (True, (lone, tasks))):
+        wanted = query._replace(only_tasks=only_tasks)
+        expected = {rows[name].id for rows in kinds for name in found}
+        assert {row.id for row in await history.list_runs(TENANT, wanted, limit=50)} == expected
+        assert await history.count_runs(TENANT, wanted) == len(expected)
+    assert set(await history.list_run_ids(TENANT, query)) == {
+        rows[name].id for rows in (lone, runs) for name in found
+    }
+
+
+@pytest.mark.parametrize("kind", ["all", "one workflow", "two workflows", "metadata"])
+async def test_pages_follow_each_other_whatever_comes_meanwhile(
+    store: PostgresStore, writer: Writer, kind: str
+) -> None:
+    often, other, third = new_id(), new_id(), new_id()
+    start = now_us() - HOUR_US
+    rows = [
+        # Three rows of each moment: of those the id decides.
+        make_task_run(
+            created_at=start + n // 3,
+            workflow_id=often if n % 10 < 7 else (other, third)[n % 2],
+            metadata='{"a": "x"}',
+        )
+        for n in range(1_800)
+    ]
+    await writer.commit(created=rows)
+    await writer.commit(finished=[make_finish(row, state=S.FAILED) for row in rows[::2]])
+    query = {
+        "all": RunQuery(start),
+        "one workflow": RunQuery(start, workflow_ids=(often,)),
+        "two workflows": RunQuery(start, workflow_ids=(other, often)),
+        "metadata": RunQuery(start, metadata=(("a", "x"),)),
+    }[kind]
+    wanted = sorted(
+        (row for row in rows if row.workflow_id in (query.workflow_ids or (often, other, third))),
+        key=lambda row: (row.created_at, row.id),
+        reverse=True,
+    )
+    history = store.history
+    found: list[str] = []
+    for offset in range(0, len(wanted), 250):
+        found += [row.id for row in await history.list_runs(TENANT, query, limit=250, offset=offset)]
+        if offset == 1_000:
+            late = make_task_run(workflow_id=often, metadata='{"a": "x"}')
+            await writer.commit(created=[late])
+    assert found == [row.id for row in wanted]
+    # A page up to which nobody has read is counted from the newest.
+    at = len(wanted) - 30
+    page = await history.list_runs(TENANT, query, limit=3, offset=at + 1)
+    assert [row.id for row in page] == [row.id for row in wanted[at : at + 3]]
+    assert (await history.list_runs(TENANT, query, limit=1))[0].id == late.id
+
+
+async def test_task_runs_are_counted_by_state_and_end(store: PostgresStore, world: World) -> None:
+    history = store.history
+    counts = await history.count_states(TENANT, RunQuery(0, only_tasks=True))
+    assert counts == {
+        S.QUEUED: 1,
+        S.RUNNING: 1,
+        S.COMPLETED: 3,
+        S.FAILED: 1,
+        S.CANCELLED: 1,
+        S.WAITING: 3,
+    } or sum(counts.values()) == len([name for name, row in world.rows.items() if row.step_index >= 0])
+    assert await history.count_states(TENANT, RunQuery(0, only_tasks=True, metadata=(("b", "z"),))) == {
+        S.COMPLETED: 1,
+        S.CANCELLED: 1,
+    }
+    assert await history.count_states(new_id(), RunQuery(0)) == {}
+    stretch = 60
+    ends = await history.count_ends(TENANT, world.start, world.start + HOUR_US, stretch)
+    begun = {at for at, _, _ in ends}
+    assert all(at % (stretch * 1_000_000) == 0 for at in begun)
+    by_state: dict[int, int] = {}
+    for _, state, count in ends:
+        by_state[state] = by_state.get(state, 0) + count
+    assert by_state == {S.COMPLETED: 3, S.FAILED: 1, S.CANCELLED: 1}
+    assert await history.count_ends(TENANT, world.start + 1_000, world.start + HOUR_US, stretch) == []
+    assert await history.count_ends(new_id(), world.start, world.start + HOUR_US, stretch) == []
+
+
 # ---------------------------------------------------------------- by id
 
 
@@ -437,6 +576,30 @@ async def test_timelines_of_several_task_runs_come_together(store: PostgresStore
 
 
 # ---------------------------------------------------------------- log lines
+
+
+async def test_log_lines_are_counted_by_level_and_time(store: PostgresStore, writer: Writer) -> None:
+    minute = 60_000_000
+    task = make_task_run()
+    lines = [
+        make_log(task.id, created_at=at, level=level, message=b"Oops" if at else b"fine")
+        for at, level in (
+            (0, "INFO"),
+            (1, "INFO"),
+            (minute, "ERROR"),
+            (minute + 1, None),
+            (2 * minute, "INFO"),
+        )
+    ]
+    await writer.commit(created=[task], logs=[*lines, make_log(new_id(), tenant_id=new_id(), created_at=0)])
+    history = store.history
+    assert sorted(await history.count_logs(TENANT, LogQuery(), 60)) == [
+        (0, "INFO", 2),
+        (minute, "ERROR", 1),
+        (2 * minute, "INFO", 1),
+    ]
+    query = LogQuery(since=0, until=2 * minute, search="oops", workflow_ids=(task.workflow_id,))
+    assert sorted(await history.count_logs(TENANT, query, 60)) == [(0, "INFO", 1), (minute, "ERROR", 1)]
 
 
 async def test_log_lines_are_found_by_what_they_are(

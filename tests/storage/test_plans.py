@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import AsyncIterator
 
@@ -9,6 +10,7 @@ import asyncpg
 import pytest
 
 from broadaxe_storage.config import DatabaseConfig
+from broadaxe_storage.history import LISTING_SETTINGS
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.queries import load
 from broadaxe_storage.records import Batch, IdempotencyRelease, RateLimitDrop, RunRevival
@@ -33,6 +35,7 @@ from tests.postgres import TestServer
 
 LIVES = 20
 CROWD = 4_000
+WORKFLOW = new_id()
 TABLES = "^(task_run|idempotency_key|rate_limit)"
 """What is watched."""
 
@@ -189,6 +192,8 @@ async def crowded(postgres_server: TestServer) -> AsyncIterator["asyncpg.Connect
             idempotency_key=f"key {n}" if n % 10 < 9 else None,
             parent_task_run_id=new_id() if n % 2 else None,
             triggering_event_id=new_id() if n % 3 else None,
+            workflow_id=WORKFLOW if n % 20 == 0 else new_id(),
+            metadata=json.dumps({"tier": str(n % 400), "env": "prod"}) if n % 2 else "{}",
         )
         for n in range(CROWD)
     ]
@@ -207,48 +212,91 @@ async def crowded(postgres_server: TestServer) -> AsyncIterator["asyncpg.Connect
     )
     await store.close()
     connection = await asyncpg.connect(url)
-    await connection.execute("ANALYZE task_run; ANALYZE task_run_history; ANALYZE log_line")
+    for table in ("task_run", "task_run_history", "log_line"):
+        await connection.execute(f"VACUUM (ANALYZE) {table}")
     yield connection
     await connection.close()
     await postgres_server.drop_database(url)
 
 
 LISTED = "'{0}', now() - interval '1 day', 'infinity', now() - interval '2 days'"
-EVER = "NULL, NULL, NULL, NULL, 1"
 ORDERED = "task_run_list_runs tenant_id_created_at_id_idx"
 PARENT = "task_run_parent parent_task_run_id_idx"
+FAILED = "tenant_id_created_at_id_state_wor_idx"
+BY_WORKFLOW = "workflow_id_created_at_idx"
+METADATA = "metadata_idx"
+NARROWED = {
+    "states": "NULL",
+    "workflows": "NULL",
+    "workflow": "NULL",
+    "contains": "NULL",
+    "path": "NULL",
+    "keys": "NULL",
+    "values": "NULL",
+    "least": "1",
+    "parent": "NULL",
+    "event": "NULL",
+    "idempotency_keys": "NULL",
+    "live": "true",
+}
+
+
+def asked(*more: str, **given: str) -> str:
+    """Arguments of a listing that is narrowed by these."""
+    assert set(given) <= set(NARROWED)
+    return ", ".join((LISTED, *(NARROWED | given).values(), *more))
+
+
+FIRST_PAGE = ("false", "50", "0", "NULL", "NULL")
+LAST_PAGE = ("false", "50", "9950", "NULL", "NULL")
+RARE = """'{{"tier": "7"}}'"""
+FINAL = {"live": "false"}
 LISTINGS = (
     # query, arguments, what its plan has, what it has not
-    ("list_runs", f"{LISTED}, {EVER}, NULL, NULL, NULL, true, false, 50, 0", ORDERED, "Sort"),
+    ("list_runs", asked(*FIRST_PAGE), ORDERED, "Sort"),
+    ("list_runs", asked(*LAST_PAGE), ORDERED, "Sort"),
     (
         "list_runs",
-        f"{LISTED}, '{{{{6,7}}}}', NULL, NULL, NULL, 1, NULL, NULL, NULL, false, false, 50, 0",
-        "id_idx",
+        asked("false", "50", "0", "now()", "'{0}'"),
+        f"{ORDERED} ROW(created_at,",
+        "Sort",
+    ),
+    ("list_runs", asked(*FIRST_PAGE, states="'{{6,7}}'", **FINAL), "id_idx", "task_run_list"),
+    (
+        "list_runs",
+        asked(*LAST_PAGE, states="'{{8}}'", **FINAL),
+        f"Index_Only_Scan {FAILED}",
         "task_run_list",
     ),
+    ("count_runs", asked("50", states="'{{8}}'", **FINAL), f"Index_Only_Scan {FAILED}", "task_run_list"),
     (
-        "list_runs",
-        f"{LISTED}, '{{{{7,8}}}}', NULL, NULL, NULL, 1, NULL, NULL, NULL, false, false, 50, 0",
-        "id_idx2",
+        "count_runs",
+        asked("10000", states="'{{7}}'", workflow="'{1}'", **FINAL),
+        f"Index_Only_Scan {FAILED}",
         "task_run_list",
     ),
-    ("list_runs", f"{LISTED}, {EVER}, '{{0}}', NULL, NULL, true, false, 50, 0", PARENT, ORDERED),
+    ("list_runs", asked(*LAST_PAGE, workflow="'{1}'", **FINAL), BY_WORKFLOW, "tenant_id_created_at_id_idx"),
+    (
+        "list_runs_of_workflows",
+        asked(*FIRST_PAGE, "'{{{1}}}'", **FINAL),
+        BY_WORKFLOW,
+        "tenant_id_created_at_id_idx",
+    ),
+    ("list_runs", asked(*FIRST_PAGE, contains=RARE, **FINAL), METADATA, "tenant_id_created_at_id_idx"),
+    ("count_runs", asked("10000", contains=RARE, **FINAL), METADATA, "tenant_id_created_at_id_idx"),
     (
         "list_runs",
-        f"{LISTED}, {EVER}, NULL, '{{0}}', NULL, true, false, 50, 0",
-        "task_run_event triggering_event_id_idx",
-        ORDERED,
+        asked(*FIRST_PAGE, path="""'$."tier" == "7" || $."n" == 3'""", **FINAL),
+        METADATA,
+        "tenant_id_created_at_id_idx",
     ),
-    (
-        "list_runs",
-        f"{LISTED}, {EVER}, NULL, NULL, '{{{{k}}}}', true, false, 50, 0",
-        "task_run_pkey _id_idx",
-        ORDERED,
-    ),
-    ("count_runs", f"{LISTED}, {EVER}, '{{0}}', NULL, NULL, true, 50", PARENT, ORDERED),
+    ("list_runs", asked(*FIRST_PAGE, parent="'{0}'"), PARENT, ORDERED),
+    ("list_runs", asked(*FIRST_PAGE, event="'{0}'"), "task_run_event triggering_event_id_idx", ORDERED),
+    ("list_runs", asked(*FIRST_PAGE, idempotency_keys="'{{k}}'"), "task_run_pkey _id_idx", ORDERED),
+    ("count_runs", asked("50", parent="'{0}'"), PARENT, ORDERED),
     (
         "list_task_runs",
-        f"{LISTED}, {EVER}, NULL, NULL, NULL, true, NULL, false, 50, 0",
+        asked("NULL", "false", "50", "0"),
         f"{ORDERED} task_run_list_tasks tenant_id_created_at_id_idx1",
         "",
     ),
@@ -270,13 +318,20 @@ LISTINGS = (
 async def test_a_listing_reads_by_what_it_is_asked_for(
     crowded: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
-    await crowded.execute("SET plan_cache_mode = force_custom_plan")
+    for name, value in LISTING_SETTINGS.items():
+        await crowded.execute("SELECT set_config($1, $2, false)", name, value)
     for number, (name, arguments, used, unused) in enumerate(LISTINGS):
         await crowded.execute(f"PREPARE asked_{number} AS {load()[name]}")
-        rows = await crowded.fetch(f"EXPLAIN EXECUTE asked_{number} ({arguments.format(TENANT)})")
-        plan = "\n".join(row[0] for row in rows).replace("Sort Key", "Order")
-        assert all(part in plan for part in used.split()), plan
-        assert not any(part in plan for part in unused.split()), plan
+        rows = await crowded.fetch(f"EXPLAIN EXECUTE asked_{number} ({arguments.format(TENANT, WORKFLOW)})")
+        plan = (
+            "\n".join(row[0] for row in rows)
+            .replace("Sort Key", "Order")
+            .replace("Index Only Scan", "Index_Only_Scan")
+        )
+        # A page is found first, and then its rows are looked up, by their ids.
+        plan = plan.split("CTE page")[-1].split("->  CTE Scan")[0]
+        assert all(part in plan for part in used.split()), f"{name} ({arguments}):\n{plan}"
+        assert not any(part in plan for part in unused.split()), f"{name} ({arguments}):\n{plan}"
         # Of tomorrow's partition, which is empty, anything will do.
         assert set(re.findall(r"Seq Scan on \w+ .*?rows=(\d+)", plan)) <= {"1"}, plan
 

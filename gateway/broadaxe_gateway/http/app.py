@@ -8,12 +8,14 @@ from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
+    durable,
     events,
     filters,
     logs,
     meta,
     metrics,
     rate_limits,
+    retired,
     runs,
     tasks,
     workers,
@@ -56,6 +58,18 @@ def create_app(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
     )
     app.include_router(meta.router)
-    for resource in (runs, tasks, logs, metrics, workflows, workers, rate_limits, events, filters):
+    for resource in (
+        runs,
+        tasks,
+        durable,
+        logs,
+        metrics,
+        workflows,
+        workers,
+        rate_limits,
+        events,
+        filters,
+        retired,
+    ):
         app.include_router(resource.router)
     return app

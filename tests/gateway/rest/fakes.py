@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -214,6 +215,22 @@ class FakeRecord:
     async def count_runs(self, tenant_id: str, query: RunQuery) -> int:
         return len(self._meant(tenant_id, query))
 
+    async def count_states(self, tenant_id: str, query: RunQuery) -> dict[int, int]:
+        return dict(Counter(row.state for row in self._meant(tenant_id, query)))
+
+    async def count_ends(
+        self, tenant_id: str, since: int, until: int, stretch_seconds: int
+    ) -> list[tuple[int, int, int]]:
+        step = stretch_seconds * 1_000_000
+        found = Counter(
+            (row.finished_at // step * step, row.state)
+            for row in self._mine(tenant_id)
+            if not row.is_run_of_several
+            and since <= row.created_at
+            and since <= (row.finished_at or 0) < until
+        )
+        return [(at, state, count) for (at, state), count in found.items()]
+
     def _shown(self, row: RunSummary, has_payloads: bool) -> RunSummary:
         run = next(other for other in self.rows if other.id == row.run_id)
         if not has_payloads:
@@ -253,6 +270,18 @@ class FakeRecord:
     async def list_logs(self, tenant_id: str, query: LogQuery) -> list[LogRow]:
         self.queries.append(query)
         return self.logs[: query.limit] if tenant_id == TENANT else []
+
+    async def count_logs(
+        self, tenant_id: str, query: LogQuery, stretch_seconds: int
+    ) -> list[tuple[int, str, int]]:
+        self.queries.append(query)
+        step = stretch_seconds * 1_000_000
+        found = Counter(
+            (line.created_at // step * step, line.level)
+            for line in self.logs
+            if line.tenant_id == tenant_id and line.level and query.since < line.created_at < query.until
+        )
+        return [(at, level, count) for (at, level), count in found.items()]
 
     async def fetch_version(self, tenant_id: str, version_id: str) -> WorkflowVersionRow | None:
         return next(

@@ -264,6 +264,15 @@ async def test_document_describes_every_route(rest):
         ("patch", "/api/v1/workers/{worker}"),
         ("get", "/api/v1/tenants/{tenant}/rate-limits"),
         ("delete", "/api/v1/tenants/{tenant}/rate-limits"),
+        ("get", "/api/v1/stable/tenants/{tenant}/workflow-runs/count"),
+        ("get", "/api/v1/stable/tenants/{tenant}/task-metrics"),
+        ("get", "/api/v1/stable/tenants/{tenant}/task-point-metrics"),
+        ("get", "/api/v1/stable/tenants/{tenant}/log-point-metrics"),
+        ("get", "/api/v1/stable/dags/tasks"),
+        ("post", "/api/v1/stable/tasks/{task}/restore"),
+        ("get", "/api/v1/stable/tenants/{tenant}/durable-tasks/{task}"),
+        ("post", "/api/v1/stable/tenants/{tenant}/durable-tasks/branch"),
+        ("get", "/api/v1/stable/tenants/{tenant}/traces"),
     }
     summary = document["components"]["schemas"]["TaskSummary"]
     required = {"metadata", "createdAt", "displayName", "input", "output", "status", "taskExternalId"}

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from broadaxe_actors.matching import Demand, DesiredLabel, Ready
+from broadaxe_actors.savings import AT_ONCE
 
 ONE = (("default", 1),)
 
@@ -27,6 +28,7 @@ class ModelWorker:
         self.labels = dict(labels)
         self.is_open = False
         self.held = {}
+        self.saves_for = None
 
     def free(self):
         free = defaultdict(int, self.total)
@@ -39,6 +41,7 @@ class ModelWorker:
         free = self.free()
         return (
             self.is_open
+            and self.saves_for in (None, need.slots)
             and need.action in self.actions
             and all(free[pool] >= units for pool, units in need.slots)
         )
@@ -69,6 +72,13 @@ class Model:
             elif wish.required:
                 return None
         return weight
+
+    def follow_savings(self, savings):
+        """Whom the matcher has saving up: at times wasteful, never for what would fit anyway or could not at all."""
+        assert len(savings) <= AT_ONCE
+        for worker_id, worker in self.workers.items():
+            worker.saves_for = savings.get(worker_id)
+            assert worker.saves_for is None or worker.is_open
 
     def candidates(self, need):
         """Workers that could take a task run of a demand now, with their weights."""
@@ -125,6 +135,8 @@ class Model:
                 "first in, first out"
             )
         self.waiting.remove(item)
+        if self.workers[proposal.worker_id].saves_for == need.slots:
+            self.workers[proposal.worker_id].saves_for = None
         self.workers[proposal.worker_id].held[item.task_run_id, item.attempt] = need.slots
         for key, units in need.limits:
             self.have[key] -= units

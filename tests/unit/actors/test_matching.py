@@ -11,6 +11,7 @@ from broadaxe_actors.batches import TICKET, BatchKey
 from broadaxe_actors.matching import LabelSlots, Matcher, Proposal
 from broadaxe_actors.runtime import Directory
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
+from broadaxe_actors.savings import PATIENCE
 from broadaxe_actors.tenant_queue import ANSWER_US, MATCH_SLICE, TenantQueue
 from tests.unit.actors import matching_model as model
 from tests.unit.actors.matching_model import ONE, demand, label
@@ -660,3 +661,76 @@ def test_labels_and_pauses_reach_the_matcher():
     assert bench.queue.call("match").sends[0].args == ((Proposal("t1", 0, "w", ONE),),)
     assert bench.queue.call("label_slots").result == [LabelSlots("zone", "eu", "default", 2, 1)]
     assert bench.queue.call("ready_counts").result == {}
+
+
+def churn(matcher, worker_id, held, *, starts, push):
+    """Narrow task runs come and go; returns what was proposed meanwhile that is not narrow, with how many had started by then."""
+    found = []
+    started = 0
+    while started < starts:
+        push()
+        for proposal in matcher.match(10):
+            held.append(proposal.task_run_id)
+            if proposal.slots == ONE:
+                started += 1
+            else:
+                found.append((proposal.task_run_id, started))
+        if held:
+            matcher.release(worker_id, held.pop(0), 0)
+    return found
+
+
+def narrow_and_wide(wide_slots, total):
+    matcher = Matcher()
+    matcher.put_worker("w", frozenset({"n:n", "w:w"}), {"default": total})
+    matcher.set_open("w", is_open=True)
+    numbers = iter(range(100_000))
+
+    def push():
+        while matcher.ready_counts().get("n:n", 0) < 5:
+            matcher.push(ready(f"n{next(numbers)}", "n:n"))
+
+    push()
+    held = [proposal.task_run_id for proposal in matcher.match(total)]
+    assert len(held) == total
+    matcher.push(ready("wide", "w:w", (("default", wide_slots),)))
+    return matcher, held, push
+
+
+@pytest.mark.parametrize("wide_slots", [2, 4])
+def test_task_of_several_slots_does_not_starve_behind_narrow_ones(wide_slots):
+    matcher, held, push = narrow_and_wide(wide_slots, 4)
+    ((task_run_id, started),) = churn(matcher, "w", held, starts=200, push=push)
+    assert task_run_id == "wide"
+    assert PATIENCE <= started <= PATIENCE + 10
+    assert matcher.savings() == {}  # and the worker takes narrow ones again
+
+
+def test_nothing_is_saved_for_what_no_worker_could_run():
+    matcher, held, push = narrow_and_wide(5, 4)
+    assert churn(matcher, "w", held, starts=200, push=push) == []
+    assert matcher.savings() == {}
+
+
+def test_saving_ends_when_the_action_is_paused():
+    matcher, held, push = narrow_and_wide(4, 4)
+    churn(matcher, "w", held, starts=PATIENCE, push=push)
+    assert matcher.savings() == {"w": (("default", 4),)}
+    matcher.set_paused(["w:w"], is_paused=True)
+    assert matcher.can_match()
+    matcher.match(10)
+    assert matcher.savings() == {}
+    assert churn(matcher, "w", held, starts=100, push=push) == []
+    matcher.set_paused(["w:w"], is_paused=False)
+    ((task_run_id, _),) = churn(matcher, "w", held, starts=100, push=push)
+    assert task_run_id == "wide"
+
+
+def test_slots_saved_on_a_worker_that_leaves_are_saved_on_another():
+    matcher, held, push = narrow_and_wide(4, 4)
+    churn(matcher, "w", held, starts=PATIENCE, push=push)
+    matcher.put_worker("v", frozenset({"n:n", "w:w"}), {"default": 4})
+    matcher.remove_worker("w")
+    matcher.set_open("v", is_open=True)
+    assert matcher.savings() == {}
+    assert "wide" in {proposal.task_run_id for proposal in matcher.match(10)}

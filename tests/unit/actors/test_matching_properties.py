@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broadaxe_actors import backlog
+from broadaxe_actors import backlog, savings
 from broadaxe_actors.matching import Matcher
 from tests.unit.actors.matching_model import Model, ModelWorker, demand, label, ready
 
@@ -211,6 +211,7 @@ class MatcherMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 10))
     def match(self, limit):
+        self.model.follow_savings(self.matcher.savings())
         for proposal in self.matcher.match(limit):
             possible = self.model.could_run()
             item = self.model.take(proposal)
@@ -244,8 +245,15 @@ class MatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_that_could_run_is_forgotten(self):
+        self.model.follow_savings(self.matcher.savings())
         if not self.matcher.can_match():
             assert not self.model.could_run()
+            wanted = {
+                item.demand.slots
+                for item in self.model.waiting
+                if item.demand.action not in self.model.paused
+            }
+            assert wanted >= set(self.matcher.savings().values()), "nothing is saved up for nobody"
 
     @invariant()
     def slots_and_counts_agree(self):
@@ -325,6 +333,8 @@ def live(seed, steps=250):
 
 @pytest.mark.parametrize("block", range(8))
 def test_long_lives_keep_every_rule(block, monkeypatch):
+    # So that saving up is not rare.
+    monkeypatch.setattr(savings, "PATIENCE", 1 + block)
     if block % 2:
         # What nothing waits for is forgotten at once.
         monkeypatch.setattr(backlog, "MAX_NEEDS", 2)

@@ -1,5 +1,6 @@
-"""Log lines of a task or of a tenant (rest 2). Reads the record."""
+"""Log lines of a task or of a tenant, and how many there were when (rest 2). Reads the record."""
 
+import time
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -10,8 +11,10 @@ from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import KnownVersions, Read, Tenant, optional_us, texts
 from broadaxe_gateway.http.rest.models.common import EMPTY, Pagination, made, raw_object, time_text
 from broadaxe_gateway.http.rest.models.logs import Direction, LogLevel, LogLine, LogLineList
+from broadaxe_gateway.http.rest.models.metrics import LogsPointMetric, LogsPointMetrics
 from broadaxe_gateway.http.rest.present_runs import display_name
 from broadaxe_gateway.http.rest.reads import Reads
+from broadaxe_gateway.http.rest.stretches import Stretches
 from broadaxe_gateway.http.rest.tasks import fetch_task
 from broadaxe_gateway.http.rest.versions import Versions
 from broadaxe_gateway.rpc.convert.checks import check_text
@@ -79,6 +82,48 @@ async def list_tenant_logs(
         steps=await _steps(tenant, texts(step_ids), reads, versions) if step_ids else None,
     )
     return await _lines(tenant, query, reads, versions)
+
+
+@router.get("/tenants/{tenant}/log-point-metrics", response_model=LogsPointMetrics)
+async def get_log_point_metrics(
+    tenant: Tenant,
+    reads: Read,
+    versions: KnownVersions,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    search: str = "",
+    levels: Annotated[list[LogLevel] | None, Query()] = None,
+    task_external_ids: Annotated[list[UUID] | None, Query(alias="taskExternalIds")] = None,
+    workflow_ids: Ids = None,
+    step_ids: Ids = None,
+) -> Response:
+    """How many lines of each level were logged, by stretches of time; both ends of the range belong to it."""
+    stretches = Stretches(since, until, time.time_ns() // 1000)
+    query = LogQuery(
+        task_run_ids=texts(task_external_ids),
+        since=stretches.since - 1,
+        until=stretches.until + 1,
+        search=check_text(search, "search"),
+        levels=tuple(levels or ()),
+        workflow_ids=texts(workflow_ids),
+        steps=await _steps(tenant, texts(step_ids), reads, versions) if step_ids else None,
+    )
+    counts: dict[tuple[int, str], int] = {}
+    for begun, level, count in await reads.count_logs(tenant, query, stretches.seconds):
+        counts[begun, level] = count
+    points = stretches.beginnings
+    return await made(
+        lambda: LogsPointMetrics(
+            results=[
+                LogsPointMetric(
+                    time=time_text(at),
+                    **{level.value: counts.get((at, level.value), 0) for level in LogLevel},
+                )
+                for at in points
+            ]
+        ),
+        len(points),
+    )
 
 
 async def _steps(

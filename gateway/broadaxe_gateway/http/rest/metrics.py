@@ -1,24 +1,108 @@
-"""How much waits and runs, by task, and a tenant's metrics (rest 3.3 to 3.5). The engine's counters answer; nothing is read from the record."""
+"""How much waits and runs, by task, and a tenant's metrics (rest 3). What is so now, the engine's counters answer, and nothing is read;
+counts of what was so are read from the record, all of it: they take the longer the more there is in the range of time.
+"""
 
+import time
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from broadaxe_actors.messages import ActionStats, GetStats, StateStats, TenantStats
 from broadaxe_gateway.http.metrics import EngineCollector, exposition
-from broadaxe_gateway.http.rest.dependencies import Engine, Telemetry, Tenant
-from broadaxe_gateway.http.rest.models.common import made, optional_time
+from broadaxe_gateway.http.rest.dependencies import Engine, Read, Telemetry, Tenant
+from broadaxe_gateway.http.rest.listing import run_query
+from broadaxe_gateway.http.rest.models.common import answer, made, optional_time, time_text
 from broadaxe_gateway.http.rest.models.metrics import (
     ConcurrencyStat,
     QueueMetrics,
+    RunningDetailCount,
+    TaskPointMetric,
+    TaskPointMetrics,
+    TaskRunMetric,
+    TaskRunMetrics,
     TaskStat,
     TaskStats,
     TaskStatusStat,
 )
+from broadaxe_gateway.http.rest.models.runs import RunningFilter, TaskStatus
+from broadaxe_gateway.http.rest.stretches import Stretches
+from broadaxe_gateway.selection import STATES_OF_STATUS
+from broadaxe_storage.records import TaskRunState
+
+_STATUSES = (
+    TaskStatus.CANCELLED,
+    TaskStatus.COMPLETED,
+    TaskStatus.FAILED,
+    TaskStatus.QUEUED,
+    TaskStatus.RUNNING,
+)
+"""In the order of the answer."""
 
 router = APIRouter(prefix="/api/v1")
+
+
+@router.get("/stable/tenants/{tenant}/task-metrics", response_model=TaskRunMetrics)
+async def get_task_metrics(
+    tenant: Tenant,
+    reads: Read,
+    since: Annotated[datetime, Query()],
+    until: datetime | None = None,
+    workflow_ids: Annotated[list[UUID] | None, Query()] = None,
+    parent_task_external_id: UUID | None = None,
+    triggering_event_external_id: UUID | None = None,
+    additional_metadata: Annotated[list[str] | None, Query()] = None,
+) -> Response:
+    """How many task runs, created in a range of time, have each status."""
+    query = run_query(since, until, None, RunningFilter.ALL, workflow_ids, additional_metadata)._replace(
+        only_tasks=True,
+        parent_task_run_id=str(parent_task_external_id) if parent_task_external_id else None,
+        triggering_event_id=str(triggering_event_external_id) if triggering_event_external_id else None,
+    )
+    counts = await reads.count_states(tenant, query)
+    found = {
+        status: sum(counts.get(state, 0) for state in STATES_OF_STATUS[status.value]) for status in _STATUSES
+    }
+    evicted = counts.get(TaskRunState.EVICTED, 0)
+    rows = [TaskRunMetric(status=status, count=found[status]) for status in _STATUSES]
+    rows[-1].running_detail_count = RunningDetailCount(
+        evicted=evicted, on_worker=found[TaskStatus.RUNNING] - evicted
+    )
+    return await answer(TaskRunMetrics(rows))
+
+
+@router.get("/stable/tenants/{tenant}/task-point-metrics", response_model=TaskPointMetrics)
+async def get_task_point_metrics(
+    tenant: Tenant,
+    reads: Read,
+    created_after: Annotated[datetime | None, Query(alias="createdAfter")] = None,
+    finished_before: Annotated[datetime | None, Query(alias="finishedBefore")] = None,
+) -> Response:
+    """How many task runs completed and failed, by stretches of time."""
+    stretches = Stretches(created_after, finished_before, time.time_ns() // 1000)
+    counts: dict[tuple[int, int], int] = {}
+    for begun, state, count in await reads.count_ends(
+        tenant, stretches.since, stretches.until, stretches.seconds
+    ):
+        counts[begun, state] = count
+    points = stretches.beginnings
+    return await made(
+        lambda: TaskPointMetrics(
+            results=[
+                TaskPointMetric(
+                    time=time_text(at),
+                    SUCCEEDED=counts.get((at, TaskRunState.COMPLETED), 0)
+                    + counts.get((at, TaskRunState.SKIPPED), 0),
+                    FAILED=counts.get((at, TaskRunState.FAILED), 0),
+                )
+                for at in points
+            ]
+        ),
+        len(points),
+    )
 
 
 @router.get("/tenants/{tenant}/task-stats", response_model=TaskStats)

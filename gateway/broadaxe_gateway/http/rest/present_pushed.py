@@ -23,7 +23,9 @@ _FIELDS = {
     "FAILED": "failed",
     "CANCELLED": "cancelled",
 }
-_FIELD_OF_STATE = {int(state): field for status, field in _FIELDS.items() for state in STATES_OF_STATUS[status]}
+_FIELD_OF_STATE = {
+    int(state): field for status, field in _FIELDS.items() for state in STATES_OF_STATUS[status]
+}
 
 
 def by_event(runs: Iterable[StartedRun]) -> dict[str, list[StartedRun]]:

@@ -193,9 +193,9 @@ def run_summary(found: Group, tenant_id: str, *, has_payloads: bool) -> TaskSumm
     start = first_start(found)
     children = []
     for task in found.tasks:
-        child = task_summary(_with_run(task, run), found.version, tenant_id)
+        child = task_summary(with_run(task, run), found.version, tenant_id)
         if has_payloads:
-            add_payloads(child, _with_run(task, run))
+            add_payloads(child, with_run(task, run))
         children.append(child)
     retries = max((task.attempt for task in found.tasks), default=0)
     return TaskSummary(
@@ -229,7 +229,7 @@ def run_summary(found: Group, tenant_id: str, *, has_payloads: bool) -> TaskSumm
     )
 
 
-def _with_run(task: RunSummary, run: RunSummary) -> RunSummary:
+def with_run(task: RunSummary, run: RunSummary) -> RunSummary:
     """The row of a task with what only the row of its run has."""
     return task._replace(metadata=run.metadata, input=run.input)
 
@@ -242,7 +242,7 @@ def add_payloads(summary: TaskSummary, row: RunSummary) -> None:
 
 def detailed_task(found: Group, task: RunSummary, tenant_id: str) -> TaskSummary:
     """A task as the details of its run and the task itself have it; its input is not set."""
-    summary = task_summary(_with_run(task, found.run), found.version, tenant_id)
+    summary = task_summary(with_run(task, found.run), found.version, tenant_id)
     summary.created_at = ZERO_TIME
     summary.workflow_name = summary.idempotency_key = None
     summary.is_durable = found.version.tasks[task.step_index].is_durable if found.version else False

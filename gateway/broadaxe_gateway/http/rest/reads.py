@@ -42,6 +42,16 @@ class Reads(Protocol):
         """How many such a listing has in all; many are not counted to the end."""
         ...
 
+    async def count_states(self, tenant_id: str, query: RunQuery) -> dict[int, int]:
+        """How many task runs that a query means are in each state."""
+        ...
+
+    async def count_ends(
+        self, tenant_id: str, since: int, until: int, stretch_seconds: int
+    ) -> list[tuple[int, int, int]]:
+        """Of task runs created since, and ended before: beginning of a stretch of time, state, how many ended so in it."""
+        ...
+
     async def list_run_ids(self, tenant_id: str, query: RunQuery) -> list[str]:
         """Ids of all runs that a query means, in any order."""
         ...
@@ -69,6 +79,12 @@ class Reads(Protocol):
         ...
 
     async def list_logs(self, tenant_id: str, query: LogQuery) -> list[LogRow]: ...
+
+    async def count_logs(
+        self, tenant_id: str, query: LogQuery, stretch_seconds: int
+    ) -> list[tuple[int, str, int]]:
+        """Beginning of a stretch of time, level, how many lines of it there are in it."""
+        ...
 
     async def list_workflows(
         self, tenant_id: str, name: str = "", *, limit: int, offset: int = 0

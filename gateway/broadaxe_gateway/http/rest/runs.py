@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ValidationError
 
 from broadaxe.wire.v1.shared import trigger_pb2
@@ -33,8 +33,11 @@ from broadaxe_gateway.http.rest.models.common import (
     run_pages,
 )
 from broadaxe_gateway.http.rest.models.runs import (
+    DagChildren,
+    DagChildrenList,
     DisplayNameList,
     MetadataOperator,
+    RunCount,
     RunningFilter,
     TaskEventList,
     TaskStatus,
@@ -57,12 +60,13 @@ from broadaxe_gateway.http.rest.present_runs import (
     run_summary,
     status_of,
     task_summary,
+    with_run,
 )
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import Version, Versions
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES, check_text
 from broadaxe_gateway.rpc.convert.runs import new_run
-from broadaxe_storage.summaries import RunSummary
+from broadaxe_storage.summaries import RunQuery, RunSummary
 
 MAX_ROWS = 10_000
 MAX_ROWS_WITH_PAYLOADS = 1_000
@@ -80,13 +84,9 @@ Texts = Annotated[list[str] | None, Query()]
 # ---------------------------------------------------------------- lists
 
 
-@router.get("/tenants/{tenant}/workflow-runs", response_model=TaskSummaryList)
-async def list_runs(
-    tenant: Tenant,
-    reads: Read,
-    versions: KnownVersions,
+async def _asked(
     since: Times,
-    only_tasks: bool,
+    only_tasks: Annotated[bool, Query()],
     until: datetime | None = None,
     statuses: Statuses = None,
     running_filter: RunningFilter = RunningFilter.ALL,
@@ -97,16 +97,9 @@ async def list_runs(
     parent_task_external_id: UUID | None = None,
     triggering_event_external_id: UUID | None = None,
     idempotency_keys: Texts = None,
-    include_payloads: bool = False,
-    limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
-) -> Response:
-    if include_payloads and limit > MAX_ROWS_WITH_PAYLOADS:
-        raise RequestRefused(
-            HTTPStatus.BAD_REQUEST,
-            f"limit is {limit}, expected at most {MAX_ROWS_WITH_PAYLOADS} with include_payloads",
-        )
-    query = run_query(since, until, statuses, running_filter, workflow_ids, additional_metadata)._replace(
+) -> RunQuery:
+    """What the listing and its count take."""
+    return run_query(since, until, statuses, running_filter, workflow_ids, additional_metadata)._replace(
         only_tasks=only_tasks,
         worker_id=str(worker_id) if worker_id and only_tasks else None,
         needs_all_metadata=additional_metadata_operator is MetadataOperator.AND,
@@ -116,12 +109,32 @@ async def list_runs(
         triggering_event_id=str(triggering_event_external_id) if triggering_event_external_id else None,
         idempotency_keys=tuple(check_text(key, "idempotency_keys") for key in idempotency_keys or ()),
     )
+
+
+Asked = Annotated[RunQuery, Depends(_asked)]
+
+
+@router.get("/tenants/{tenant}/workflow-runs", response_model=TaskSummaryList)
+async def list_runs(
+    tenant: Tenant,
+    reads: Read,
+    versions: KnownVersions,
+    query: Asked,
+    include_payloads: bool = False,
+    limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> Response:
+    if include_payloads and limit > MAX_ROWS_WITH_PAYLOADS:
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST,
+            f"limit is {limit}, expected at most {MAX_ROWS_WITH_PAYLOADS} with include_payloads",
+        )
     rows, total = await asyncio.gather(
         reads.list_runs(tenant, query, limit=limit, offset=offset, has_payloads=include_payloads),
         reads.count_runs(tenant, query),
     )
     pages = run_pages(offset, limit, total)
-    if only_tasks:
+    if query.only_tasks:
         known = await versions.find_all(tenant, (row.workflow_version_id for row in rows))
         return await made(
             lambda: TaskSummaryList(
@@ -152,6 +165,12 @@ def _task_summaries(
     return summaries
 
 
+@router.get("/tenants/{tenant}/workflow-runs/count", response_model=RunCount)
+async def count_runs(tenant: Tenant, reads: Read, query: Asked) -> Response:
+    """How many rows such a listing has; many are not counted to the end, as in its pages."""
+    return await answer(RunCount(count=await reads.count_runs(tenant, query)))
+
+
 @router.get("/tenants/{tenant}/workflow-runs/external-ids", response_model=list[str])
 async def list_run_ids(
     tenant: Tenant,
@@ -179,6 +198,46 @@ async def list_display_names(
     known = await versions.find_all(tenant, (row.workflow_version_id for row in rows))
     names = [run_display_name(row, known.get(row.workflow_version_id)) for row in rows]
     return await answer(DisplayNameList(pagination=Pagination(current_page=1, num_pages=1), rows=names))
+
+
+@router.get("/dags/tasks", response_model=DagChildrenList)
+async def list_dag_tasks(
+    caller: Caller,
+    reads: Read,
+    versions: KnownVersions,
+    dag_ids: Annotated[list[UUID], Query()],
+    tenant: Annotated[UUID, Query()],
+) -> Response:
+    """The tasks of runs of several tasks; what is no such run is left out."""
+    if str(tenant) != caller.tenant_id:
+        raise RequestRefused(HTTPStatus.FORBIDDEN, "the API token is of another tenant")
+    if len(dag_ids) > MAX_ROWS_WITH_PAYLOADS:
+        raise RequestRefused(
+            HTTPStatus.BAD_REQUEST,
+            f"dag_ids names {len(dag_ids):,} runs, expected at most {MAX_ROWS_WITH_PAYLOADS:,}",
+        )
+    rows = await reads.fetch_rows(caller.tenant_id, texts(dag_ids))
+    known = await versions.find_all(caller.tenant_id, (row.workflow_version_id for row in rows))
+    by_run: dict[str, list[RunSummary]] = {}
+    for row in rows:
+        by_run.setdefault(row.run_id, []).append(row)
+    groups = [group(run_id, by_run.get(run_id, ()), known) for run_id in texts(dag_ids)]
+    found = [one for one in groups if one is not None and one.is_several]
+    return await made(
+        lambda: DagChildrenList(
+            [
+                DagChildren(
+                    dag_id=one.run.id,
+                    children=[
+                        task_summary(with_run(task, one.run), one.version, caller.tenant_id)
+                        for task in one.tasks
+                    ],
+                )
+                for one in found
+            ]
+        ),
+        sum(len(one.tasks) for one in found),
+    )
 
 
 # ---------------------------------------------------------------- trigger

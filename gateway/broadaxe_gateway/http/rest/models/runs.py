@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, RootModel, StrictBool, StrictInt, StrictStr
 
 from broadaxe_gateway.http.rest.models.common import Pagination, Raw, ResourceMeta, SnakeWire, Wire
 
@@ -76,6 +76,23 @@ class TaskSummaryList(Wire):
 
     pagination: Pagination
     rows: list[TaskSummary]
+
+
+class RunCount(Wire):
+    """`V1WorkflowRunCount`."""
+
+    count: int
+
+
+class DagChildren(Wire):
+    """`V1DagChildren`: the tasks of a run of several."""
+
+    dag_id: str
+    children: list[TaskSummary]
+
+
+class DagChildrenList(RootModel[list[DagChildren]]):
+    """One a run that was asked for and has several tasks."""
 
 
 class WorkflowRun(Wire):
@@ -216,3 +233,36 @@ class SelectedTasks(Wire):
     """`V1CancelledTasks` and `V1ReplayedTasks`."""
 
     ids: list[str]
+
+
+# ---------------------------------------------------------------- durable tasks and traces
+
+
+class RestoredTask(Wire):
+    """`V1RestoreTaskResponse`."""
+
+    requeued: bool
+
+
+class BranchRequest(Wire):
+    """`V1BranchDurableTaskRequest`."""
+
+    task_external_id: UUID
+    node_id: StrictInt
+    branch_id: StrictInt
+
+
+class BranchedTask(Wire):
+    """`V1BranchDurableTaskResponse`."""
+
+    task_external_id: str
+    node_id: int
+    branch_id: int
+
+
+class SpanList(Wire):
+    """`OtelSpanList`."""
+
+    pagination: Pagination
+    retry_counts: list[int]
+    rows: list[Raw]
