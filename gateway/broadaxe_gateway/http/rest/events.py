@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from broadaxe_gateway import selection
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest import present_pushed as present
-from broadaxe_gateway.http.rest.dependencies import Read, Tenant, optional_us, texts, unknown
+from broadaxe_gateway.http.rest.dependencies import Offset, Read, Tenant, optional_us, texts, unknown
 from broadaxe_gateway.http.rest.models.common import answer, made, microseconds
 from broadaxe_gateway.http.rest.models.events import Event, EventData, EventKeyList, EventList, OlderEvent
 from broadaxe_gateway.http.rest.models.runs import TaskStatus
@@ -31,7 +31,7 @@ Texts = Annotated[list[str] | None, Query()]
 async def list_events(
     tenant: Tenant,
     reads: Read,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 50,
     keys: Texts = None,
     since: datetime | None = None,
@@ -90,14 +90,14 @@ async def get_older_event(caller: Caller, reads: Read, event: UUID) -> Response:
 async def get_event_data(caller: Caller, reads: Read, event: UUID) -> Response:
     """The payload as text."""
     row = await _event(reads, caller.tenant_id, event)
-    return await answer(EventData(data=row.payload.decode() or "{}"))
+    return await answer(present.event_data(row))
 
 
 @router.get("/tenants/{tenant}/events/{event}/data", response_model=EventData)
 async def get_event_data_of_tenant(tenant: Tenant, reads: Read, event: UUID) -> Response:
     """The payload as text."""
     row = await _event(reads, tenant, event)
-    return await answer(EventData(data=row.payload.decode() or "{}"))
+    return await answer(present.event_data(row))
 
 
 async def _event(reads: Reads, tenant: str, event_id: UUID) -> EventRow:

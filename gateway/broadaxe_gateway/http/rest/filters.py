@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from broadaxe_actors.event_filters import payload_text
 from broadaxe_actors.messages import CreateFilter, DeleteFilter, EvaluateFilter, UpdateFilter
 from broadaxe_gateway.http.rest import present_pushed as present
-from broadaxe_gateway.http.rest.dependencies import Engine, Read, Tenant, texts, unknown
+from broadaxe_gateway.http.rest.dependencies import Engine, Offset, Read, Tenant, texts, unknown
 from broadaxe_gateway.http.rest.models.common import answer, made
 from broadaxe_gateway.http.rest.models.events import (
     CreateFilterRequest,
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/api/v1/stable/tenants/{tenant}")
 async def list_filters(
     tenant: Tenant,
     reads: Read,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = MAX_LIMIT,
     workflow_ids: Annotated[list[UUID] | None, Query(alias="workflowIds")] = None,
     scopes: Annotated[list[str] | None, Query()] = None,

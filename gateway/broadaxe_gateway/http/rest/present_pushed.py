@@ -3,9 +3,17 @@
 import json
 from collections.abc import Iterable
 
-from broadaxe_gateway.http.rest.models.common import Pagination, Raw, meta, raw_object, time_text
+from broadaxe_gateway.http.rest.models.common import (
+    Pagination,
+    Raw,
+    meta,
+    payloads_hidden,
+    raw_object,
+    time_text,
+)
 from broadaxe_gateway.http.rest.models.events import (
     Event,
+    EventData,
     EventRunSummary,
     EventTriggeredRun,
     Filter,
@@ -66,6 +74,11 @@ def older_event(row: EventRow, runs: Iterable[StartedRun]) -> OlderEvent:
         workflow_run_summary=_run_summary(runs),
         additional_metadata=raw_object(row.metadata.encode()),
     )
+
+
+def event_data(row: EventRow) -> EventData:
+    """The payload as text, if the caller may see it."""
+    return EventData(data="{}" if payloads_hidden.get() or not row.payload else row.payload.decode())
 
 
 def _run_summary(runs: Iterable[StartedRun]) -> EventRunSummary:

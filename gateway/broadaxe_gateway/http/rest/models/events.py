@@ -3,7 +3,14 @@
 from enum import StrEnum
 from typing import Any
 
-from broadaxe_gateway.http.rest.models.common import Pagination, Raw, ResourceMeta, Wire
+from broadaxe_gateway.http.rest.models.common import (
+    Pagination,
+    Payload,
+    Raw,
+    ResourceMeta,
+    Wire,
+    WithPayloads,
+)
 
 
 class EventRunSummary(Wire):
@@ -31,7 +38,7 @@ class FilterError(Wire):
     error: str
 
 
-class Event(Wire):
+class Event(WithPayloads):
     """`V1Event`."""
 
     metadata: ResourceMeta
@@ -39,7 +46,7 @@ class Event(Wire):
     tenant_id: str
     workflow_run_summary: EventRunSummary
     additional_metadata: Raw
-    payload: Raw
+    payload: Payload
     scope: str | None = None
     seen_at: str
     triggered_runs: list[EventTriggeredRun]
