@@ -184,6 +184,14 @@ class EventStarts(Actor):
         self.record(row)
         self._reply(gateway, request_id, row)
 
+    def records_refused(self, records: tuple[Any, ...], effects: tuple[Any, ...], error: str) -> None:
+        """Postgres refused filters: their workflow was deleted meanwhile."""
+        for record in records:
+            self._filters.drop(record.id)
+        for bound, args in effects:
+            answers = tuple(Refusal(answer.request_id, Code.INVALID_ARGUMENT, error) for answer in args[0])
+            bound.send(answers)
+
     # ------------------------------------------------------------ the trial of an expression
 
     def evaluate_filter(self, gateway: "Handle[Any]", message: EvaluateFilter) -> None:

@@ -13,14 +13,18 @@ from broadaxe_actors.messages import (
     CancelRuns,
     CloseSession,
     CloseSubscription,
+    CreateCron,
     CreateFilter,
     DeleteFilter,
     DeleteRateLimit,
+    DeleteTimers,
+    EnableCron,
     EndSession,
     EvaluateFilter,
     GetRun,
     GetStats,
     Heartbeat,
+    MoveScheduledRuns,
     OpenSession,
     OpenSubscription,
     PauseRateLimit,
@@ -40,6 +44,8 @@ from broadaxe_actors.messages import (
     ReportTasks,
     RunEvents,
     RunFinished,
+    RunTimer,
+    ScheduleRuns,
     SessionFull,
     StopWorker,
     TriggerRuns,
@@ -65,6 +71,7 @@ class TenantActors(NamedTuple):
     registry: "Handle[Any]"
     limits: "Directory[str]"
     """Rate-limit buckets by key."""
+    timetable: "Handle[Any]"
 
 
 _TO_TRACKER: dict[type, str] = {
@@ -97,6 +104,14 @@ _TO_ROUTER: dict[type, str] = {
     EvaluateFilter: "evaluate_filter",
 }
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
+_TO_TIMETABLE: dict[type, str] = {
+    ScheduleRuns: "schedule",
+    CreateCron: "ask",
+    EnableCron: "ask",
+    MoveScheduledRuns: "ask",
+    DeleteTimers: "ask",
+    RunTimer: "ask",
+}
 _NEW_WORK = frozenset(
     {
         TriggerRuns,
@@ -106,6 +121,9 @@ _NEW_WORK = frozenset(
         RegisterWorker,
         ReplayRuns,
         PutRateLimit,
+        CreateCron,
+        ScheduleRuns,
+        RunTimer,
         CreateFilter,
     }
 )
@@ -209,6 +227,8 @@ class GatewayLink(Actor):
             actors.registry.register.send(self.me, message)
         elif kind in _TO_ROUTER:
             getattr(actors.router, _TO_ROUTER[kind]).send(self.me, message)
+        elif kind in _TO_TIMETABLE:
+            getattr(actors.timetable, _TO_TIMETABLE[kind]).send(self.me, message)
         elif kind in _TO_LIMIT:
             actors.limits.send(message.key, _TO_LIMIT[kind], self.me, message)
         else:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from broadaxe_actors.definitions import WorkflowDefinition
 
 FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
-    "crons": lambda w: bool(w.cron_triggers),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
 }
 """Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""

@@ -24,6 +24,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
 )
 from broadaxe_actors.runtime import Handle
+from broadaxe_actors.timers import TimedStart
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import EventKeyRow, EventRow, IdempotencyKeyRow, TaskRunRow
 
@@ -110,12 +111,31 @@ class Creation(KeyClaims):
         job.versions = versions
         job.run_ids = [self._new_id() for _ in runs]
         job.event_rows = start.events
-        job.new_event_keys = start.new_keys
+        job.new_event_keys = tuple(EventKeyRow(self._t._tenant_id, key) for key in start.new_keys)
         job.met = start.met
         job.filters = filters
         job.trigger_events = events
         now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
+        self._claim_keys(self._add(job), job)
+
+    def begin_timed(self, timetable: "Handle[Any]", number: int, start: TimedStart) -> None:
+        """Make the run of a cron or a scheduled run; the timetable is answered like a client."""
+        run = NewRun(
+            start.workflow_name,
+            start.input,
+            start.metadata,
+            run_id=start.run_id,
+            priority=start.priority,
+        )
+        job = Job(timetable, number, (run,))
+        job.timed = start
+        job.trigger_events = [None]
+        try:
+            self._check(job)
+        except Refused as refused:
+            self._refuse(job, refused)
+            return
         self._claim_keys(self._add(job), job)
 
     def looked_up(self, number: int, result: Any, error: BaseException | None) -> None:
@@ -217,16 +237,17 @@ class Creation(KeyClaims):
     def _record(self, job: Job) -> None:
         """All of a trigger in one append: it commits as a whole, and only then its task runs may run."""
         tracker = self._t
-        for event in job.event_rows:
-            tracker.record(event)
-        for key in job.new_event_keys:
-            tracker.record(EventKeyRow(tracker._tenant_id, key))
+        for record in (*job.event_rows, *job.new_event_keys):
+            tracker.record(record)
         if job.event_rows:
             tracker.send_after_commit(tracker._router.committed, tuple(row.id for row in job.event_rows))
             # In the append that stores the events: a wait is never ended by an event that nobody can find.
             tracker.waits_met(job.met)
         for row in job.rows:
             tracker.record(row)
+        timed = job.timed
+        if job.rows and timed is not None and timed.change is not None and tracker._may_record(timed):
+            tracker.record(timed.change)
         for request in job.keys.values():
             tracker.record(
                 IdempotencyKeyRow(tracker._tenant_id, request.key, request.run_id, request.expires_at)

@@ -8,7 +8,8 @@ from broadaxe_actors.claims import ClaimRequest, KeyRequest
 from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import IdempotencyCollision, NewRun
 from broadaxe_actors.runtime import Handle
-from broadaxe_storage.records import EventRow, TaskRunRow
+from broadaxe_actors.timers import TimedStart
+from broadaxe_storage.records import EventKeyRow, EventRow, TaskRunRow
 
 if TYPE_CHECKING:
     from broadaxe_actors.run_tracker import RunTracker
@@ -72,11 +73,13 @@ class Job:
         self.left_out: set[int] = set()
         """Indexes of runs that are not created: another run holds their key."""
         self.event_rows: tuple[EventRow, ...] = ()
-        self.new_event_keys: tuple[str, ...] = ()
+        self.new_event_keys: tuple[EventKeyRow, ...] = ()
         self.filters: dict[int, str] = {}
         """By index of a run: the filter by which an event starts it."""
         self.met: tuple[tuple[str, int, int, str], ...] = ()
         self.trigger_events: list[EventRow | None] = []
+        self.timed: TimedStart | None = None
+        """The timer that makes this run: what it says of it is recorded with it."""
         self.reply: object = None
         self.offset = 0
         self.rows: list[TaskRunRow] = []

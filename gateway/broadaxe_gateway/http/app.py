@@ -11,6 +11,7 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     api_tokens,
+    crons,
     durable,
     events,
     filters,
@@ -21,6 +22,7 @@ from broadaxe_gateway.http.rest import (
     rate_limits,
     retired,
     runs,
+    scheduled,
     tasks,
     tenants,
     users,
@@ -50,6 +52,8 @@ ROUTERS = (
     rate_limits.router,
     events.router,
     filters.router,
+    crons.router,
+    scheduled.router,
     retired.router,
 )
 """What the OpenAPI document tells of."""

@@ -33,7 +33,6 @@ MISSING: Mapping[str, str] = {
     "/Dispatcher/SendGroupKeyActionEvent": "group keys are computed by the engine from expressions, never by workers",
     "/Dispatcher/RestoreEvictedTask": "durable tasks are not supported yet",
     "/WorkflowService/PutWorkflow": "this older form is not supported: register through v1.AdminService/PutWorkflow",
-    "/WorkflowService/ScheduleWorkflow": "scheduled runs are not supported yet",
     "/v1.AdminService/BranchDurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/DurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/RegisterDurableEvent": "durable tasks are not supported yet",

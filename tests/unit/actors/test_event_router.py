@@ -370,3 +370,15 @@ def test_what_is_wrong_with_a_filter_is_said_and_changes_nothing():
         assert (answer.code, text in answer.message) == (code, True), answer
         assert records == []
     assert len(router.probe.actor._filters) == 2
+
+
+def test_a_filter_that_postgres_refuses_is_forgotten_and_said():
+    router = Router()
+    said = router.probe.call(
+        "create_filter", router.gateway, CreateFilter(9, TENANT, WORKFLOW, "s", "true", "{}")
+    )
+    effects = tuple((effect.to.deliver, effect.args) for effect in said.effects)
+    said = router.probe.call("records_refused", tuple(said.records), effects, "its workflow is gone")
+    (sent,) = said.sends
+    assert sent.args[0] == (Refusal(9, Code.INVALID_ARGUMENT, "its workflow is gone"),)
+    assert router.push(event(scope="s"))[1] == [(0, "w", None)]
