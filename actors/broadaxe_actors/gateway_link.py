@@ -14,10 +14,13 @@ from broadaxe_actors.messages import (
     CloseSession,
     CloseSubscription,
     CreateCron,
+    CreateFilter,
+    DeleteFilter,
     DeleteRateLimit,
     DeleteTimers,
     EnableCron,
     EndSession,
+    EvaluateFilter,
     GetRun,
     GetStats,
     GetUsage,
@@ -50,6 +53,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
     UnpauseWorkflow,
     UnwatchRuns,
+    UpdateFilter,
     UpsertLabels,
     WatchRuns,
 )
@@ -95,6 +99,13 @@ _TO_TRACKER: dict[type, str] = {
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
+_TO_ROUTER: dict[type, str] = {
+    PushEvents: "push",
+    CreateFilter: "create_filter",
+    UpdateFilter: "update_filter",
+    DeleteFilter: "delete_filter",
+    EvaluateFilter: "evaluate_filter",
+}
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
 _TO_TIMETABLE: dict[type, str] = {
     ScheduleRuns: "schedule",
@@ -116,6 +127,7 @@ _NEW_WORK = frozenset(
         CreateCron,
         ScheduleRuns,
         RunTimer,
+        CreateFilter,
     }
 )
 
@@ -218,8 +230,8 @@ class GatewayLink(Actor):
             actors.registry.register.send(self.me, message)
         elif kind is GetWorkerUsage:
             actors.registry.get_usage.send(self.me, message)
-        elif kind is PushEvents:
-            actors.router.push.send(self.me, message)
+        elif kind in _TO_ROUTER:
+            getattr(actors.router, _TO_ROUTER[kind]).send(self.me, message)
         elif kind in _TO_TIMETABLE:
             getattr(actors.timetable, _TO_TIMETABLE[kind]).send(self.me, message)
         elif kind in _TO_LIMIT:
