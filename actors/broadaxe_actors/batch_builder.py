@@ -25,9 +25,18 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
+from broadaxe_storage.records_timers import (
+    CronChange,
+    CronRow,
+    ScheduledRunChange,
+    ScheduledRunRow,
+    TimerDrop,
+)
 
 MAX_FLUSH_BYTES = 8_000_000
 ROW_OVERHEAD_BYTES = 300
+TIMER_KINDS = (CronRow, CronChange, ScheduledRunRow, ScheduledRunChange, TimerDrop)
+"""In the order of `Batch`."""
 
 
 class Append(NamedTuple):
@@ -63,6 +72,8 @@ class BatchBuilder:
         """By id: what became of it in the end."""
         self.cleared_filters: dict[str, FilterClear] = {}
         """By workflow."""
+        self.timers: dict[type, dict[str, Any]] = {kind: {} for kind in TIMER_KINDS}
+        self.timer_ids: set[str] = set()
         self.other: dict[type, list[Any]] = {
             kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
         }
@@ -83,9 +94,14 @@ class BatchBuilder:
             elif kind is RunFinish:
                 if record.run_id in self.ended:
                     return False
-            elif kind is RunRevival and (
-                record.run_id in self.ended or record.run_id in self.finished or record.run_id in self.revived
-            ):
+            elif (
+                kind is RunRevival
+                and (
+                    record.run_id in self.ended
+                    or record.run_id in self.finished
+                    or record.run_id in self.revived
+                )
+            ) or (kind in TIMER_KINDS and record.id in self.timer_ids):
                 return False
         return True
 
@@ -125,6 +141,9 @@ class BatchBuilder:
             self.pauses[record.workflow_id] = record
         elif kind is RateLimitRow or kind is RateLimitDrop:
             self.rate_limits[record.tenant_id, record.key] = record
+        elif kind in TIMER_KINDS:
+            self.timers[kind][record.id] = record
+            self.timer_ids.add(record.id)
         elif kind in self.other:
             if kind is WorkerRow:
                 workers = self.other[kind]
@@ -177,6 +196,7 @@ class BatchBuilder:
             tuple(self.cleared_filters.values()),
             tuple(row for row in self.filters.values() if type(row) is FilterDrop),
             tuple(row for row in self.filters.values() if type(row) is FilterRow),
+            *(tuple(self.timers[kind].values()) for kind in TIMER_KINDS),
         )
 
 
@@ -197,4 +217,6 @@ def size_of(record: Any) -> int:
         return size + len(record.output or b"") + len(record.error or b"")
     if kind is RateLimitRow:
         return len(record.key)
+    if kind is CronRow or kind is ScheduledRunRow:
+        return len(record.input or b"") + len(record.metadata)
     return len(record.payload) if kind is EventRow else 0

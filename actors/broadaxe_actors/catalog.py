@@ -21,6 +21,7 @@ class Version:
     __slots__ = (
         "checksum",
         "children",
+        "created_at",
         "definition",
         "id",
         "idempotency",
@@ -36,6 +37,7 @@ class Version:
         self.id = row.id
         self.workflow_id = row.workflow_id
         self.number = row.number
+        self.created_at = row.created_at
         self.checksum = row.checksum
         self.definition = definition
         self.steps: tuple[Step, ...] = tuple(
@@ -113,6 +115,10 @@ class Catalog:
 
     def version(self, version_id: str) -> Version | None:
         return self._by_id.get(version_id)
+
+    def find(self, name: str) -> Version | None:
+        """The version that new runs use; None for an unknown name."""
+        return self._by_name.get(name)
 
     def latest(self, name: str) -> Version:
         """The version that new runs use. Raises `Refused` for an unknown name, offering the nearest."""

@@ -12,6 +12,7 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     api_tokens,
+    crons,
     durable,
     logs,
     members,
@@ -20,6 +21,7 @@ from broadaxe_gateway.http.rest import (
     rate_limits,
     retired,
     runs,
+    scheduled,
     tasks,
     tenants,
     users,
@@ -47,6 +49,8 @@ ROUTERS = (
     workflows.router,
     workers.router,
     rate_limits.router,
+    crons.router,
+    scheduled.router,
     retired.router,
 )
 """What the OpenAPI document tells of."""
