@@ -302,6 +302,8 @@ def test_command_line_page_names_every_command_and_option() -> None:
         key=[
             "broadaxe server start",
             "broadaxe token create",
+            "broadaxe token list",
+            "broadaxe token revoke",
             "broadaxe tenant retention",
             "broadaxe demo",
         ].index,
