@@ -45,6 +45,8 @@ class Expired:
     runs: int = 0
     """By pages; runs that went with their day are not counted."""
     events: int = 0
+    scheduled: int = 0
+    """Scheduled runs that have fired."""
     workers: int = 0
     days: list[str] = field(default_factory=list)
     """Tables of days that were dropped."""
@@ -149,6 +151,9 @@ class Retention:
             await _pause(started)
         done.events += await self._all_pages(
             lambda: self._pool.fetchval("expire_events", tenant_id, until, PAGE)
+        )
+        done.scheduled += await self._all_pages(
+            lambda: self._pool.fetchval("expire_scheduled_runs", tenant_id, until, PAGE)
         )
         if has_workers:
             done.workers += await self._all_pages(

@@ -26,6 +26,7 @@ from tests.factories import (
     make_member,
     make_run,
     make_run_finish,
+    make_scheduled_run,
     make_settle,
     make_task_event,
     make_task_run,
@@ -254,6 +255,19 @@ async def test_workers_that_are_gone_go_when_that_is_asked(case: Case) -> None:
     assert (await case.expire(has_workers=True)).workers == 2
     left = {row.id for row in await case.store.history.list_workers(TENANT, 0)}
     assert left == {row.id for row in rows[2:]}
+
+
+async def test_scheduled_runs_go_after_they_fired(case: Case) -> None:
+    rows = [
+        make_scheduled_run(trigger_at=ago(40), fired_at=ago(40), run_id=new_id()),
+        make_scheduled_run(trigger_at=ago(40), fired_at=ago(40), error="no such workflow"),
+        make_scheduled_run(trigger_at=ago(40)),
+        make_scheduled_run(trigger_at=ago(20), fired_at=ago(20), run_id=new_id()),
+    ]
+    await case.commit(scheduled_runs=rows)
+    assert (await case.expire()).scheduled == 2
+    left = await case.sql("SELECT id::text FROM scheduled_run ORDER BY id")
+    assert [row["id"] for row in left] == sorted(row.id for row in rows[2:])
 
 
 # ---------------------------------------------------------------- beside others
