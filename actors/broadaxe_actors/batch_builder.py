@@ -22,6 +22,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowDeletion,
     WorkflowPause,
     WorkflowVersionRow,
 )
@@ -56,6 +57,7 @@ class BatchBuilder:
         self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
         self.pauses: dict[str, WorkflowPause] = {}
+        self.deleted_workflows: dict[str, WorkflowDeletion] = {}
         self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
         """By tenant and key: what became of it in the end."""
         self.event_keys: dict[tuple[str, str], EventKeyRow] = {}
@@ -72,6 +74,8 @@ class BatchBuilder:
 
     def fits(self, append: Append) -> bool:
         """False when a record of this append must not share a flush with an earlier one of the same row or run."""
+        if self.deleted_workflows and _registers(append):
+            return False  # deletions are written last: a name must be free before another workflow has it
         for record in append.records:
             kind = type(record)
             if kind is TaskRunUpdate or kind is TaskRunFinish or kind is TaskRunSettle:
@@ -121,6 +125,8 @@ class BatchBuilder:
             self.claimed_keys[record.tenant_id, record.key] = record
         elif kind is IdempotencyRelease:
             self.released_keys[record.tenant_id, record.key, record.run_id] = record
+        elif kind is WorkflowDeletion:
+            self.deleted_workflows[record.workflow_id] = record
         elif kind is WorkflowPause:
             self.pauses[record.workflow_id] = record
         elif kind is RateLimitRow or kind is RateLimitDrop:
@@ -177,7 +183,12 @@ class BatchBuilder:
             tuple(self.cleared_filters.values()),
             tuple(row for row in self.filters.values() if type(row) is FilterDrop),
             tuple(row for row in self.filters.values() if type(row) is FilterRow),
+            tuple(self.deleted_workflows.values()),
         )
+
+
+def _registers(append: Append) -> bool:
+    return any(type(record) is WorkflowVersionRow for record in append.records)
 
 
 def _guarded(record: Any, earlier: TaskRunUpdate | None) -> Any:

@@ -14,6 +14,7 @@ from broadaxe_actors.messages import (
     CloseSession,
     CloseSubscription,
     DeleteRateLimit,
+    DeleteWorkflow,
     EndSession,
     GetRun,
     GetStats,
@@ -81,6 +82,7 @@ _TO_TRACKER: dict[type, str] = {
     ReleaseSlot: "release_slot",
     PauseWorkflow: "pause_workflow",
     UnpauseWorkflow: "unpause_workflow",
+    DeleteWorkflow: "delete_workflow",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}

@@ -53,6 +53,8 @@ class TenantRecord(NamedTuple):
     spilled: tuple[SpilledQueue, ...] = ()
     max_seq: int = 0
     pauses: tuple[WorkflowPause, ...] = ()
+    deleted_workflows: tuple[str, ...] = ()
+    """Those of which something lives on."""
 
 
 async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
@@ -76,6 +78,7 @@ async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
         tuple(spilled),
         await store.load_max_seq(),
         tuple(await store.load_workflow_pauses(tenant_id)),
+        tuple(await store.load_deleted_workflows(tenant_id)),
     )
 
 
@@ -198,7 +201,7 @@ class Supervisor(Actor):
         claims.connect.send(tracker)
         router.connect.send(tracker)
         tracker.restore_seq.send(record.max_seq)
-        tracker.restore_versions.send(record.versions)
+        tracker.restore_versions.send(record.versions, record.deleted_workflows)
         tracker.restore_pauses.send(record.pauses)
         self._coming[tenant_id] = (actors, record)
         registry.restore.send(record.workers, self.me)

@@ -22,9 +22,11 @@ __all__ = [
     "RateLimitOrderByField",
     "RegisteredWorkflow",
     "SemaphoreSlots",
+    "TaskMetrics",
     "TaskStat",
     "TaskStatusStat",
     "UpdateWorkerRequest",
+    "V1BranchDurableTaskResponse",
     "V1LogLine",
     "V1LogLineLevel",
     "V1LogLineList",
@@ -236,6 +238,14 @@ class V1WorkflowRunDetails(_Answer):
     workflow_config: dict[str, Any] | None = None
 
 
+class V1BranchDurableTaskResponse(_Answer):
+    """Where a durable task begins anew."""
+
+    task_external_id: str
+    node_id: int
+    branch_id: int
+
+
 # ---- logs
 
 
@@ -432,7 +442,17 @@ class WorkflowVersion(_Answer):
     input_json_schema: dict[str, Any] | None = None
 
 
-# ---- task stats
+# ---- counts and task stats
+
+
+class TaskMetrics(_Answer):
+    """How many task runs have each status."""
+
+    cancelled: int
+    completed: int
+    failed: int
+    queued: int
+    running: int
 
 
 class ConcurrencyStat(_Answer):

@@ -21,6 +21,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowDeletion,
     WorkflowPause,
     WorkflowVersionRow,
 )
@@ -34,7 +35,8 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
     moved = _moved(disk, changed, batch.ended)
     _check_workers(disk, batch.workers)
     _check_versions(disk, batch.workflow_versions)
-    _check_pauses(disk, batch.workflow_versions, batch.pauses)
+    _check_known(disk, batch.workflow_versions, batch.pauses, "pause")
+    _check_known(disk, batch.workflow_versions, batch.deleted_workflows, "delete")
     filters = _changed_filters(disk, batch)
 
     for row_id in revived:
@@ -51,6 +53,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.workers[worker.id] = worker._replace(created_at=known.created_at)
     disk.versions.update((version.id, version) for version in batch.workflow_versions)
     disk.pauses.update((pause.workflow_id, pause) for pause in batch.pauses)
+    _delete_workflows(disk, batch.deleted_workflows)
     disk.events.extend(batch.events)
     disk.logs.extend(batch.logs)
     for claim in batch.claimed_keys:
@@ -170,7 +173,9 @@ def _check_versions(disk: MemoryDisk, versions: Sequence[WorkflowVersionRow]) ->
     for version in versions:
         for other in stored:
             is_same_workflow = other.workflow_id == version.workflow_id
-            is_same_name = (other.tenant_id, other.name) == (version.tenant_id, version.name)
+            is_same_name = (other.tenant_id, other.name) == (version.tenant_id, version.name) and (
+                is_same_workflow or other.workflow_id not in disk.deleted_workflows
+            )
             if is_same_workflow != is_same_name:
                 raise RefusedRecords("a workflow id belongs to another tenant or name", [version.id])
             if other.id == version.id or (is_same_workflow and other.number == version.number):
@@ -178,15 +183,23 @@ def _check_versions(disk: MemoryDisk, versions: Sequence[WorkflowVersionRow]) ->
         stored.append(version)
 
 
-def _check_pauses(
-    disk: MemoryDisk, new: Sequence[WorkflowVersionRow], pauses: Sequence[WorkflowPause]
+def _delete_workflows(disk: MemoryDisk, deletions: Sequence[WorkflowDeletion]) -> None:
+    for deletion in deletions:
+        disk.deleted_workflows.setdefault(deletion.workflow_id, deletion)
+
+
+def _check_known(
+    disk: MemoryDisk,
+    new: Sequence[WorkflowVersionRow],
+    records: Sequence[WorkflowPause | WorkflowDeletion],
+    verb: str,
 ) -> None:
-    if not pauses:
+    if not records:
         return
     known = {(version.workflow_id, version.tenant_id) for version in (*disk.versions.values(), *new)}
-    unmet = [pause.workflow_id for pause in pauses if (pause.workflow_id, pause.tenant_id) not in known]
+    unmet = [row.workflow_id for row in records if (row.workflow_id, row.tenant_id) not in known]
     if unmet:
-        raise RefusedRecords("a workflow to pause is not one of the tenant", unmet)
+        raise RefusedRecords(f"a workflow to {verb} is not one of the tenant", unmet)
 
 
 def _changed_filters(disk: MemoryDisk, batch: Batch) -> dict[str, FilterRow]:

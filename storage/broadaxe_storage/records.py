@@ -368,6 +368,14 @@ class WorkflowPause(NamedTuple):
     """Likewise of scheduled runs."""
 
 
+class WorkflowDeletion(NamedTuple):
+    """A workflow is no more: its name is free for another one. Its versions stay for the runs that name them."""
+
+    workflow_id: str
+    tenant_id: str
+    deleted_at: int
+
+
 class LogRow(NamedTuple):
     """A line that a task logged."""
 
@@ -477,6 +485,7 @@ Record = (
     | WorkerRow
     | WorkflowVersionRow
     | WorkflowPause
+    | WorkflowDeletion
     | EventRow
     | EventKeyRow
     | FilterRow
@@ -515,3 +524,4 @@ class Batch(NamedTuple):
     dropped_filters: tuple[FilterDrop, ...] = ()
     filters: tuple[FilterRow, ...] = ()
     """Of other ids than `dropped_filters`."""
+    deleted_workflows: tuple[WorkflowDeletion, ...] = ()

@@ -94,7 +94,9 @@ class Creation(KeyClaims):
         versions: list[Version] = []
         for index, workflow in start.starts:
             event = start.events[index]
-            version = self._t._catalog.latest(workflow)
+            version = self._t._catalog.find(workflow)
+            if version is None:
+                continue  # it has just been deleted
             runs.append(
                 NewRun(
                     workflow,

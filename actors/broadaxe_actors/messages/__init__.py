@@ -20,6 +20,7 @@ from broadaxe_actors.messages.events import (
 from broadaxe_actors.messages.flow import (
     ActionStats,
     DeleteRateLimit,
+    DeleteWorkflow,
     GetStats,
     GroupStats,
     PauseRateLimit,
@@ -97,6 +98,7 @@ __all__ = [
     "CloseSession",
     "CloseSubscription",
     "DeleteRateLimit",
+    "DeleteWorkflow",
     "EndSession",
     "EventsPushed",
     "GetRun",
