@@ -28,7 +28,7 @@ from broadaxe_gateway.rpc.limits import GrpcLimits
 from broadaxe_gateway.rpc.reports import ReportDesk
 from broadaxe_gateway.rpc.stream import ClientStream, WorkerStream
 from broadaxe_storage.memory import MemoryStore
-from broadaxe_storage.records import TenantRow
+from broadaxe_storage.records_accounts import TenantRow
 
 TENANT = "018f0000-0000-7000-8000-000000000001"
 COMMIT_SECONDS = float(os.environ.get("BROADAXE_BENCH_COMMIT_MS", "4")) / 1000

@@ -20,12 +20,12 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunState,
     TaskRunUpdate,
-    TenantRow,
     WorkerRow,
     WorkerStatus,
     WorkflowPause,
     WorkflowVersionRow,
 )
+from broadaxe_storage.records_accounts import TenantRow
 
 _seqs = itertools.count(1)
 _random = random.Random(7)

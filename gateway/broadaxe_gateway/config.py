@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from broadaxe_gateway.auth_config import AuthConfig, read_auth
 from broadaxe_gateway.datadir import default_data_dir
 from broadaxe_gateway.keysets import (
     Keyset,
@@ -162,6 +163,7 @@ class ServerConfig:
     prometheus: PrometheusConfig = PrometheusConfig()
     log: LogConfig = LogConfig()
     seed: SeedConfig = SeedConfig()
+    auth: AuthConfig = field(default_factory=AuthConfig)
     jwt_keyset: Keyset | None = None
     """SERVER_ENCRYPTION_JWT_PRIVATE_KEYSET[_FILE] and ..._PUBLIC_KEYSET[_FILE]; None uses the data directory's (see `keysets`)."""
     master_keyset: MasterKeyset | None = None
@@ -248,6 +250,7 @@ def _read_server(reader: SettingReader) -> ServerConfig:
             format=reader.choice("SERVER_LOGGER_FORMAT", ("console", "json")) or log.format,
         ),
         seed=_read_seed(reader),
+        auth=read_auth(reader, notices),
         jwt_keyset=jwt,
         master_keyset=master,
         max_internal_retries=_or(

@@ -17,7 +17,8 @@ from broadaxe_gateway.passwords import hash_password
 from broadaxe_gateway.postgres_keeper import PostgresKeeper
 from broadaxe_storage.embedded import EmbeddedPostgres
 from broadaxe_storage.postgres import PostgresStore
-from broadaxe_storage.records import Batch, Defaults, TenantRow
+from broadaxe_storage.records import Batch
+from broadaxe_storage.records_accounts import Defaults, TenantRow
 from broadaxe_storage.store import DirectoryStore
 
 logger = logging.getLogger("broadaxe.database")

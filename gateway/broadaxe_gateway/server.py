@@ -28,18 +28,22 @@ from broadaxe_gateway.database import ensure_seed, open_store
 from broadaxe_gateway.datadir import DataDirError, DataDirLock
 from broadaxe_gateway.garbage import settle, tidy
 from broadaxe_gateway.http.app import create_app
+from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.listeners import HttpListeners, ListenError, listen
 from broadaxe_gateway.http.metrics import create_metrics_app
 from broadaxe_gateway.hub import Hub
-from broadaxe_gateway.keysets import KeysetError, open_keysets
+from broadaxe_gateway.keysets import KeysetError, Keysets, open_keysets
 from broadaxe_gateway.logs import configure_logging
+from broadaxe_gateway.passwords import PasswordWork
 from broadaxe_gateway.profile import Profile, choose_token, write_profile
 from broadaxe_gateway.rpc.limits import GrpcLimits, server_options
 from broadaxe_gateway.rpc.server import add_services
+from broadaxe_gateway.sessions import Sessions, cookie_secrets
 from broadaxe_gateway.tls import server_credentials
 from broadaxe_gateway.tokens import TokenService
 from broadaxe_storage.errors import StorageError
+from broadaxe_storage.postgres import PostgresStore
 
 logger = logging.getLogger("broadaxe.server")
 
@@ -145,6 +149,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     http_address = local_address(config.http.bind_address, http_port)
     addresses = audience(config, grpc_broadcast_address=grpc_address, server_url=f"http://{http_address}")
     tokens = TokenService(store, keysets.jwt, addresses)
+    people = _people(config, store, keysets, addresses.server_url, stack)
     services = add_services(
         grpc_server,
         hub=hub,
@@ -153,6 +158,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         version=ENGINE_VERSION,
         is_replay_enabled=config.is_replay_enabled,
     )
+    tokens.on_revoked = services.streams.end_revoked
     await grpc_server.start()
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
@@ -168,6 +174,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             reads=store.history,
             fetch_version=store.fetch_version,
             tokens=tokens,
+            people=people,
             telemetry=telemetry,
             gateway_figures=services.counters,
             readiness=readiness,
@@ -211,6 +218,21 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         default_tenant_id=tenant.id,
         ended=ended,
         stop=stack.aclose,
+    )
+
+
+def _people(
+    config: ServerConfig, store: PostgresStore, keysets: Keysets, server_url: str, stack: AsyncExitStack
+) -> People:
+    """What those who sign in are known by; `stack` ends the hashing of passwords."""
+    passwords = PasswordWork()
+    stack.callback(passwords.close)
+    return People(
+        store=store,
+        sessions=Sessions(store, cookie_secrets(config.auth.cookie_secrets, keysets.master)),
+        passwords=passwords,
+        config=config.auth,
+        server_url=server_url,
     )
 
 

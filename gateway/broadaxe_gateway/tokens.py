@@ -27,7 +27,7 @@ from broadaxe_actors.definitions import duration_us
 from broadaxe_actors.errors import Code, EngineError, Refused
 from broadaxe_gateway.keysets import Keyset
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import ApiTokenRow
+from broadaxe_storage.records_accounts import ApiTokenRow
 from broadaxe_storage.store import DirectoryStore
 
 logger = logging.getLogger("broadaxe.tokens")
@@ -114,6 +114,10 @@ class TokenService:
         self._now = now
         self._monotonic = monotonic
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._revoked: OrderedDict[str, None] = OrderedDict()
+        """Ids of tokens revoked here, those last."""
+        self.on_revoked: Callable[[str], None] = _ignore
+        """Told the id of a token that is found to count no more: what it has open is to end."""
 
     async def issue(self, tenant_id: str, name: str, expires_in: float = DEFAULT_LIFETIME_SECONDS) -> str:
         """A new token of a tenant, stored and committed; `expires_in` is in seconds.
@@ -178,9 +182,15 @@ class TokenService:
     async def revoke(self, tenant_id: str, token_id: str) -> bool:
         """Revoke a tenant's token; it stops working here at once, and at other gateways within `RECHECK_SECONDS`. False if there is none."""
         is_found = await self._store.revoke_token(tenant_id, token_id, int(self._now() * 1_000_000))
-        for known in self._known.values():
-            if known.identity is not None and known.identity.token_id == token_id:
-                known.identity = None
+        if is_found:
+            # A look at the row that began before this may still end after it.
+            self._revoked[token_id] = None
+            if len(self._revoked) > MAX_CACHED:
+                self._revoked.popitem(last=False)
+            for known in self._known.values():
+                if known.identity is not None and known.identity.token_id == token_id:
+                    known.identity = None
+            self.on_revoked(token_id)
         return is_found
 
     async def _learn(self, digest: bytes, token: str) -> _Known:
@@ -205,17 +215,22 @@ class TokenService:
         await asyncio.wait({known.recheck}, timeout=RECHECK_WAIT_SECONDS)
 
     async def _look_again(self, known: _Known, token: str) -> None:
+        before = known.identity
         try:
             known.identity = await self._look_up(self._decode(token))
         except Unauthenticated:
             known.identity = None
         except Unavailable as error:
             logger.warning("an API token could not be checked again and is taken as it was: %s", error)
+        if known.identity is None and before is not None:
+            self.on_revoked(before.token_id)
 
     async def _look_up(self, claims: dict[str, Any]) -> Identity | None:
         """The identity if the stored row agrees with the claims, else None."""
         row = await self._store.fetch_token(claims["token_id"])
         if row is None or row.revoked_at is not None or row.tenant_id != claims["sub"]:
+            return None
+        if row.id in self._revoked:
             return None
         return Identity(row.tenant_id, row.id, min(row.expires_at, claims["exp"] * 1_000_000))
 
@@ -258,6 +273,10 @@ class TokenService:
                 raise Unauthenticated(f"the token's {name} is not a UUID")
             claims[name] = str(uuid.UUID(claims[name]))
         return claims
+
+
+def _ignore(_: str) -> None:
+    """Nobody is told."""
 
 
 def _is_uuid(value: object) -> bool:

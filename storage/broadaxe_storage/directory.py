@@ -3,10 +3,20 @@
 May touch asyncpg through `pool`. Rows are few and cached by who reads them; each method is one statement, but for the defaults.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 from broadaxe_storage.errors import StorageBug
 from broadaxe_storage.pool import Pool
 from broadaxe_storage.queries import query
-from broadaxe_storage.records import ApiTokenRow, Defaults, TenantMemberRow, TenantRow, UserRow
+from broadaxe_storage.records_accounts import (
+    ApiTokenRow,
+    Defaults,
+    MemberView,
+    TenantMemberRow,
+    TenantRow,
+    UserRow,
+)
 
 
 class PostgresDirectory:
@@ -71,8 +81,8 @@ class PostgresDirectory:
     async def put_member(self, member: TenantMemberRow) -> None:
         await self._pool.fetch("put_member", *member)
 
-    async def list_members(self, tenant_id: str) -> list[TenantMemberRow]:
-        return [TenantMemberRow._make(row) for row in await self._pool.fetch("list_members", tenant_id)]
+    async def list_members(self, tenant_id: str, limit: int) -> list[MemberView]:
+        return [member_view(row) for row in await self._pool.fetch("list_members", tenant_id, limit)]
 
     async def list_memberships(self, user_id: str) -> list[TenantMemberRow]:
         return [TenantMemberRow._make(row) for row in await self._pool.fetch("list_memberships", user_id)]
@@ -84,8 +94,14 @@ class PostgresDirectory:
         rows = await self._pool.fetch("fetch_token", token_id)
         return ApiTokenRow._make(rows[0]) if rows else None
 
-    async def list_tokens(self, tenant_id: str) -> list[ApiTokenRow]:
-        return [ApiTokenRow._make(row) for row in await self._pool.fetch("list_tokens", tenant_id)]
+    async def list_tokens(self, tenant_id: str, limit: int) -> list[ApiTokenRow]:
+        return [ApiTokenRow._make(row) for row in await self._pool.fetch("list_tokens", tenant_id, limit)]
 
     async def revoke_token(self, tenant_id: str, token_id: str, at: int) -> bool:
         return bool(await self._pool.fetch("revoke_token", tenant_id, token_id, at))
+
+
+def member_view(row: Iterable[Any]) -> MemberView:
+    """A row of a membership, followed by the person's address and name."""
+    *member, email, name = row
+    return MemberView(TenantMemberRow._make(member), email, name)

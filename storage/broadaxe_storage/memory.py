@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from broadaxe_storage.errors import CommitUnknown, DatabaseInUse, Fenced, Unavailable
+from broadaxe_storage.memory_accounts import MemoryAccounts
 from broadaxe_storage.memory_checks import metadata_text
 from broadaxe_storage.memory_directory import (
     CommitFault,
     Faults,
-    MemoryDirectory,
     MemoryDisk,
     NoFaults,
     of_tenant,
@@ -50,7 +50,7 @@ _WORKER_MEMORY_US = 7 * 86_400_000_000
 _Row = TypeVar("_Row", TaskRunRow, FinishedTaskRun)
 
 
-class MemoryStore(MemoryDirectory):
+class MemoryStore(MemoryAccounts):
     """One engine's view of a disk; see `store.ShardStore` and `store.DirectoryStore` for what each method promises."""
 
     def crash(self) -> None:

@@ -4,6 +4,7 @@ Touches nothing outside the process. `memory.MemoryStore` adds the shard half.
 """
 
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Protocol, TypeVar
@@ -11,9 +12,7 @@ from typing import Protocol, TypeVar
 from broadaxe_storage.errors import RefusedRecords, Unavailable
 from broadaxe_storage.memory_checks import check_record
 from broadaxe_storage.records import (
-    ApiTokenRow,
     Batch,
-    Defaults,
     EventRow,
     FilterRow,
     FinishedTaskRun,
@@ -22,13 +21,22 @@ from broadaxe_storage.records import (
     RateLimitRow,
     TaskEventRow,
     TaskRunRow,
-    TenantMemberRow,
-    TenantRow,
-    UserRow,
     WorkerRow,
     WorkflowDeletion,
     WorkflowPause,
     WorkflowVersionRow,
+)
+from broadaxe_storage.records_accounts import (
+    ROLES,
+    ApiTokenRow,
+    Defaults,
+    EmailGroupRow,
+    InviteRow,
+    MemberView,
+    SessionRow,
+    TenantMemberRow,
+    TenantRow,
+    UserRow,
 )
 from broadaxe_storage.store import LOGICAL_SHARDS
 
@@ -96,6 +104,9 @@ class MemoryDisk:
         self.users: dict[str, UserRow] = {}
         self.members: dict[tuple[str, str], TenantMemberRow] = {}
         self.tokens: dict[str, ApiTokenRow] = {}
+        self.sessions: dict[bytes, SessionRow] = {}
+        self.invites: dict[str, InviteRow] = {}
+        self.email_groups: dict[str, EmailGroupRow] = {}
         self.commits = 0
         """Batches written."""
 
@@ -119,7 +130,7 @@ class MemoryDirectory:
         tenant = self.disk.tenants.get(defaults.tenant_id) or self._tenant_by_slug(defaults.tenant_slug)
         if tenant is None:
             tenant = TenantRow(defaults.tenant_id, defaults.tenant_name, defaults.tenant_slug, defaults.now)
-            _insert(self.disk.tenants, tenant.id, tenant)
+            insert(self.disk.tenants, tenant.id, tenant)
         admin = self._user_by_email(defaults.admin_email)
         if admin is None:
             admin = UserRow(
@@ -129,8 +140,8 @@ class MemoryDirectory:
                 defaults.admin_password_hash,
                 defaults.now,
             )
-            _insert(self.disk.users, admin.id, admin)
-        member = TenantMemberRow(tenant.id, admin.id, "OWNER", defaults.now)
+            insert(self.disk.users, admin.id, admin)
+        member = TenantMemberRow(str(uuid.uuid4()), tenant.id, admin.id, "OWNER", defaults.now)
         self.disk.members.setdefault((tenant.id, admin.id), member)
         return tenant
 
@@ -138,7 +149,7 @@ class MemoryDirectory:
         await self._reading("insert_tenant")
         if self._tenant_by_slug(tenant.slug):
             raise RefusedRecords(f"duplicate key: a tenant has the slug {tenant.slug!r} already", [tenant.id])
-        _insert(self.disk.tenants, tenant.id, tenant)
+        insert(self.disk.tenants, tenant.id, tenant)
 
     async def load_tenants(self) -> list[TenantRow]:
         await self._reading("load_tenants")
@@ -156,7 +167,7 @@ class MemoryDirectory:
         await self._reading("insert_user")
         if self._user_by_email(user.email):
             raise RefusedRecords(f"duplicate key: {user.email!r} is a user already", [user.id])
-        _insert(self.disk.users, user.id, user)
+        insert(self.disk.users, user.id, user)
 
     async def fetch_user(self, user_id: str) -> UserRow | None:
         await self._reading("fetch_user")
@@ -169,18 +180,21 @@ class MemoryDirectory:
     async def put_member(self, member: TenantMemberRow) -> None:
         await self._reading("put_member")
         check_record(member)
-        if member.role not in ("OWNER", "ADMIN", "MEMBER"):
-            raise RefusedRecords(f"role {member.role!r} is not one of OWNER, ADMIN, MEMBER")
+        if member.role not in ROLES:
+            raise RefusedRecords(f"role {member.role!r} is not one of {', '.join(ROLES)}")
         if member.tenant_id not in self.disk.tenants or member.user_id not in self.disk.users:
             raise RefusedRecords("no such tenant or user", [member.tenant_id, member.user_id])
         key = (member.tenant_id, member.user_id)
         known = self.disk.members.get(key, member)
-        self.disk.members[key] = known._replace(role=member.role)
+        self.disk.members[key] = known._replace(
+            role=member.role, can_view_payloads=member.can_view_payloads, updated_at=member.updated_at
+        )
 
-    async def list_members(self, tenant_id: str) -> list[TenantMemberRow]:
+    async def list_members(self, tenant_id: str, limit: int) -> list[MemberView]:
         await self._reading("list_members")
         found = of_tenant(self.disk.members.values(), tenant_id)
-        return sorted(found, key=lambda row: (row.created_at, row.user_id))
+        members = sorted(found, key=lambda row: (row.created_at, row.user_id))
+        return [self._member_view(member) for member in members[:limit]]
 
     async def list_memberships(self, user_id: str) -> list[TenantMemberRow]:
         await self._reading("list_memberships")
@@ -191,16 +205,16 @@ class MemoryDirectory:
         await self._reading("insert_token")
         if token.tenant_id not in self.disk.tenants:
             raise RefusedRecords("no such tenant", [token.tenant_id])
-        _insert(self.disk.tokens, token.id, token)
+        insert(self.disk.tokens, token.id, token)
 
     async def fetch_token(self, token_id: str) -> ApiTokenRow | None:
         await self._reading("fetch_token")
         return self.disk.tokens.get(token_id)
 
-    async def list_tokens(self, tenant_id: str) -> list[ApiTokenRow]:
+    async def list_tokens(self, tenant_id: str, limit: int) -> list[ApiTokenRow]:
         await self._reading("list_tokens")
-        found = of_tenant(self.disk.tokens.values(), tenant_id)
-        return sorted(found, key=lambda row: (row.created_at, row.id))
+        found = [row for row in of_tenant(self.disk.tokens.values(), tenant_id) if row.revoked_at is None]
+        return sorted(found, key=lambda row: (-row.created_at, row.id))[:limit]
 
     async def revoke_token(self, tenant_id: str, token_id: str, at: int) -> bool:
         await self._reading("revoke_token")
@@ -219,6 +233,10 @@ class MemoryDirectory:
     def _require_open(self) -> None:
         if self._is_closed:
             raise Unavailable("this memory store is closed")
+
+    def _member_view(self, member: TenantMemberRow) -> MemberView:
+        user = self.disk.users[member.user_id]
+        return MemberView(member, user.email, user.name)
 
     def _tenant_by_slug(self, slug: str) -> TenantRow | None:
         return next((row for row in self.disk.tenants.values() if row.slug == slug), None)
@@ -240,7 +258,7 @@ def of_tenant(rows: Iterable[_Owned], tenant_id: str | None) -> Iterator[_Owned]
     return (row for row in rows if tenant_id is None or row.tenant_id == tenant_id)
 
 
-def _insert(table: dict[str, _Row], key: str, row: _Row) -> None:
+def insert(table: dict[str, _Row], key: str, row: _Row) -> None:
     check_record(row)
     if key in table:
         raise RefusedRecords("duplicate key: this id exists already", [key])

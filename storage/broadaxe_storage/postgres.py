@@ -1,6 +1,6 @@
-"""The record in Postgres: `ShardStore` and `DirectoryStore` over asyncpg.
+"""The record in Postgres: `ShardStore` and `AccountStore` over asyncpg.
 
-Composes the parts: `ownership` (who may write), `journal` (writing), `partitions`, `directory`, `history`, and the reads that stand here.
+Composes the parts: `ownership` (who may write), `journal` (writing), `partitions`, `directory` and `accounts`, `history`, and the reads that stand here.
 Those go through a pool, people's through two of their own, the journal through a connection of its own, the owner's lock through
 another; an idle store sends nothing.
 """
@@ -8,8 +8,8 @@ another; an idle store sends nothing.
 import time
 from collections.abc import Sequence
 
+from broadaxe_storage.accounts import PostgresAccounts
 from broadaxe_storage.config import DatabaseConfig
-from broadaxe_storage.directory import PostgresDirectory
 from broadaxe_storage.history import LISTING_SETTINGS, LOOK_UP_SETTINGS, History
 from broadaxe_storage.journal import JournalWriter
 from broadaxe_storage.migrate import migrate
@@ -36,8 +36,8 @@ WORKER_MEMORY_US = 7 * DAY_US
 _NO_ID = "00000000-0000-0000-0000-000000000000"
 
 
-class PostgresStore(PostgresDirectory):
-    """See `store.ShardStore` and `store.DirectoryStore` for what each method promises."""
+class PostgresStore(PostgresAccounts):
+    """See `store.ShardStore` and `account_store.AccountStore` for what each method promises."""
 
     def __init__(self, config: DatabaseConfig) -> None:
         """Connects nothing: use `open`."""

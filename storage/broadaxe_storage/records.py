@@ -388,62 +388,6 @@ class LogRow(NamedTuple):
     message: bytes
 
 
-class TenantRow(NamedTuple):
-    id: str
-    name: str
-    slug: str
-    created_at: int
-
-
-class UserRow(NamedTuple):
-    """A person who may sign in. E-mail addresses are unique in any case of letters."""
-
-    id: str
-    email: str
-    name: str
-    password_hash: str | None
-    """As the gateway made it; None for a person who cannot sign in by password."""
-    created_at: int
-
-
-class TenantMemberRow(NamedTuple):
-    tenant_id: str
-    user_id: str
-    role: str
-    """`OWNER`, `ADMIN` or `MEMBER`."""
-    created_at: int
-
-
-class ApiTokenRow(NamedTuple):
-    """A token that was issued. The token itself is never stored: its signature proves it, this row says whether it still counts."""
-
-    id: str
-    tenant_id: str
-    name: str
-    created_at: int
-    expires_at: int
-    revoked_at: int | None
-
-
-class Defaults(NamedTuple):
-    """The tenant and administrator that every installation begins with."""
-
-    tenant_id: str
-    """DEFAULT_TENANT_ID."""
-    tenant_name: str
-    """DEFAULT_TENANT_NAME."""
-    tenant_slug: str
-    """DEFAULT_TENANT_SLUG."""
-    admin_id: str
-    """Used if the administrator is new."""
-    admin_email: str
-    """ADMIN_EMAIL."""
-    admin_name: str
-    """ADMIN_NAME."""
-    admin_password_hash: str | None
-    now: int
-
-
 class RunFilter(NamedTuple):
     """Which runs are meant; a run of several tasks is one."""
 

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from broadaxe_storage.records import (
-    ApiTokenRow,
     Batch,
-    Defaults,
     EventRow,
     FilterRow,
     FinishedTaskRun,
@@ -25,12 +23,17 @@ from broadaxe_storage.records import (
     RunFilter,
     SpilledQueue,
     TaskRunRow,
-    TenantMemberRow,
-    TenantRow,
-    UserRow,
     WorkerRow,
     WorkflowPause,
     WorkflowVersionRow,
+)
+from broadaxe_storage.records_accounts import (
+    ApiTokenRow,
+    Defaults,
+    MemberView,
+    TenantMemberRow,
+    TenantRow,
+    UserRow,
 )
 
 LOGICAL_SHARDS = 256
@@ -207,7 +210,7 @@ class DirectoryStore(Protocol):
         """Make a user a member, or change a member's role. Raises `RefusedRecords` for an unknown tenant or user."""
         ...
 
-    async def list_members(self, tenant_id: str) -> list[TenantMemberRow]: ...
+    async def list_members(self, tenant_id: str, limit: int) -> list[MemberView]: ...
 
     async def list_memberships(self, user_id: str) -> list[TenantMemberRow]: ...
 
@@ -217,7 +220,9 @@ class DirectoryStore(Protocol):
 
     async def fetch_token(self, token_id: str) -> ApiTokenRow | None: ...
 
-    async def list_tokens(self, tenant_id: str) -> list[ApiTokenRow]: ...
+    async def list_tokens(self, tenant_id: str, limit: int) -> list[ApiTokenRow]:
+        """Those that are not revoked, the newest first."""
+        ...
 
     async def revoke_token(self, tenant_id: str, token_id: str, at: int) -> bool:
         """Revoke a token of this tenant; False if it has no such token. A revoked token keeps the time of its first revocation."""

@@ -10,18 +10,16 @@ from typing import Any, Protocol
 
 import pytest
 
+from broadaxe_storage.account_store import AccountStore
 from broadaxe_storage.errors import DatabaseInUse, Fenced, RefusedRecords
 from broadaxe_storage.records import (
-    ApiTokenRow,
     Batch,
-    Defaults,
     SpilledQueue,
     TaskRunState,
-    TenantMemberRow,
-    UserRow,
     WorkerStatus,
 )
-from broadaxe_storage.store import DirectoryStore, ShardStore, shard_of
+from broadaxe_storage.records_accounts import ApiTokenRow, Defaults, TenantMemberRow, TenantRow, UserRow
+from broadaxe_storage.store import ShardStore, shard_of
 from tests.factories import (
     TENANT,
     make_event,
@@ -38,7 +36,7 @@ from tests.factories import (
 )
 
 
-class Store(ShardStore, DirectoryStore, Protocol):
+class Store(ShardStore, AccountStore, Protocol):
     """Both ports."""
 
 
@@ -507,7 +505,7 @@ async def test_defaults_are_made_once_and_then_left_alone(store: Store) -> None:
         now=now_us(),
     )
     tenant = await store.ensure_default_tenant_and_admin(defaults)
-    assert tenant == (defaults.tenant_id, "Default", "default", defaults.now)
+    assert tenant == TenantRow(defaults.tenant_id, "Default", "default", defaults.now)
     again = defaults._replace(
         tenant_id=new_id(), tenant_name="Other", admin_id=new_id(), admin_password_hash="$argon2id$2", now=1
     )
@@ -518,9 +516,9 @@ async def test_defaults_are_made_once_and_then_left_alone(store: Store) -> None:
     admin = await store.fetch_user_by_email("ADMIN@EXAMPLE.COM")
     assert admin == UserRow(defaults.admin_id, "Admin@example.com", "Admin", "$argon2id$1", defaults.now)
     assert await store.fetch_user(defaults.admin_id) == admin
-    assert await store.list_members(tenant.id) == [
-        TenantMemberRow(tenant.id, defaults.admin_id, "OWNER", defaults.now)
-    ]
+    ((member, email, name),) = await store.list_members(tenant.id, 10)
+    assert member == TenantMemberRow(member.id, tenant.id, defaults.admin_id, "OWNER", defaults.now)
+    assert (email, name) == ("Admin@example.com", "Admin")
 
 
 async def test_tenants_have_their_own_slugs(store: Store) -> None:
@@ -542,7 +540,7 @@ async def test_members_have_one_role_in_a_tenant(store: Store) -> None:
     await store.insert_user(user)
     with pytest.raises(RefusedRecords):
         await store.insert_user(user._replace(id=new_id(), email="A@EXAMPLE.com"))
-    member = TenantMemberRow(tenant.id, user.id, "MEMBER", now_us())
+    member = TenantMemberRow(new_id(), tenant.id, user.id, "MEMBER", now_us())
     await store.put_member(member)
     await store.put_member(member._replace(role="ADMIN"))
     assert await store.list_memberships(user.id) == [member._replace(role="ADMIN")]
@@ -558,11 +556,17 @@ async def test_tokens_are_kept_and_revoked_once(store: Store) -> None:
     await store.insert_token(token)
     assert await store.fetch_token(token.id) == token
     assert await store.fetch_token(new_id()) is None
+    newer = token._replace(id=new_id(), created_at=token.created_at + 1)
+    await store.insert_token(newer)
+    assert await store.list_tokens(tenant.id, 10) == [newer, token]
+    assert await store.list_tokens(tenant.id, 1) == [newer]
+    assert await store.revoke_token(tenant.id, newer.id, 5) is True
     assert await store.revoke_token(new_id(), token.id, 5) is False
     assert await store.revoke_token(tenant.id, new_id(), 5) is False
     assert await store.revoke_token(tenant.id, token.id, 5) is True
     assert await store.revoke_token(tenant.id, token.id, 9) is True
-    assert await store.list_tokens(tenant.id) == [token._replace(revoked_at=5)]
+    assert await store.list_tokens(tenant.id, 10) == []
+    assert await store.fetch_token(token.id) == token._replace(revoked_at=5)
     with pytest.raises(RefusedRecords):
         await store.insert_token(token)
     with pytest.raises(RefusedRecords):

@@ -15,6 +15,7 @@ from broadaxe_gateway.http.health import Readiness, create_health_app, create_st
 from broadaxe_gateway.http.metrics import COUNTERS, create_metrics_app
 from broadaxe_gateway.http.rest.present_workers import live_worker
 from broadaxe_gateway.tokens import Identity, Unauthenticated
+from tests.gateway.people import make_people
 from tests.gateway.rest.fakes import FakeRecord
 
 TENANT = "11111111-1111-4111-8111-111111111111"
@@ -104,6 +105,7 @@ async def client(engine, readiness, telemetry):
         reads=record,
         fetch_version=record.fetch_version,
         tokens=FakeTokens(),
+        people=make_people(),
         telemetry=source_of(telemetry),
         gateway_figures=lambda: {
             ("broadaxe_grpc_open_streams", None): 2,

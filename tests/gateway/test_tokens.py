@@ -20,7 +20,7 @@ from broadaxe_gateway.tokens import (
     parse_lifetime,
 )
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import TenantRow
+from broadaxe_storage.records_accounts import TenantRow
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 AUDIENCE = Audience("http://127.0.0.1:8080", "127.0.0.1:7070")
@@ -289,3 +289,33 @@ def test_lifetimes_are_read(text, seconds):
 def test_senseless_lifetime_texts_are_refused(text):
     with pytest.raises(ValueError, match="not a lifetime"):
         parse_lifetime(text)
+
+
+async def test_a_look_at_the_row_that_began_before_the_revocation_does_not_undo_it(store, clock):
+    service = make_service(store, clock)
+    token = await service.issue(TENANT, "ci")
+    identity = await service.verify(token)
+    row = store.rows[identity.token_id]
+    clock.seconds += RECHECK_SECONDS
+    store.gate = asyncio.Event()
+    checking = asyncio.create_task(service.verify(token))
+    learning = asyncio.create_task(make_service(store, clock).verify(token))
+    await asyncio.sleep(0)
+    assert await service.revoke(TENANT, identity.token_id)
+    store.rows[identity.token_id] = row  # what a slow read still returns
+    store.gate.set()
+    with pytest.raises(Unauthenticated):
+        await checking
+    with pytest.raises(Unauthenticated):
+        await service.verify(token)
+    assert (await learning).token_id == identity.token_id
+
+
+async def test_who_has_something_open_with_a_token_is_told_of_its_end(store, clock):
+    service = make_service(store, clock)
+    ended = []
+    service.on_revoked = ended.append
+    here, elsewhere = [await service.verify(await service.issue(TENANT, "ci")) for _ in range(2)]
+    assert await service.revoke(TENANT, here.token_id)
+    assert not await service.revoke(str(uuid.uuid4()), elsewhere.token_id)
+    assert ended == [here.token_id]

@@ -3,28 +3,52 @@
 from fastapi import FastAPI
 
 from broadaxe_gateway.config import ServerConfig
+from broadaxe_gateway.http import openapi
+from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.errors import add_error_handlers
 from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
+    api_tokens,
     durable,
     logs,
+    members,
     meta,
     metrics,
     rate_limits,
     retired,
     runs,
     tasks,
+    tenants,
+    users,
     workers,
     workflows,
 )
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
+from broadaxe_gateway.http.throttle import Throttle
 from broadaxe_gateway.tokens import TokenService
 
 OPENAPI_PATH = "/api/v1/openapi.json"
+ROUTERS = (
+    meta.router,
+    users.router,
+    tenants.router,
+    members.router,
+    api_tokens.router,
+    runs.router,
+    tasks.router,
+    durable.router,
+    logs.router,
+    metrics.router,
+    workflows.router,
+    workers.router,
+    rate_limits.router,
+    retired.router,
+)
+"""What the OpenAPI document tells of."""
 
 
 def create_app(
@@ -33,6 +57,7 @@ def create_app(
     reads: Reads,
     fetch_version: FetchVersion,
     tokens: TokenService,
+    people: People,
     telemetry: TelemetrySource,
     gateway_figures: GatewaySource,
     readiness: Readiness,
@@ -46,6 +71,8 @@ def create_app(
     app.state.versions = Versions(fetch_version)
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
+    app.state.people = people
+    app.state.throttle = Throttle(config.auth)
     app.state.telemetry = telemetry
     app.state.version = version
     add_error_handlers(app)
@@ -55,7 +82,7 @@ def create_app(
     app.include_router(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False
     )
-    app.include_router(meta.router)
-    for resource in (runs, tasks, durable, logs, metrics, workflows, workers, rate_limits, retired):
-        app.include_router(resource.router)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.install(app, ROUTERS, config.auth.cookie_name)
     return app

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_storage.errors import Unavailable
+from broadaxe_storage.errors import RefusedRecords, Unavailable
 
 logger = logging.getLogger("broadaxe.http")
 
@@ -38,6 +38,16 @@ class RequestRefused(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
+
+
+class RouteRefused(Exception):
+    """Ends a request in its handler, with a status and a description; `is_single` where the wire document has it without a list around it."""
+
+    def __init__(self, status: HTTPStatus, description: str, *, is_single: bool = False) -> None:
+        super().__init__(description)
+        self.status = status
+        self.description = description
+        self.is_single = is_single
 
 
 def refusal(status: HTTPStatus, description: str) -> JSONResponse:
@@ -71,9 +81,27 @@ def add_error_handlers(app: FastAPI) -> None:
             HTTPStatus.SERVICE_UNAVAILABLE, "the database cannot be reached at the moment: try again"
         )
 
+    @app.exception_handler(RefusedRecords)
+    async def not_storable(request: Request, error: RefusedRecords) -> JSONResponse:
+        # Checks of the routes should have said which; what they have missed is the caller's mistake all the same.
+        logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return message(HTTPStatus.BAD_REQUEST, "a value in this request is not one that can be stored")
+
+    @app.exception_handler(RouteRefused)
+    async def ended_in_route(_: Request, error: RouteRefused) -> JSONResponse:
+        if error.is_single:
+            return JSONResponse({"description": error.description}, error.status)
+        return refusal(error.status, error.description)
+
     @app.exception_handler(RequestRefused)
     async def ended(_: Request, error: RequestRefused) -> JSONResponse:
         return message(error.status, error.message)
+
+    _add_handlers_of_the_framework(app)
+
+
+def _add_handlers_of_the_framework(app: FastAPI) -> None:
+    """For what the framework raises, and for what nobody expected."""
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

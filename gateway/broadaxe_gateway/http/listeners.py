@@ -94,6 +94,8 @@ class HttpListeners:
             lifespan="off",
             ws="none",
             server_header=False,
+            # Whom to believe about clients is a setting of ours (see `throttle`).
+            proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         self._server = _Server(config)

@@ -13,6 +13,7 @@ import grpc
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.rpc.convert.collisions import trailer_of
 from broadaxe_gateway.rpc.limits import RateLimiter
+from broadaxe_gateway.rpc.outlet import token_of_call
 from broadaxe_gateway.rpc.status import status_of
 from broadaxe_gateway.tokens import Identity, Unauthenticated
 
@@ -80,6 +81,7 @@ class Guard:
                 Code.RESOURCE_EXHAUSTED,
                 f"more than {limiter.rate:,.0f} calls a second came with this API token: slow down, or raise SERVER_GRPC_RATE_LIMIT",
             )
+        token_of_call.set(identity.token_id)
         return identity.tenant_id
 
     def unary(

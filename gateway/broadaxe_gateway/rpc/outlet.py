@@ -7,15 +7,20 @@ goes out with the next one, so batches grow with the load by themselves.
 import asyncio
 import logging
 from collections import deque
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
-from broadaxe_actors.errors import Code, Refused
+from broadaxe_actors.errors import Code, EngineError, Refused
+from broadaxe_gateway.tokens import Unauthenticated
 
 logger = logging.getLogger("broadaxe.grpc")
 
 T = TypeVar("T")
 
 CLOSE_SECONDS = 2.0
+
+token_of_call: ContextVar[str] = ContextVar("token_of_call", default="")
+"""The id of the API token of the call that is being served; set by the guard."""
 
 
 class Outlet(Generic[T]):
@@ -26,7 +31,7 @@ class Outlet(Generic[T]):
         self.size = 0
         """Bytes of what waits, as given to `put`."""
         self._is_ended = False
-        self._error: Refused | None = None
+        self._error: EngineError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     def put(self, item: T, size: int = 0) -> None:
@@ -47,7 +52,7 @@ class Outlet(Generic[T]):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def end(self, error: Refused | None = None) -> None:
+    def end(self, error: EngineError | None = None) -> None:
         """Nothing more comes. Without an error what waits is still read; with one, reading raises it at once."""
         if not self._is_ended or (error is not None and self._error is None):
             self._is_ended = True
@@ -90,7 +95,8 @@ class OpenStreams:
     """The streams that a server has open, so that it can end them before it stops."""
 
     def __init__(self) -> None:
-        self._outlets: set[Outlet[Any]] = set()
+        self._outlets: dict[Outlet[Any], str] = {}
+        """With the id of the API token that each was opened with."""
         self._is_closed = False
         self._emptied = asyncio.Event()
 
@@ -101,12 +107,18 @@ class OpenStreams:
         """Raises `Refused` (UNAVAILABLE) when the server is stopping."""
         if self._is_closed:
             raise stopping()
-        self._outlets.add(outlet)
+        self._outlets[outlet] = token_of_call.get()
 
     def discard(self, outlet: "Outlet[Any]") -> None:
-        self._outlets.discard(outlet)
+        self._outlets.pop(outlet, None)
         if not self._outlets:
             self._emptied.set()
+
+    def end_revoked(self, token_id: str) -> None:
+        """End the streams of an API token that counts no more."""
+        for outlet, opened_with in list(self._outlets.items()):
+            if opened_with == token_id:
+                outlet.end(Unauthenticated(f"token {token_id} was revoked while its stream was open"))
 
     async def close(self) -> None:
         """End every stream with UNAVAILABLE, upon which clients come back, and wait until they have ended.

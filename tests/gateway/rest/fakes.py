@@ -41,6 +41,7 @@ from broadaxe_storage.records import (
 )
 from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 from tests.factories import make_task_run, make_version, new_id
+from tests.gateway.people import make_people
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 OTHER_TENANT = "22222222-2222-4222-8222-222222222222"
@@ -355,6 +356,8 @@ class Rest:
         self.record = FakeRecord()
         self.engine = FakeEngine(self.record)
 
+        config = load_config({"SERVER_GRPC_MAX_MSG_SIZE": "1048576", **settings})
+        self.people = make_people(config.auth)
         self.telemetry = Telemetry()
         self.refreshed: list[str | None] = []
 
@@ -367,10 +370,11 @@ class Rest:
             reads=self.record,
             fetch_version=self.record.fetch_version,
             tokens=FakeTokens(),
+            people=self.people,
             telemetry=telemetry,
             gateway_figures=dict,
             readiness=Readiness(),
-            config=load_config({"SERVER_GRPC_MAX_MSG_SIZE": "1048576", **settings}),
+            config=config,
             version="v0.79.0",
         )
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

@@ -1,15 +1,13 @@
 """What the REST routes are given: the engine, the reads, the tenant of the path, and parameters in the forms of the wire document."""
 
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Any, Protocol, cast
 from uuid import UUID
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_gateway.http.auth import Caller
-from broadaxe_gateway.http.errors import RequestRefused
+from broadaxe_gateway.http.auth import Credentials, access_to, role_for
 from broadaxe_gateway.http.metrics import TelemetrySource
 from broadaxe_gateway.http.rest.models.common import microseconds
 from broadaxe_gateway.http.rest.reads import Reads
@@ -44,13 +42,16 @@ async def _telemetry(request: Request) -> TelemetrySource:
     return cast(TelemetrySource, request.app.state.telemetry)
 
 
-async def _tenant(tenant: Annotated[UUID, Path()], caller: Caller) -> str:
-    """The tenant of the path, which the token must be of."""
-    if str(tenant) != caller.tenant_id:
-        raise RequestRefused(HTTPStatus.FORBIDDEN, "the API token is of another tenant")
-    return caller.tenant_id
+async def _tenant(tenant: Annotated[UUID, Path()], request: Request, credentials: Credentials) -> str:
+    """The tenant of the path, in which the caller may read, or for other methods be a member."""
+    return (await access_to(request, str(tenant), credentials, role_for(request.method))).tenant_id
 
 
+MOST = 2**31 - 1
+"""Of a number that comes from outside and goes to the record."""
+
+Offset = Annotated[int, Query(ge=0, le=MOST)]
+Attempt = Annotated[int | None, Query(ge=1, le=MOST)]
 Engine = Annotated[EngineLink, Depends(_engine)]
 Read = Annotated[Reads, Depends(_reads)]
 KnownVersions = Annotated[Versions, Depends(_versions)]

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Response
 
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_gateway.http.auth import Caller
-from broadaxe_gateway.http.rest.dependencies import Read, Tenant
+from broadaxe_gateway.http.rest.dependencies import Offset, Read, Tenant
 from broadaxe_gateway.http.rest.models.common import Pagination, answer, json_response
 from broadaxe_gateway.http.rest.models.runs import BranchedTask, BranchRequest, RestoredTask, SpanList
 from broadaxe_gateway.http.rest.tasks import fetch_task
@@ -33,7 +33,7 @@ async def list_durable_log(
     tenant: Tenant,
     task: UUID,
     reads: Read,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> Response:
     await fetch_task(tenant, str(task), reads)
@@ -53,7 +53,7 @@ async def branch_durable_task(tenant: Tenant, body: BranchRequest, reads: Read) 
 async def list_spans(
     tenant: Tenant,
     run_external_id: Annotated[UUID, Query()],
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> Response:
     return await answer(SpanList(pagination=Pagination(), retry_counts=[], rows=[]))

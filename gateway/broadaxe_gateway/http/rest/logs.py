@@ -8,7 +8,14 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 
 from broadaxe_gateway.http.auth import Caller
-from broadaxe_gateway.http.rest.dependencies import KnownVersions, Read, Tenant, optional_us, texts
+from broadaxe_gateway.http.rest.dependencies import (
+    Attempt,
+    KnownVersions,
+    Read,
+    Tenant,
+    optional_us,
+    texts,
+)
 from broadaxe_gateway.http.rest.models.common import EMPTY, Pagination, made, raw_object, time_text
 from broadaxe_gateway.http.rest.models.logs import Direction, LogLevel, LogLine, LogLineList
 from broadaxe_gateway.http.rest.models.metrics import LogsPointMetric, LogsPointMetrics
@@ -37,7 +44,7 @@ async def _asked(
     search: str = "",
     levels: Annotated[list[LogLevel] | None, Query()] = None,
     order_by_direction: Direction = Direction.ASC,
-    attempt: Annotated[int | None, Query(ge=1)] = None,
+    attempt: Attempt = None,
 ) -> LogQuery:
     """What both listings take."""
     return LogQuery(

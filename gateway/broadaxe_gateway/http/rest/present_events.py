@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from broadaxe_gateway.http.rest.models.common import EMPTY, meta, optional_time, time_text
+from broadaxe_gateway.http.rest.models.common import EMPTY, meta, optional_time, payloads_hidden, time_text
 from broadaxe_gateway.http.rest.models.runs import TaskEvent, TaskStatus, TaskSummary, TaskTiming
 from broadaxe_gateway.http.rest.present_runs import (
     Group,
@@ -68,7 +68,9 @@ def _task_event(
         event_type=event_type(row.kind),
         message="" if is_failure else text,
         error_message=text if is_failure else "",
-        output=(task.output or b"").decode(errors="replace") if has_output and is_finish else None,
+        output=(task.output or b"").decode(errors="replace")
+        if has_output and is_finish and not payloads_hidden.get()
+        else None,
         worker_id=row.worker_id,
         task_display_name=display_name(task, version),
         retry_count=row.attempt,

@@ -12,7 +12,12 @@ from fastapi import APIRouter, Query, Response
 
 from broadaxe_actors.messages import DeleteRateLimit
 from broadaxe_actors.rate_limits import units_of, window_text
-from broadaxe_gateway.http.rest.dependencies import Engine, Read, Tenant
+from broadaxe_gateway.http.rest.dependencies import (
+    Engine,
+    Offset,
+    Read,
+    Tenant,
+)
 from broadaxe_gateway.http.rest.models.common import list_pages, made, time_text
 from broadaxe_gateway.http.rest.models.rate_limits import (
     OrderDirection,
@@ -40,7 +45,7 @@ router = APIRouter(prefix="/api/v1")
 async def list_rate_limits(
     tenant: Tenant,
     reads: Read,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(le=MAX_LIMIT)] = DEFAULT_LIMIT,
     search: str = "",
     order_by_field: Annotated[RateLimitOrder, Query(alias="orderByField")] = RateLimitOrder.KEY,

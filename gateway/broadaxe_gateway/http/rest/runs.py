@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from broadaxe.wire.v1.shared import trigger_pb2
 from broadaxe_actors.messages import NewRun, TriggerRuns
-from broadaxe_gateway.http.auth import Caller
+from broadaxe_gateway.http.auth import Caller, InTenant
 from broadaxe_gateway.http.errors import RequestRefused, problems_text
 from broadaxe_gateway.http.rest.dependencies import (
     Engine,
     KnownVersions,
+    Offset,
     Read,
     Tenant,
     texts,
@@ -122,7 +123,7 @@ async def list_runs(
     query: Asked,
     include_payloads: bool = False,
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> Response:
     if include_payloads and limit > MAX_ROWS_WITH_PAYLOADS:
         raise RequestRefused(
@@ -202,15 +203,12 @@ async def list_display_names(
 
 @router.get("/dags/tasks", response_model=DagChildrenList)
 async def list_dag_tasks(
-    caller: Caller,
+    caller: InTenant,
     reads: Read,
     versions: KnownVersions,
     dag_ids: Annotated[list[UUID], Query()],
-    tenant: Annotated[UUID, Query()],
 ) -> Response:
     """The tasks of runs of several tasks; what is no such run is left out."""
-    if str(tenant) != caller.tenant_id:
-        raise RequestRefused(HTTPStatus.FORBIDDEN, "the API token is of another tenant")
     if len(dag_ids) > MAX_ROWS_WITH_PAYLOADS:
         raise RequestRefused(
             HTTPStatus.BAD_REQUEST,

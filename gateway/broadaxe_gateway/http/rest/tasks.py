@@ -9,8 +9,10 @@ from broadaxe_actors.messages import CancelRuns, ReplayRuns
 from broadaxe_gateway import selection
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import (
+    Attempt,
     Engine,
     KnownVersions,
+    Offset,
     Read,
     ReplayEnabled,
     Tenant,
@@ -47,7 +49,7 @@ async def get_task(
     caller: Caller,
     reads: Read,
     versions: KnownVersions,
-    attempt: Annotated[int | None, Query(ge=1)] = None,
+    attempt: Attempt = None,
 ) -> Response:
     """A task with its plain input, as it is or as an earlier attempt left it."""
     tenant = caller.tenant_id
@@ -69,7 +71,7 @@ async def list_task_events(
     caller: Caller,
     reads: Read,
     versions: KnownVersions,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 50,
 ) -> Response:
     row = await fetch_task(caller.tenant_id, str(task), reads)

@@ -15,7 +15,14 @@ from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from broadaxe_gateway import selection
 from broadaxe_gateway.http.auth import Caller
-from broadaxe_gateway.http.rest.dependencies import Engine, EngineLink, KnownVersions, Read, Tenant
+from broadaxe_gateway.http.rest.dependencies import (
+    Engine,
+    EngineLink,
+    KnownVersions,
+    Offset,
+    Read,
+    Tenant,
+)
 from broadaxe_gateway.http.rest.models.common import answer, list_pages, made, optional_time
 from broadaxe_gateway.http.rest.models.workers import (
     HeldSlot,
@@ -48,7 +55,7 @@ async def list_workers(
     tenant: Tenant,
     reads: Read,
     engine: Engine,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_WORKERS)] = MAX_WORKERS,
     statuses: Annotated[list[WorkerStatus] | None, Query()] = None,
     labels: Annotated[list[str] | None, Query()] = None,

@@ -15,7 +15,14 @@ from broadaxe_actors.definitions import duration_us
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import DeleteWorkflow, PauseWorkflow, UnpauseWorkflow
 from broadaxe_gateway.http.auth import Caller
-from broadaxe_gateway.http.rest.dependencies import Engine, KnownVersions, Read, Tenant, unknown
+from broadaxe_gateway.http.rest.dependencies import (
+    Engine,
+    KnownVersions,
+    Offset,
+    Read,
+    Tenant,
+    unknown,
+)
 from broadaxe_gateway.http.rest.models.common import Raw, answer, list_pages, made, meta
 from broadaxe_gateway.http.rest.models.workflows import (
     ConcurrencySetting,
@@ -58,7 +65,7 @@ async def list_workflows(
     tenant: Tenant,
     reads: Read,
     versions: KnownVersions,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(le=MAX_LIMIT)] = DEFAULT_LIMIT,
     name: str = "",
 ) -> Response:

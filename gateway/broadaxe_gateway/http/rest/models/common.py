@@ -8,11 +8,20 @@ import json
 import re
 import secrets
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Response
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
@@ -60,6 +69,23 @@ class Raw:
 
 
 EMPTY = Raw(b"{}")
+
+payloads_hidden: ContextVar[bool] = ContextVar("payloads_hidden", default=False)
+"""Whether the answer that is being made is for a member who may not view payloads; set by who checks the caller (`http.auth`)."""
+
+
+def _serialize_payload(value: Raw, info: core_schema.SerializationInfo) -> Any:
+    return _serialize(EMPTY if payloads_hidden.get() else value, info)
+
+
+Payload = Annotated[Raw, PlainSerializer(_serialize_payload), WithJsonSchema({"type": "object"})]
+"""What users put into runs and events, and get out of them: an empty object for who may not view it."""
+
+
+class WithPayloads(Wire):
+    """A shape that says when its payloads are left out."""
+
+    payloads_restricted: bool | None = Field(default_factory=lambda: payloads_hidden.get() or None)
 
 
 def raw_object(text: bytes | None) -> Raw:

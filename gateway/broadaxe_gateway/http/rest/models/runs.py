@@ -7,7 +7,15 @@ from uuid import UUID
 
 from pydantic import Field, RootModel, StrictBool, StrictInt, StrictStr
 
-from broadaxe_gateway.http.rest.models.common import Pagination, Raw, ResourceMeta, SnakeWire, Wire
+from broadaxe_gateway.http.rest.models.common import (
+    Pagination,
+    Payload,
+    Raw,
+    ResourceMeta,
+    SnakeWire,
+    Wire,
+    WithPayloads,
+)
 
 
 class TaskStatus(StrEnum):
@@ -35,7 +43,7 @@ class MetadataOperator(StrEnum):
     AND = "AND"
 
 
-class TaskSummary(Wire):
+class TaskSummary(WithPayloads):
     """`V1TaskSummary`: a run or a task."""
 
     metadata: ResourceMeta
@@ -50,9 +58,9 @@ class TaskSummary(Wire):
     is_durable: bool | None = None
     error_message: str = ""
     finished_at: str | None = None
-    input: Raw
+    input: Payload
     num_spawned_children: int = 0
-    output: Raw
+    output: Payload
     status: TaskStatus
     is_evicted: bool | None = None
     started_at: str | None = None
@@ -95,7 +103,7 @@ class DagChildrenList(RootModel[list[DagChildren]]):
     """One a run that was asked for and has several tasks."""
 
 
-class WorkflowRun(Wire):
+class WorkflowRun(WithPayloads):
     """`V1WorkflowRun`."""
 
     metadata: ResourceMeta
@@ -107,10 +115,10 @@ class WorkflowRun(Wire):
     additional_metadata: Raw
     display_name: str
     workflow_id: str
-    output: Raw
+    output: Payload
     error_message: str = ""
     workflow_version_id: str | None = None
-    input: Raw
+    input: Payload
     created_at: str
     parent_task_external_id: str | None = None
 
