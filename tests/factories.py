@@ -26,6 +26,7 @@ from broadaxe_storage.records import (
     WorkflowVersionRow,
 )
 from broadaxe_storage.records_accounts import TenantRow
+from broadaxe_storage.records_timers import CronChange, CronRow, ScheduledRunChange, ScheduledRunRow
 
 _seqs = itertools.count(1)
 _random = random.Random(7)
@@ -260,3 +261,65 @@ def make_log(task_run_id: str, **fields: Any) -> LogRow:
         message=b"hello",
     )
     return row._replace(**fields)
+
+
+def make_cron(**fields: Any) -> CronRow:
+    """A cron of the API that is due in an hour."""
+    now = now_us()
+    row = CronRow(
+        id=new_id(),
+        tenant_id=TENANT,
+        workflow_id=WORKFLOW,
+        workflow_name="workflow",
+        name=f"cron-{next(_seqs)}",
+        expression="0 * * * *",
+        is_declared=False,
+        is_enabled=True,
+        priority=None,
+        next_at=now + 3_600_000_000,
+        last_tick_at=None,
+        error=None,
+        created_at=now,
+        updated_at=now,
+        metadata="{}",
+        input=b"{}",
+    )
+    return row._replace(**fields)
+
+
+def make_cron_change(row: CronRow, **fields: Any) -> CronChange:
+    """The state of `row` as it is, unless `fields` say otherwise."""
+    change = CronChange(row.id, row.tenant_id, None, row.is_enabled, row.next_at, row.error, row.updated_at)
+    return change._replace(**fields)
+
+
+def make_scheduled_run(**fields: Any) -> ScheduledRunRow:
+    """A scheduled run that is due in an hour."""
+    now = now_us()
+    row = ScheduledRunRow(
+        id=new_id(),
+        tenant_id=TENANT,
+        workflow_id=WORKFLOW,
+        workflow_name="workflow",
+        is_declared=False,
+        priority=None,
+        trigger_at=now + 3_600_000_000,
+        fired_at=None,
+        run_id=None,
+        error=None,
+        parent_run_id=None,
+        parent_task_run_id=None,
+        created_at=now,
+        updated_at=now,
+        metadata="{}",
+        input=b"{}",
+    )
+    return row._replace(**fields)
+
+
+def make_scheduled_run_change(row: ScheduledRunRow, **fields: Any) -> ScheduledRunChange:
+    """The state of `row` as it is, unless `fields` say otherwise."""
+    change = ScheduledRunChange(
+        row.id, row.tenant_id, row.trigger_at, row.fired_at, row.run_id, row.error, row.updated_at
+    )
+    return change._replace(**fields)

@@ -26,9 +26,18 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
+from broadaxe_storage.records_timers import (
+    CronChange,
+    CronRow,
+    ScheduledRunChange,
+    ScheduledRunRow,
+    TimerDrop,
+)
 
 MAX_FLUSH_BYTES = 8_000_000
 ROW_OVERHEAD_BYTES = 300
+TIMER_KINDS = (CronRow, CronChange, ScheduledRunRow, ScheduledRunChange, TimerDrop)
+"""In the order of `Batch`."""
 
 
 class Append(NamedTuple):
@@ -57,7 +66,6 @@ class BatchBuilder:
         self.claimed_keys: dict[tuple[str, str], IdempotencyKeyRow] = {}
         self.released_keys: dict[tuple[str, str, str], IdempotencyRelease] = {}
         self.pauses: dict[str, WorkflowPause] = {}
-        self.deleted_workflows: dict[str, WorkflowDeletion] = {}
         self.rate_limits: dict[tuple[str, str], RateLimitRow | RateLimitDrop] = {}
         """By tenant and key: what became of it in the end."""
         self.event_keys: dict[tuple[str, str], EventKeyRow] = {}
@@ -65,8 +73,11 @@ class BatchBuilder:
         """By id: what became of it in the end."""
         self.cleared_filters: dict[str, FilterClear] = {}
         """By workflow."""
+        self.timers: dict[type, dict[str, Any]] = {kind: {} for kind in TIMER_KINDS}
+        self.timer_ids: set[str] = set()
         self.other: dict[type, list[Any]] = {
-            kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
+            kind: []
+            for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow, WorkflowDeletion)
         }
         self.lanes: set[str] = set()
         self.rows = 0
@@ -74,7 +85,7 @@ class BatchBuilder:
 
     def fits(self, append: Append) -> bool:
         """False when a record of this append must not share a flush with an earlier one of the same row or run."""
-        if self.deleted_workflows and _registers(append):
+        if self.other[WorkflowDeletion] and _registers(append):
             return False  # deletions are written last: a name must be free before another workflow has it
         for record in append.records:
             kind = type(record)
@@ -87,9 +98,14 @@ class BatchBuilder:
             elif kind is RunFinish:
                 if record.run_id in self.ended:
                     return False
-            elif kind is RunRevival and (
-                record.run_id in self.ended or record.run_id in self.finished or record.run_id in self.revived
-            ):
+            elif (
+                kind is RunRevival
+                and (
+                    record.run_id in self.ended
+                    or record.run_id in self.finished
+                    or record.run_id in self.revived
+                )
+            ) or (kind in TIMER_KINDS and record.id in self.timer_ids):
                 return False
         return True
 
@@ -125,12 +141,13 @@ class BatchBuilder:
             self.claimed_keys[record.tenant_id, record.key] = record
         elif kind is IdempotencyRelease:
             self.released_keys[record.tenant_id, record.key, record.run_id] = record
-        elif kind is WorkflowDeletion:
-            self.deleted_workflows[record.workflow_id] = record
         elif kind is WorkflowPause:
             self.pauses[record.workflow_id] = record
         elif kind is RateLimitRow or kind is RateLimitDrop:
             self.rate_limits[record.tenant_id, record.key] = record
+        elif kind in TIMER_KINDS:
+            self.timers[kind][record.id] = record
+            self.timer_ids.add(record.id)
         elif kind in self.other:
             if kind is WorkerRow:
                 workers = self.other[kind]
@@ -183,8 +200,8 @@ class BatchBuilder:
             tuple(self.cleared_filters.values()),
             tuple(row for row in self.filters.values() if type(row) is FilterDrop),
             tuple(row for row in self.filters.values() if type(row) is FilterRow),
-            tuple(self.deleted_workflows.values()),
-        )
+            *(tuple(self.timers[kind].values()) for kind in TIMER_KINDS),
+        )._replace(deleted_workflows=tuple(self.other[WorkflowDeletion]))
 
 
 def _registers(append: Append) -> bool:
@@ -208,4 +225,6 @@ def size_of(record: Any) -> int:
         return size + len(record.output or b"") + len(record.error or b"")
     if kind is RateLimitRow:
         return len(record.key)
+    if kind is CronRow or kind is ScheduledRunRow:
+        return len(record.input or b"") + len(record.metadata)
     return len(record.payload) if kind is EventRow else 0

@@ -21,6 +21,7 @@ class Version:
     __slots__ = (
         "checksum",
         "children",
+        "created_at",
         "definition",
         "id",
         "idempotency",
@@ -36,6 +37,7 @@ class Version:
         self.id = row.id
         self.workflow_id = row.workflow_id
         self.number = row.number
+        self.created_at = row.created_at
         self.checksum = row.checksum
         self.definition = definition
         self.steps: tuple[Step, ...] = tuple(

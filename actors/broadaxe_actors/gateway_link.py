@@ -13,12 +13,16 @@ from broadaxe_actors.messages import (
     CancelRuns,
     CloseSession,
     CloseSubscription,
+    CreateCron,
     DeleteRateLimit,
+    DeleteTimers,
     DeleteWorkflow,
+    EnableCron,
     EndSession,
     GetRun,
     GetStats,
     Heartbeat,
+    MoveScheduledRuns,
     OpenSession,
     OpenSubscription,
     PauseRateLimit,
@@ -38,6 +42,8 @@ from broadaxe_actors.messages import (
     ReportTasks,
     RunEvents,
     RunFinished,
+    RunTimer,
+    ScheduleRuns,
     SessionFull,
     StopWorker,
     TriggerRuns,
@@ -62,6 +68,7 @@ class TenantActors(NamedTuple):
     registry: "Handle[Any]"
     limits: "Directory[str]"
     """Rate-limit buckets by key."""
+    timetable: "Handle[Any]"
 
 
 _TO_TRACKER: dict[type, str] = {
@@ -88,8 +95,27 @@ _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
+_TO_TIMETABLE: dict[type, str] = {
+    ScheduleRuns: "schedule",
+    CreateCron: "ask",
+    EnableCron: "ask",
+    MoveScheduledRuns: "ask",
+    DeleteTimers: "ask",
+    RunTimer: "ask",
+}
 _NEW_WORK = frozenset(
-    {TriggerRuns, PushEvents, PutLogs, PutWorkflow, RegisterWorker, ReplayRuns, PutRateLimit}
+    {
+        TriggerRuns,
+        PushEvents,
+        PutLogs,
+        PutWorkflow,
+        RegisterWorker,
+        ReplayRuns,
+        PutRateLimit,
+        CreateCron,
+        ScheduleRuns,
+        RunTimer,
+    }
 )
 
 
@@ -191,6 +217,8 @@ class GatewayLink(Actor):
             actors.registry.register.send(self.me, message)
         elif kind is PushEvents:
             actors.router.push.send(self.me, message)
+        elif kind in _TO_TIMETABLE:
+            getattr(actors.timetable, _TO_TIMETABLE[kind]).send(self.me, message)
         elif kind in _TO_LIMIT:
             actors.limits.send(message.key, _TO_LIMIT[kind], self.me, message)
         else:

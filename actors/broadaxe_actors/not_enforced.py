@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from broadaxe_actors.definitions import WorkflowDefinition
 
 FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
-    "crons": lambda w: bool(w.cron_triggers),
     "event_wildcards": lambda w: any("*" in key for key in w.event_triggers),
     "default_filters": lambda w: bool(w.default_filters),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),

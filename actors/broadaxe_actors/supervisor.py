@@ -25,6 +25,7 @@ from broadaxe_actors.runtime import Actor, Directory, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.telemetry import Telemetry
 from broadaxe_actors.tenant_queue import TenantQueue
+from broadaxe_actors.timetable import Timetable
 from broadaxe_actors.worker_registry import WorkerRegistry
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import (
@@ -172,6 +173,7 @@ class Supervisor(Actor):
         queue = spawn(TenantQueue, self._settings.priority_ageing, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
         router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
+        timetable = spawn(Timetable, tenant_id, self._store, lane=tenant_id)
         registry = spawn(
             WorkerRegistry, tenant_id, self._runtime, self._settings, queue, tracker, lane=tenant_id
         )
@@ -189,9 +191,11 @@ class Supervisor(Actor):
                 RateLimitBucket, tenant_id, key, reader, queue, self._telemetry, lane=tenant_id
             ),
         )
-        actors = TenantActors(tracker, queue, claims, router, registry, limits)
+        actors = TenantActors(tracker, queue, claims, router, registry, limits, timetable)
         self._journal.set_owner.send(tenant_id, tracker)
         tracker.connect.send(queue, claims, router, self.me)
+        tracker.connect_timetable.send(timetable)
+        timetable.connect.send(tracker)
         tracker.connect_buffers.send(buffers)
         tracker.connect_groups.send(groups)
         tracker.connect_buckets.send(limits)
@@ -218,6 +222,7 @@ class Supervisor(Actor):
         for offset in range(0, len(in_line), RESTORE_SLICE):
             actors.tracker.restore_task_runs.send(tuple(in_line[offset : offset + RESTORE_SLICE]))
         actors.tracker.restored.send()
+        actors.timetable.begin.send()
         counts = self._crashes.get(tenant_id, {})
         for task_run_id, count in list(counts.items()):
             if count >= CRASHES_TO_QUARANTINE:

@@ -28,6 +28,7 @@ from broadaxe_storage.records import (
     WorkflowVersionRow,
 )
 from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
+from broadaxe_storage.timer_lists import TimerLists
 
 LISTING_SETTINGS = {
     "plan_cache_mode": "force_custom_plan",
@@ -45,7 +46,7 @@ _CLOCK_SLACK_US = 86_400_000_000
 """A run ends after its creation, by a clock that may have been set back meanwhile."""
 
 
-class History:
+class History(TimerLists):
     """Reads for people, each of one tenant. Every method raises `Unavailable` without Postgres."""
 
     def __init__(self, listings: Pool, look_ups: Pool) -> None:

@@ -23,6 +23,7 @@ from broadaxe_storage.memory_directory import (
     NoFaults,
     of_tenant,
 )
+from broadaxe_storage.memory_timers import MemoryTimers
 from broadaxe_storage.memory_writes import write
 from broadaxe_storage.records import (
     FINAL_STATES,
@@ -50,7 +51,7 @@ _WORKER_MEMORY_US = 7 * 86_400_000_000
 _Row = TypeVar("_Row", TaskRunRow, FinishedTaskRun)
 
 
-class MemoryStore(MemoryAccounts):
+class MemoryStore(MemoryTimers, MemoryAccounts):
     """One engine's view of a disk; see `store.ShardStore` and `store.DirectoryStore` for what each method promises."""
 
     def crash(self) -> None:

@@ -25,7 +25,9 @@ from broadaxe_storage.records import (
     TaskRunUpdate,
     WorkflowPause,
 )
+from broadaxe_storage.records_timers import CronChange, CronRow, ScheduledRunChange, ScheduledRunRow
 
+MAX_CRON_TEXT = 255
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JSON_FIELDS = frozenset({"metadata", "slot_config", "labels", "runtime_info"})
 _SMALL = frozenset({"state", "priority", "queue_priority", "step_index", "kind", "status"})
@@ -96,6 +98,8 @@ def state_fault(row: object) -> str | None:
         return _worker_fault(row)
     if isinstance(row, RateLimitRow):
         return _limit_fault(row)
+    if isinstance(row, CronRow | CronChange | ScheduledRunRow | ScheduledRunChange):
+        return timer_fault(row)
     return None
 
 
@@ -107,6 +111,26 @@ def _pause_fault(row: WorkflowPause) -> str | None:
         return f"queue_ttl {row.queue_ttl} is not positive"
     if not {row.cron_behavior, row.scheduled_behavior} <= {None, "DROP", "QUEUE"}:
         return "a behavior is DROP or QUEUE"
+    return None
+
+
+def timer_fault(row: CronRow | CronChange | ScheduledRunRow | ScheduledRunChange) -> str | None:
+    """What the CHECK constraints of cron and scheduled_run say."""
+    if isinstance(row, CronRow | CronChange):
+        if not row.is_enabled and row.next_at is not None:
+            return "a disabled cron has no next tick"
+        if isinstance(row, CronRow) and max(len(row.name), len(row.expression)) > MAX_CRON_TEXT:
+            return f"name and expression have at most {MAX_CRON_TEXT} characters"
+    elif row.fired_at is None:
+        if row.run_id is not None or row.error is not None:
+            return "what waits for its time has neither run nor error"
+    elif (row.run_id is None) == (row.error is None):
+        return "what has fired has either a run or an error"
+    if isinstance(row, CronRow | ScheduledRunRow):
+        if row.priority is not None and not 1 <= row.priority <= 3:
+            return f"priority {row.priority} is not 1 to 3"
+        if row.input is None:
+            return "input is None, not bytes"
     return None
 
 

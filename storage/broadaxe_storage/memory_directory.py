@@ -38,6 +38,7 @@ from broadaxe_storage.records_accounts import (
     TenantRow,
     UserRow,
 )
+from broadaxe_storage.records_timers import CronRow, ScheduledRunRow
 from broadaxe_storage.store import LOGICAL_SHARDS
 
 
@@ -100,6 +101,8 @@ class MemoryDisk:
         """By tenant and key."""
         self.rate_limits: dict[tuple[str, str], RateLimitRow] = {}
         """By tenant and key."""
+        self.crons: dict[str, CronRow] = {}
+        self.scheduled_runs: dict[str, ScheduledRunRow] = {}
         self.tenants: dict[str, TenantRow] = {}
         self.users: dict[str, UserRow] = {}
         self.members: dict[tuple[str, str], TenantMemberRow] = {}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from broadaxe_storage.errors import RefusedRecords
 from broadaxe_storage.memory_checks import check_batch, repeated, state_fault
 from broadaxe_storage.memory_directory import MemoryDisk
+from broadaxe_storage.memory_timers import changed_timers
 from broadaxe_storage.records import (
     FINAL_STATES,
     RUN_STEP,
@@ -38,6 +39,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
     _check_known(disk, batch.workflow_versions, batch.pauses, "pause")
     _check_known(disk, batch.workflow_versions, batch.deleted_workflows, "delete")
     filters = _changed_filters(disk, batch)
+    timers = changed_timers(disk, batch)
 
     for row_id in revived:
         del disk.finished[row_id]
@@ -68,6 +70,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
     disk.event_keys.update((row.tenant_id, row.key) for row in batch.event_keys)
     disk.filters = filters
+    disk.crons, disk.scheduled_runs = timers
     disk.commits += 1
 
 

@@ -30,10 +30,13 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
+from broadaxe_storage.records_timers import CronRow, ScheduledRunRow, Timer
 
 WORKER_MEMORY_US = 7 * DAY_US
 """How long a worker that was last heard of may still come back."""
 _NO_ID = "00000000-0000-0000-0000-000000000000"
+_FIRST_TIME = -62_135_596_800_000_000
+"""The beginning of the year 1: no time is before it."""
 
 
 class PostgresStore(PostgresAccounts):
@@ -208,6 +211,30 @@ class PostgresStore(PostgresAccounts):
         return [
             RateLimitRow._make(row) for row in await self._pool.fetch("fetch_rate_limits", tenant_id, keys)
         ]
+
+    # ---------------------------------------------------------------- timers
+
+    async def page_timers(self, tenant_id: str, after: tuple[int, str] | None, limit: int) -> list[Timer]:
+        past, past_id = after or (_FIRST_TIME, _NO_ID)
+        return [
+            Timer._make(row) for row in await self._pool.fetch("page_timers", tenant_id, past, past_id, limit)
+        ]
+
+    async def fetch_crons(self, tenant_id: str, ids: Sequence[str], input_bytes: int) -> list[CronRow]:
+        rows = await self._pool.fetch("fetch_crons", tenant_id, ids, input_bytes)
+        return [CronRow._make(row) for row in rows]
+
+    async def fetch_cron_by_name(
+        self, tenant_id: str, workflow_id: str, name: str, expression: str
+    ) -> str | None:
+        rows = await self._pool.fetch("fetch_cron_by_name", tenant_id, workflow_id, name, expression)
+        return str(rows[0][0]) if rows else None
+
+    async def fetch_scheduled_runs(
+        self, tenant_id: str, ids: Sequence[str], input_bytes: int
+    ) -> list[ScheduledRunRow]:
+        rows = await self._pool.fetch("fetch_scheduled_runs", tenant_id, ids, input_bytes)
+        return [ScheduledRunRow._make(row) for row in rows]
 
 
 def _arguments(wanted: RunFilter) -> tuple[object, ...]:

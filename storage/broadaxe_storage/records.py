@@ -13,6 +13,13 @@ May touch nothing: no SQL, no asyncpg, no actor. Facts to know:
 from enum import IntEnum
 from typing import NamedTuple
 
+from broadaxe_storage.records_timers import (
+    CronChange,
+    CronRow,
+    ScheduledRunChange,
+    ScheduledRunRow,
+    TimerDrop,
+)
 from broadaxe_storage.records_triggers import EventKeyRow as EventKeyRow
 from broadaxe_storage.records_triggers import EventRow as EventRow
 from broadaxe_storage.records_triggers import FilterClear as FilterClear
@@ -436,6 +443,11 @@ Record = (
     | FilterDrop
     | FilterClear
     | LogRow
+    | CronRow
+    | CronChange
+    | ScheduledRunRow
+    | ScheduledRunChange
+    | TimerDrop
 )
 
 
@@ -468,4 +480,10 @@ class Batch(NamedTuple):
     dropped_filters: tuple[FilterDrop, ...] = ()
     filters: tuple[FilterRow, ...] = ()
     """Of other ids than `dropped_filters`."""
+    crons: tuple[CronRow, ...] = ()
+    cron_changes: tuple[CronChange, ...] = ()
+    scheduled_runs: tuple[ScheduledRunRow, ...] = ()
+    scheduled_changes: tuple[ScheduledRunChange, ...] = ()
+    dropped_timers: tuple[TimerDrop, ...] = ()
+    """Of other ids than the four before."""
     deleted_workflows: tuple[WorkflowDeletion, ...] = ()

@@ -35,6 +35,7 @@ from broadaxe_storage.records_accounts import (
     TenantRow,
     UserRow,
 )
+from broadaxe_storage.records_timers import CronRow, ScheduledRunRow, Timer
 
 LOGICAL_SHARDS = 256
 
@@ -168,6 +169,26 @@ class ShardStore(Protocol):
 
     async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
         """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
+        ...
+
+    async def page_timers(self, tenant_id: str, after: tuple[int, str] | None, limit: int) -> list[Timer]:
+        """The crons and scheduled runs that are due next, by (due_at, id), those past `after`, which is such a pair."""
+        ...
+
+    async def fetch_crons(self, tenant_id: str, ids: Sequence[str], input_bytes: int) -> list[CronRow]:
+        """Crons in the order of the ids; unknown ones are left out. Once `input_bytes` of inputs are reached the others come without."""
+        ...
+
+    async def fetch_cron_by_name(
+        self, tenant_id: str, workflow_id: str, name: str, expression: str
+    ) -> str | None:
+        """The id of the cron of that workflow with that name and expression."""
+        ...
+
+    async def fetch_scheduled_runs(
+        self, tenant_id: str, ids: Sequence[str], input_bytes: int
+    ) -> list[ScheduledRunRow]:
+        """Likewise, scheduled runs."""
         ...
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from tests.conformance.rate_limits_suite import *  # noqa: F403 - the suite
 from tests.conformance.runs_suite import *  # noqa: F403 - the suite
 from tests.conformance.selection_suite import *  # noqa: F403 - the suite
 from tests.conformance.store_suite import *  # noqa: F403 - the suite
+from tests.conformance.timers_suite import *  # noqa: F403 - the suite
 from tests.factories import make_task_run
 
 

@@ -24,6 +24,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
 )
 from broadaxe_actors.runtime import Handle
+from broadaxe_actors.timers import TimedStart
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import EventRow, IdempotencyKeyRow, TaskRunRow
 
@@ -115,6 +116,25 @@ class Creation(KeyClaims):
         job.trigger_events = events
         now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
+        self._claim_keys(self._add(job), job)
+
+    def begin_timed(self, timetable: "Handle[Any]", number: int, start: TimedStart) -> None:
+        """Make the run of a cron or a scheduled run; the timetable is answered like a client."""
+        run = NewRun(
+            start.workflow_name,
+            start.input,
+            start.metadata,
+            run_id=start.run_id,
+            priority=start.priority,
+        )
+        job = Job(timetable, number, (run,))
+        job.timed = start
+        job.trigger_events = [None]
+        try:
+            self._check(job)
+        except Refused as refused:
+            self._refuse(job, refused)
+            return
         self._claim_keys(self._add(job), job)
 
     def looked_up(self, number: int, result: Any, error: BaseException | None) -> None:
@@ -224,6 +244,9 @@ class Creation(KeyClaims):
             tracker.waits_met(job.met)
         for row in job.rows:
             tracker.record(row)
+        timed = job.timed
+        if job.rows and timed is not None and timed.change is not None and tracker._may_record(timed):
+            tracker.record(timed.change)
         for request in job.keys.values():
             tracker.record(
                 IdempotencyKeyRow(tracker._tenant_id, request.key, request.run_id, request.expires_at)

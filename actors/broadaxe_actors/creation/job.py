@@ -8,6 +8,7 @@ from broadaxe_actors.claims import ClaimRequest, KeyRequest
 from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import IdempotencyCollision, NewRun
 from broadaxe_actors.runtime import Handle
+from broadaxe_actors.timers import TimedStart
 from broadaxe_storage.records import EventRow, TaskRunRow
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Job:
         self.event_rows: tuple[EventRow, ...] = ()
         self.met: tuple[tuple[str, int, int, str], ...] = ()
         self.trigger_events: list[EventRow | None] = []
+        self.timed: TimedStart | None = None
+        """The timer that makes this run: what it says of it is recorded with it."""
         self.reply: object = None
         self.offset = 0
         self.rows: list[TaskRunRow] = []

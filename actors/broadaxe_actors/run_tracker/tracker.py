@@ -31,6 +31,7 @@ from broadaxe_actors.run_tracker.control import Control
 from broadaxe_actors.run_tracker.following import Following
 from broadaxe_actors.run_tracker.reading import Reading
 from broadaxe_actors.run_tracker.stats import Stats
+from broadaxe_actors.run_tracker.timed import Timed, facts_of
 from broadaxe_actors.runtime import Directory, Handle
 from broadaxe_actors.states import HELD_STATES
 from broadaxe_actors.task_run import TaskRun
@@ -47,15 +48,23 @@ from broadaxe_storage.records import (
     WorkflowDeletion,
     WorkflowVersionRow,
 )
+from broadaxe_storage.records_timers import (
+    CronChange,
+    CronRow,
+    ScheduledRunChange,
+    ScheduledRunRow,
+    TimerDrop,
+)
 
 logger = logging.getLogger(__name__)
 
 S = TaskRunState
+TIMER_RECORDS = (CronRow, CronChange, ScheduledRunRow, ScheduledRunChange, TimerDrop)
 GO_ON_SLICE = 50
 """Runs whose conditions are judged again in one turn after a restart."""
 
 
-class RunTracker(Attempts, Control, Following, Reading, Stats):
+class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
     """See the module."""
 
     def connect(
@@ -94,6 +103,7 @@ class RunTracker(Attempts, Control, Following, Reading, Stats):
             self._catalog.restore(row)
         for version in self._catalog.all_latest():
             self._router.set_triggers.send(version.definition.name, version.definition.event_triggers)
+            self._timetable.set_workflow.send(version.definition.name, facts_of(version))
 
     def restore_seq(self, seq: int) -> None:
         """The highest place in line that the record knows."""
@@ -191,6 +201,7 @@ class RunTracker(Attempts, Control, Following, Reading, Stats):
 
     def put_workflow(self, gateway: "Handle[Any]", message: PutWorkflow) -> None:
         """Register a definition."""
+        latest = self._catalog.find(message.definition.name)
         try:
             version, row = self._catalog.put(
                 self._tenant_id, message.definition, self.rng.uuid7, self.clock.now()
@@ -212,6 +223,7 @@ class RunTracker(Attempts, Control, Following, Reading, Stats):
                 self._unmute_shared(version)
             self.record(row)
             self.send_after_commit(self._router.set_triggers, row.name, message.definition.event_triggers)
+            self._declare_crons(latest.definition if latest is not None else None, version, row.created_at)
         self._reply(gateway, message.request_id, WorkflowRegistered(version.workflow_id, version.id))
 
     def delete_workflow(self, gateway: "Handle[Any]", message: DeleteWorkflow) -> None:
@@ -224,6 +236,7 @@ class RunTracker(Attempts, Control, Following, Reading, Stats):
         self._end_pause(message.workflow_id, self._catalog.of_workflow(message.workflow_id))
         self.record(WorkflowDeletion(message.workflow_id, self._tenant_id, self.clock.now()))
         self.send_after_commit(self._router.set_triggers, name, ())
+        self.send_after_commit(self._timetable.unset_workflow, name)
         self._reply(gateway, message.request_id, None)
 
     def trigger(self, gateway: "Handle[Any]", message: TriggerRuns) -> None:
@@ -304,7 +317,10 @@ class RunTracker(Attempts, Control, Following, Reading, Stats):
         """Postgres refused what a handler recorded; only new runs may be refused so, anything else is our bug."""
         if all(isinstance(record, LogRow) for record in records) and not effects:
             return  # the journal has said so in the log; a line that cannot be kept stops nobody
-        new = TaskRunRow | IdempotencyKeyRow | EventRow
+        if records and all(isinstance(record, TIMER_RECORDS) for record in records):
+            self._timetable.records_refused.send(records, effects, error)
+            return
+        new = TaskRunRow | IdempotencyKeyRow | EventRow | CronChange | ScheduledRunChange
         rows = [record for record in records if isinstance(record, TaskRunRow)]
         runs = {row.run_id for row in rows if row.id == row.run_id}
         # A task run that came into being within a run that was there is no new run.

@@ -11,6 +11,7 @@ from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
 from broadaxe_gateway.http.rest import (
     api_tokens,
+    crons,
     durable,
     logs,
     members,
@@ -19,6 +20,7 @@ from broadaxe_gateway.http.rest import (
     rate_limits,
     retired,
     runs,
+    scheduled,
     tasks,
     tenants,
     users,
@@ -46,6 +48,8 @@ ROUTERS = (
     workflows.router,
     workers.router,
     rate_limits.router,
+    crons.router,
+    scheduled.router,
     retired.router,
 )
 """What the OpenAPI document tells of."""

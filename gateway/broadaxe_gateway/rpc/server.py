@@ -34,7 +34,6 @@ MISSING: Mapping[str, str] = {
     "/Dispatcher/RestoreEvictedTask": "durable tasks are not supported yet",
     "/EventsService/ReplaySingleEvent": "an event cannot be replayed: push it again",
     "/WorkflowService/PutWorkflow": "this older form is not supported: register through v1.AdminService/PutWorkflow",
-    "/WorkflowService/ScheduleWorkflow": "scheduled runs are not supported yet",
     "/v1.AdminService/BranchDurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/DurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/RegisterDurableEvent": "durable tasks are not supported yet",

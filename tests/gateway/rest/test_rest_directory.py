@@ -234,10 +234,19 @@ async def test_document_describes_every_route(rest):
     assert answer.status_code == 200
     document = answer.json()
     tenant = "/api/v1/stable/tenants/{tenant}"
+    workflows = "/api/v1/tenants/{tenant}/workflows"
     described = {(method, path) for path, methods in document["paths"].items() for method in methods}
     assert described >= {
         ("get", "/api/v1/version"),
         ("get", "/api/v1/cloud/metadata"),
+        ("get", f"{workflows}/crons"),
+        ("post", f"{workflows}/{{workflow}}/crons"),
+        *((method, f"{workflows}/crons/{{cron}}") for method in ("get", "patch", "delete", "post")),
+        ("get", f"{workflows}/scheduled"),
+        ("post", f"{workflows}/{{workflow}}/scheduled"),
+        *((method, f"{workflows}/scheduled/{{scheduled}}") for method in ("get", "patch", "delete", "post")),
+        ("post", f"{workflows}/scheduled/bulk-delete"),
+        ("post", f"{workflows}/scheduled/bulk-update"),
         ("get", f"{tenant}/workflow-runs"),
         ("get", f"{tenant}/workflow-runs/external-ids"),
         ("get", f"{tenant}/workflow-runs/display-names"),

@@ -168,7 +168,7 @@ BAD = {
     ),
     "default priority": (PUT, workflow(default_priority=9), "default_priority is 9"),
     "sticky": (PUT, workflow(sticky=7), "sticky 7 is not known"),
-    "cron words": (PUT, workflow(cron_triggers=["@daily"]), "cron expression '@daily'"),
+    "cron words": (PUT, workflow(cron_triggers=["@reboot"]), "cron expression '@reboot'"),
     "cron fields": (PUT, workflow(cron_triggers=["61 * * * *"]), "cron expression"),
     "cron input": (PUT, workflow(cron_input="{"), "cron_input is not valid JSON"),
     "concurrency without expression": (PUT, workflow(concurrency_arr=[v1.Concurrency()]), "no expression"),

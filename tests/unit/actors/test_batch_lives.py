@@ -111,6 +111,7 @@ class Life:
         self.buffers = Directory(tracker.runtime, self.spawn_buffer)
         buckets = Directory(tracker.runtime, self.spawn_bucket)
         self.call(self.tracker, "connect", self.queue, peer("claims"), peer("router"), peer("supervisor"))
+        self.call(self.tracker, "connect_timetable", peer("timetable"))
         self.call(self.tracker, "connect_buffers", self.buffers)
         self.call(self.tracker, "connect_buckets", buckets)
         self.call(self.queue, "connect_buckets", buckets)

@@ -55,6 +55,7 @@ class Bench:
         self.queue, self.gateway, self.worker = peer("queue"), peer("gateway"), peer("worker")
         self.buffers = Directory(self.probe.runtime, lambda key: peer(f"buffer {key.group}"))
         self.call("connect", self.queue, peer("claims"), peer("router"), peer("supervisor"))
+        self.call("connect_timetable", peer("timetable"))
         self.call("connect_buffers", self.buffers)
         self.definition = WorkflowDefinition(
             "w", (TaskDefinition("t", "w:t", batch=BATCH | (batch or {}), **task),)
@@ -81,6 +82,7 @@ class Bench:
         )
         after.buffers = Directory(after.probe.runtime, lambda key: peer(f"buffer {key.group}"))
         after.call("connect", after.queue, peer("claims"), peer("router"), peer("supervisor"))
+        after.call("connect_timetable", peer("timetable"))
         after.call("connect_buffers", after.buffers)
         after.call("restore_versions", (self.version,))
         return after

@@ -59,6 +59,7 @@ class Bench:
         self.queue, self.gateway, self.worker = peer("queue"), peer("gateway"), peer("worker")
         self.said = []
         self.call("connect", self.queue, peer("claims"), peer("router"), peer("supervisor"))
+        self.call("connect_timetable", peer("timetable"))
         self.call("worker_joined", WORKER, self.worker)
         definition = WorkflowDefinition("w", tasks, on_failure_task=on_failure)
         self.call("put_workflow", self.gateway, PutWorkflow(1, TENANT, definition))

@@ -102,6 +102,7 @@ class Bench:
         self.probe = Probe(RunTracker, TENANT, MemoryStore(), ShardSettings(), Telemetry(), lane=TENANT)
         self.claims, self.gateway = peer("claims"), peer("gateway")
         self.probe.call("connect", peer("queue"), self.claims, peer("router"), peer("supervisor"))
+        self.probe.call("connect_timetable", peer("timetable"))
         once = {"expression": "input.key", "ttl_ms": 60_000, "method": "STATUS"}
         definition = WorkflowDefinition("w", (TaskDefinition("t", "w:t"),), idempotency=once)
         self.probe.call("put_workflow", self.gateway, PutWorkflow(1, TENANT, definition))

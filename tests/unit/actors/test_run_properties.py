@@ -152,6 +152,7 @@ class Life:
         self.requests = 10
         self.definition = make_workflow(rng)
         self.call("connect", self.queue, self.claims, self.router, self.supervisor)
+        self.call("connect_timetable", peer("timetable"))
         self.call("worker_joined", "worker", self.worker)
         self.call("put_workflow", self.gateway, PutWorkflow(1, TENANT, self.definition))
         self.run_id = new_id()

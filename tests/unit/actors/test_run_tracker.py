@@ -60,6 +60,7 @@ class Bench:
         self.queue, self.claims, self.router = peer("queue"), peer("claims"), peer("router")
         self.supervisor, self.gateway = peer("supervisor"), peer("gateway")
         self.call("connect", self.queue, self.claims, self.router, self.supervisor)
+        self.call("connect_timetable", peer("timetable"))
         definition = WorkflowDefinition("w", (TaskDefinition("t", "w:t", **task),), event_triggers=("k",))
         said = self.call("put_workflow", self.gateway, PutWorkflow(1, TENANT, definition))
         (self.version,) = said.records
@@ -116,14 +117,12 @@ def of_kind(records, kind):
 def test_a_new_version_with_features_that_are_only_stored_is_warned_of_once(caplog):
     bench = Bench()
     assert caplog.messages == []
-    definition = WorkflowDefinition(
-        "timed", (TaskDefinition("t", "w:t", is_durable=True),), cron_triggers=("0 * * * *",)
-    )
+    definition = WorkflowDefinition("timed", (TaskDefinition("t", "w:t", is_durable=True),))
     for _ in range(2):
         bench.call("put_workflow", bench.gateway, PutWorkflow(1, TENANT, definition))
     (told,) = caplog.messages
     assert "'timed', version 1," in told
-    assert told.endswith("uses crons, durable_tasks: stored, not enforced yet")
+    assert told.endswith("uses durable_tasks: stored, not enforced yet")
 
 
 # ---------------------------------------------------------------- creation

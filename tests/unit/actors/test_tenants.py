@@ -278,6 +278,7 @@ def test_a_tenant_is_loaded_once_for_all_who_ask():
         "TenantQueue",
         "Claims",
         "EventRouter",
+        "Timetable",
         "WorkerRegistry",
     ]
     said = bench.probe.call("workers_restored", TENANT)
@@ -307,7 +308,7 @@ def test_a_crash_takes_the_tenant_down_and_reads_it_again_once_the_journal_is_dr
     said = bench.probe.call("crashed", TENANT, "boom")
     assert Sent(bench.gateway, "tenant_down", (TENANT,)) in said.sends
     assert [sent.method for sent in said.sends if sent.to is bench.journal] == ["drop_effects", "drain"]
-    assert len(said.stopped) == 5
+    assert len(said.stopped) == 6
     assert len(bench.probe.call("drained", TENANT).fetches) == 1
 
 

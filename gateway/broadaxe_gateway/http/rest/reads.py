@@ -6,6 +6,7 @@ What is fetched by id is there once its trigger has been answered; listings may 
 from collections.abc import Sequence
 from typing import Protocol
 
+from broadaxe_gateway.http.rest.timer_reads import TimerReads
 from broadaxe_storage.records import (
     LogRow,
     RateLimitRow,
@@ -17,7 +18,7 @@ from broadaxe_storage.records import (
 from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
 
 
-class Reads(Protocol):
+class Reads(TimerReads, Protocol):
     """Reads of one tenant each. Every method raises `Unavailable` without Postgres."""
 
     async def list_runs(

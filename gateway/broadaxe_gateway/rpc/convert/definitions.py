@@ -22,8 +22,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from croniter import croniter
-
 from broadaxe.wire.v1 import workflows_pb2 as wire
 from broadaxe.wire.v1.shared import condition_pb2, trigger_pb2
 from broadaxe_actors.definitions import (
@@ -48,9 +46,11 @@ from broadaxe_gateway.rpc.convert.checks import (
     shown,
     utf8,
 )
+from broadaxe_gateway.rpc.convert.timers import check_cron
 
 DEFAULT_BACKOFF_MAX_SECONDS = 86_400
 MAX_TASKS = 10_000
+MAX_CRONS = 100
 MAX_RETRIES = 10_000
 MAX_UNITS = 1_000_000
 """Slots or rate limit units of one task, and runs of one concurrency group."""
@@ -84,7 +84,7 @@ def workflow_definition(request: wire.CreateWorkflowVersionRequest) -> WorkflowD
         if request.HasField("on_failure_task")
         else None,
         event_triggers=tuple(request.event_triggers),
-        cron_triggers=tuple(_cron(where, text) for text in request.cron_triggers),
+        cron_triggers=_crons(where, request),
         cron_input=_cron_input(where, request),
         concurrency=tuple(_concurrency(where, entry) for entry in concurrency),
         sticky=_enum_name(where, "sticky", wire.StickyStrategy, request.sticky)
@@ -194,17 +194,11 @@ def _enum_name(where: str, field: str, enum: Any, value: int) -> str:
     return name
 
 
-def _cron(where: str, text: str) -> str:
-    expression = text.strip()
-    zone, _, rest = expression.partition(" ")
-    if zone.startswith(("TZ=", "CRON_TZ=")):
-        expression = rest.strip()
-    if len(expression.split()) not in {5, 6} or not croniter.is_valid(expression, second_at_beginning=True):
-        raise refuse(
-            f"{where}: cron expression {shown(text)} is not valid: expected 5 fields (minute, hour, day, month, weekday), "
-            "or 6 with seconds first"
-        )
-    return text
+def _crons(where: str, request: wire.CreateWorkflowVersionRequest) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(request.cron_triggers))
+    if len(found) > MAX_CRONS:
+        raise refuse(f"{where} has {len(found):,} crons, expected at most {MAX_CRONS:,}")
+    return tuple(check_cron(text, where) for text in found)
 
 
 def _cron_input(where: str, request: wire.CreateWorkflowVersionRequest) -> str | None:

@@ -1,7 +1,6 @@
 """Triggers and selections of the wire to engine messages, and what becomes of runs back: results and details."""
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -9,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 from broadaxe.wire import dispatcher_pb2, workflows_pb2
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2
+from broadaxe_actors import traceparent
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import NewRun, RunDetails, RunFinished, TaskDetails, TaskResult
 from broadaxe_gateway import selection
@@ -30,7 +30,6 @@ from broadaxe_storage.records import RunFilter, TaskRunState
 RESULTS_LIMIT_BYTES = 3 * MEBIBYTE
 """What the texts of one result may have together (behaviour-core 3.1)."""
 MIN_ERROR_SHARE_BYTES = 256
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 _SUCCEEDED = frozenset({TaskRunState.COMPLETED, TaskRunState.SKIPPED})
 _WITH_WORKER = frozenset({TaskRunState.ASSIGNED, TaskRunState.RUNNING})
@@ -46,15 +45,14 @@ def with_traceparent(metadata: str, field: str, run_id: str, source_id: str | No
     """
     if metadata and metadata != "{}":
         found = check_object(metadata, field)
-        own = found.get("traceparent")
-        if isinstance(own, str) and _TRACEPARENT.fullmatch(own):
+        if traceparent.is_valid(found.get("traceparent")):
             return metadata
         if "traceparent" in found:
             del found["traceparent"]
             metadata = json.dumps(found, separators=(",", ":"))
     else:
         found = {}
-    made = f'"traceparent":"00-{(source_id or run_id).replace("-", "")}-{run_id[-17:].replace("-", "")}-01"'
+    made = f'"traceparent":"{traceparent.make(run_id, source_id)}"'
     return f"{metadata.rstrip()[:-1]},{made}}}" if found else f"{{{made}}}"
 
 

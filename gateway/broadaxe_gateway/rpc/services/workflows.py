@@ -1,12 +1,12 @@
-"""`WorkflowService`: triggers, alone and in bulk; rate limits."""
+"""`WorkflowService`: triggers, alone, in bulk and for later; rate limits."""
 
 import asyncio
 from typing import TYPE_CHECKING
 
 from broadaxe_actors.errors import Refused
-from broadaxe_actors.messages import PauseRateLimit, PutRateLimit, TriggerRuns
+from broadaxe_actors.messages import PauseRateLimit, PutRateLimit, ScheduleRuns, TriggerRuns
 from broadaxe_gateway.hub import Hub
-from broadaxe_gateway.rpc.convert import rate_limits, runs
+from broadaxe_gateway.rpc.convert import rate_limits, runs, timers
 from broadaxe_gateway.rpc.convert.checks import OFF_LOOP_BYTES
 from broadaxe_gateway.rpc.convert.collisions import for_bulk, for_one
 from broadaxe_gateway.rpc.slices import convert_all
@@ -49,6 +49,16 @@ class WorkflowService:
             return runs.bulk_triggered(await self._hub.ask(TriggerRuns, tenant_id, new))
         except Refused as refusal:
             raise for_bulk(refusal) from None
+
+    async def ScheduleWorkflow(  # noqa: N802 - wire name
+        self, tenant_id: str, request: "wire.ScheduleWorkflowRequest"
+    ) -> "wire.WorkflowVersion":
+        if len(request.input) > OFF_LOOP_BYTES:
+            fields = await asyncio.to_thread(timers.schedule_runs, request)
+        else:
+            fields = timers.schedule_runs(request)
+        scheduled = await self._hub.ask(ScheduleRuns, tenant_id, *fields)
+        return timers.runs_scheduled(scheduled, request)
 
     async def PutRateLimit(  # noqa: N802 - wire name
         self, tenant_id: str, request: "wire.PutRateLimitRequest"
