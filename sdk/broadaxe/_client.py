@@ -25,6 +25,7 @@ from broadaxe._context import Context
 from broadaxe._definition import BaseWorkflow, WorkflowSettings, with_namespace
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
+from broadaxe._filters import CELClient, FiltersClient
 from broadaxe._options import (
     BatchTaskConfig,
     Concurrency,
@@ -165,8 +166,18 @@ class Broadaxe:
 
     @cached_property
     def event(self) -> EventClient:
-        """Pushes events."""
+        """Pushes and reads events."""
         return EventClient(self)
+
+    @cached_property
+    def filters(self) -> FiltersClient:
+        """Creates, reads, changes and deletes event filters."""
+        return FiltersClient(self)
+
+    @cached_property
+    def cel(self) -> CELClient:
+        """Tries expressions of event filters."""
+        return CELClient(self)
 
     @cached_property
     def runs(self) -> RunsClient:

@@ -55,7 +55,6 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.workers[worker.id] = worker._replace(created_at=known.created_at)
     disk.versions.update((version.id, version) for version in batch.workflow_versions)
     disk.pauses.update((pause.workflow_id, pause) for pause in batch.pauses)
-    _delete_workflows(disk, batch.deleted_workflows)
     disk.events.extend(batch.events)
     disk.logs.extend(batch.logs)
     for claim in batch.claimed_keys:
@@ -70,6 +69,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
     disk.event_keys.update((row.tenant_id, row.key) for row in batch.event_keys)
     disk.filters = filters
+    _delete_workflows(disk, batch.deleted_workflows)
     disk.crons, disk.scheduled_runs = timers
     disk.commits += 1
 
@@ -187,8 +187,12 @@ def _check_versions(disk: MemoryDisk, versions: Sequence[WorkflowVersionRow]) ->
 
 
 def _delete_workflows(disk: MemoryDisk, deletions: Sequence[WorkflowDeletion]) -> None:
+    if not deletions:
+        return
     for deletion in deletions:
         disk.deleted_workflows.setdefault(deletion.workflow_id, deletion)
+    gone = {deletion.workflow_id for deletion in deletions}
+    disk.filters = {row.id: row for row in disk.filters.values() if row.workflow_id not in gone}
 
 
 def _check_known(

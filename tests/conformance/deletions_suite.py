@@ -5,7 +5,7 @@ import pytest
 from broadaxe_storage.errors import RefusedRecords
 from broadaxe_storage.records import WorkflowDeletion
 from tests.conformance.store_suite import Writer
-from tests.factories import TENANT, make_finish, make_task_run, make_version, new_id, now_us
+from tests.factories import TENANT, make_filter, make_finish, make_task_run, make_version, new_id, now_us
 
 
 async def test_a_deleted_workflow_is_known_only_as_long_as_its_runs_live(writer: Writer) -> None:
@@ -41,6 +41,14 @@ async def test_the_name_of_a_deleted_workflow_is_free(writer: Writer, created: i
     assert await writer.store.load_latest_versions(TENANT) == [again]
     with pytest.raises(RefusedRecords):
         await writer.commit(workflow_versions=[make_version(name=version.name)])
+
+
+async def test_filters_go_with_their_workflow(writer: Writer) -> None:
+    version, other = make_version(), make_version(name="other")
+    filters = [make_filter(row.workflow_id) for row in (version, other)]
+    await writer.commit(workflow_versions=[version, other], filters=filters)
+    await writer.commit(deleted_workflows=[WorkflowDeletion(version.workflow_id, TENANT, now_us())])
+    assert await writer.store.load_filters(TENANT) == filters[1:]
 
 
 async def test_a_deletion_of_an_unknown_or_foreign_workflow_is_refused_whole(writer: Writer) -> None:

@@ -47,5 +47,6 @@ BEGIN
     IF v_ids IS NOT NULL THEN
         RAISE EXCEPTION 'a workflow to delete is not one of the tenant' USING ERRCODE = 'BX003', DETAIL = v_ids;
     END IF;
+    DELETE FROM filter AS f USING unnest(p_deleted) AS d WHERE f.workflow_id = ANY (ARRAY[d.workflow_id]);
 END
 $$;

@@ -28,7 +28,8 @@ def test_a_deletion_is_recorded_and_answered_after_its_commit():
     said = delete(bench)
     assert said.records == [WorkflowDeletion(bench.workflow_id, TENANT, bench.now)]
     assert bench.answer(said) == [Reply(bench.requests, None)]
-    assert ("w", ()) in bench.sent(said, "set_triggers")
+    assert bench.sent(said, "forget_workflow") == [(bench.workflow_id,)]
+    assert bench.sent(said, "unset_workflow") == [("w",)]
 
 
 def test_a_workflow_that_is_unknown_or_deleted_already_is_not_found():
