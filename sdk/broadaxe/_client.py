@@ -49,6 +49,7 @@ from broadaxe._standalone import (
     split_settings,
 )
 from broadaxe._stubs import StubsClient
+from broadaxe._tenant import TenantClient
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
@@ -203,6 +204,11 @@ class Broadaxe:
     def metrics(self) -> MetricsClient:
         """Reads how much waits and runs, and the tenant's metrics."""
         return MetricsClient(self)
+
+    @cached_property
+    def tenant(self) -> TenantClient:
+        """Reads the tenant of the API token."""
+        return TenantClient(self)
 
     @cached_property
     def rate_limits(self) -> RateLimitsClient:

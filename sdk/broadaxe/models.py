@@ -28,6 +28,7 @@ __all__ = [
     "TaskMetrics",
     "TaskStat",
     "TaskStatusStat",
+    "Tenant",
     "UpdateWorkerRequest",
     "V1BranchDurableTaskResponse",
     "V1Event",
@@ -314,6 +315,21 @@ class WorkerRuntimeInfo(_Answer):
 class RegisteredWorkflow(_Answer):
     id: str
     name: str
+
+
+class Tenant(_Answer):
+    """What a tenant is called, and its settings."""
+
+    metadata: APIResourceMeta
+    name: str
+    slug: str
+    version: str
+    analytics_opt_out: bool | None = None
+    alert_member_emails: bool | None = None
+    environment: str | None = None
+    server_url: str | None = None
+    region: str | None = None
+    data_retention_period: str | None = None
 
 
 class Worker(_Answer):

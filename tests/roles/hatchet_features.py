@@ -54,7 +54,9 @@ def plain(value: Any) -> Any:
 def answer(hatchet: Hatchet, line: str) -> dict[str, Any]:
     command = json.loads(line)
     feature, method = command["do"].split(".")
-    call = getattr(getattr(hatchet, feature), method)
+    # One of them has no public way to it in this release.
+    owner = hatchet if hasattr(hatchet, feature) else hatchet._client
+    call = getattr(getattr(owner, feature), method)
     try:
         return {"value": plain(call(**arguments(command.get("with", {}))))}
     except Exception as error:
