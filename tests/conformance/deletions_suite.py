@@ -45,7 +45,7 @@ async def test_the_name_of_a_deleted_workflow_is_free(writer: Writer, created: i
 
 async def test_filters_go_with_their_workflow(writer: Writer) -> None:
     version, other = make_version(), make_version(name="other")
-    filters = [make_filter(row.workflow_id) for row in (version, other)]
+    filters = [make_filter(workflow_id=row.workflow_id) for row in (version, other)]
     await writer.commit(workflow_versions=[version, other], filters=filters)
     await writer.commit(deleted_workflows=[WorkflowDeletion(version.workflow_id, TENANT, now_us())])
     assert await writer.store.load_filters(TENANT) == filters[1:]
