@@ -53,6 +53,7 @@ from broadaxe._tenant import TenantClient
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
+from broadaxe._webhooks import WebhooksClient
 from broadaxe._workflow import Workflow
 
 if TYPE_CHECKING:
@@ -214,6 +215,11 @@ class Broadaxe:
     def rate_limits(self) -> RateLimitsClient:
         """Sets, pauses and reads rate limits."""
         return RateLimitsClient(self)
+
+    @cached_property
+    def webhooks(self) -> WebhooksClient:
+        """Incoming webhooks."""
+        return WebhooksClient(self)
 
     @cached_property
     def rest(self) -> RestClient:

@@ -50,6 +50,7 @@ from broadaxe_actors.messages.following import (
     UnwatchRuns,
     WatchRuns,
 )
+from broadaxe_actors.messages.limits import GetUsage, GetWorkerUsage
 from broadaxe_actors.messages.runs import (
     MAX_CANCELLED_BY_FILTER,
     MAX_REPLAYED_BY_FILTER,
@@ -125,6 +126,8 @@ __all__ = [
     "FilterEvaluated",
     "GetRun",
     "GetStats",
+    "GetUsage",
+    "GetWorkerUsage",
     "GroupStats",
     "Heartbeat",
     "HeldAttempt",
