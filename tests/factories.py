@@ -9,6 +9,7 @@ from typing import Any
 from broadaxe_storage.records import (
     RUN_STEP,
     EventRow,
+    FilterRow,
     IdempotencyKeyRow,
     LogRow,
     RateLimitRow,
@@ -234,6 +235,12 @@ def make_event(**fields: Any) -> EventRow:
         metadata="{}",
         payload=b"{}",
     )
+    return row._replace(**fields)
+
+
+def make_filter(**fields: Any) -> FilterRow:
+    now = now_us()
+    row = FilterRow(new_id(), TENANT, WORKFLOW, "scope", "input.n > 1", '{"who":"me"}', False, now, now)
     return row._replace(**fields)
 
 

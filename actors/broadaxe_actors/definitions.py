@@ -125,6 +125,10 @@ def _validate_expressions(definition: WorkflowDefinition, names: set[str]) -> No
         where = f"workflow {definition.name!r}: idempotency"
         _compile(where, definition.idempotency["expression"], cel.Environment.IDEMPOTENCY_KEY)
     _compile_concurrency(f"workflow {definition.name!r}", definition.concurrency)
+    for entry in definition.default_filters:
+        if entry["expression"].strip():  # an empty one is never true
+            where = f"workflow {definition.name!r}: default filter of scope {entry['scope']!r}"
+            _compile(where, entry["expression"], cel.Environment.EVENT_FILTER)
     for task in definition.all_tasks:
         where = f"workflow {definition.name!r}, task {task.name!r}"
         _compile_concurrency(where, task.concurrency)

@@ -1,8 +1,7 @@
 """`EventRouter`: which workflows an event starts, and which waits it ends. One per tenant.
 
-It knows the event keys that the latest version of each workflow names, and every event that a task run waits for. Event and runs are
-recorded together by `RunTracker`, so that a crash leaves both or neither. Exact keys for now; wildcards and filters come with the
-events issue.
+It knows what the latest version of each workflow listens to, its filters (`event_starts`), and every event that a task run waits for. Event and
+runs are recorded together by `RunTracker`, so that a crash leaves both or neither.
 
 A wait sees every event pushed since its run was created. Events of before the wait are looked up: in memory those that are not
 committed yet, in Postgres the others; both are spared when no event of that key has come since. May touch the runtime and the store's port.
@@ -14,8 +13,8 @@ from typing import Any
 
 from broadaxe_actors.cel import EvaluationFailed, Evaluator, InlineEvaluator
 from broadaxe_actors.creation import EventStart
-from broadaxe_actors.messages import PushEvents
-from broadaxe_actors.runtime import Actor, Handle
+from broadaxe_actors.event_starts import EventStarts, Push
+from broadaxe_actors.runtime import Handle
 from broadaxe_actors.wait_index import Wait, WaitIndex
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import EventRow
@@ -45,7 +44,7 @@ class _Look:
         """Parts not done yet: the reading, and what is being evaluated."""
 
 
-class EventRouter(Actor):
+class EventRouter(EventStarts):
     """See the module."""
 
     def __init__(
@@ -59,8 +58,6 @@ class EventRouter(Actor):
         self._store = store
         self._evaluator = evaluator or InlineEvaluator()
         self._tracker: Handle[Any]
-        self._by_key: dict[str, dict[str, None]] = {}
-        self._by_workflow: dict[str, tuple[str, ...]] = {}
         self._waits = WaitIndex()
         self._last_at: dict[str, int] = {}
         """By event key: when the last event of it came."""
@@ -74,26 +71,13 @@ class EventRouter(Actor):
         """Who creates the runs."""
         self._tracker = tracker
 
-    def set_triggers(self, workflow: str, keys: tuple[str, ...]) -> None:
-        """The event keys of a workflow's latest version, in place of those before."""
-        for key in self._by_workflow.pop(workflow, ()):
-            workflows = self._by_key[key]
-            workflows.pop(workflow, None)
-            if not workflows:
-                del self._by_key[key]
-        if keys:
-            self._by_workflow[workflow] = tuple(dict.fromkeys(keys))
-            for key in self._by_workflow[workflow]:
-                self._by_key.setdefault(key, {})[workflow] = None
-
     # ------------------------------------------------------------ events
 
-    def push(self, gateway: "Handle[Any]", message: PushEvents) -> None:
-        """Events from outside: to be stored, with the runs that they start and the waits that they end."""
+    def _decided(self, push: Push) -> None:
         now = self.clock.now()
         rows = tuple(
             EventRow(
-                self.rng.uuid7(now),
+                event_id,
                 self._tenant_id,
                 event.key,
                 event.scope,
@@ -102,23 +86,30 @@ class EventRouter(Actor):
                 event.metadata,
                 event.payload,
                 event.webhook,
+                push.filter_errors(index) if push.errors else None,
             )
-            for event in message.events
+            for index, (event_id, event) in enumerate(zip(push.ids, push.message.events, strict=True))
         )
-        starts = tuple(
-            (index, workflow) for index, row in enumerate(rows) for workflow in self._by_key.get(row.key, ())
+        new_keys = self._note_keys(rows, now)
+        offers = [(row, wait) for row in rows for wait in self._candidates(row)]
+        met = self._evaluate(offers[:EVALUATIONS], None)
+        starts = tuple(sorted(push.starts, key=lambda start: start.event))
+        self._tracker.start_from_events.send(
+            push.gateway, push.message, EventStart(rows, starts, tuple(met), new_keys)
         )
+        if len(offers) > EVALUATIONS:
+            self.me.offer_more.send(offers[EVALUATIONS:], None)
+
+    def _note_keys(self, rows: tuple[EventRow, ...], now: int) -> tuple[str, ...]:
+        """Remember when events of these keys came. Returns the keys that were not known."""
         if len(self._last_at) > KEYS_REMEMBERED:
             self._last_at.clear()
             self._knows_since = now
+        new_keys = tuple(dict.fromkeys(row.key for row in rows if row.key not in self._last_at))
         for row in rows:
             self._last_at[row.key] = now
             self._uncommitted[row.id] = row
-        offers = [(row, wait) for row in rows for wait in self._candidates(row)]
-        met = self._evaluate(offers[:EVALUATIONS], None)
-        self._tracker.start_from_events.send(gateway, message, EventStart(rows, starts, tuple(met)))
-        if len(offers) > EVALUATIONS:
-            self.me.offer_more.send(offers[EVALUATIONS:], None)
+        return new_keys
 
     def committed(self, ids: tuple[str, ...]) -> None:
         """These events are in Postgres, or were refused."""

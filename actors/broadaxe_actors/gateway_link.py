@@ -14,10 +14,13 @@ from broadaxe_actors.messages import (
     CloseSession,
     CloseSubscription,
     CreateCron,
+    CreateFilter,
+    DeleteFilter,
     DeleteRateLimit,
     DeleteTimers,
     EnableCron,
     EndSession,
+    EvaluateFilter,
     GetRun,
     GetStats,
     Heartbeat,
@@ -48,6 +51,7 @@ from broadaxe_actors.messages import (
     TriggerRuns,
     UnpauseWorkflow,
     UnwatchRuns,
+    UpdateFilter,
     UpsertLabels,
     WatchRuns,
 )
@@ -92,6 +96,13 @@ _TO_TRACKER: dict[type, str] = {
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
 )
+_TO_ROUTER: dict[type, str] = {
+    PushEvents: "push",
+    CreateFilter: "create_filter",
+    UpdateFilter: "update_filter",
+    DeleteFilter: "delete_filter",
+    EvaluateFilter: "evaluate_filter",
+}
 _TO_LIMIT: dict[type, str] = {PutRateLimit: "put", PauseRateLimit: "pause", DeleteRateLimit: "delete"}
 _TO_TIMETABLE: dict[type, str] = {
     ScheduleRuns: "schedule",
@@ -113,6 +124,7 @@ _NEW_WORK = frozenset(
         CreateCron,
         ScheduleRuns,
         RunTimer,
+        CreateFilter,
     }
 )
 
@@ -213,8 +225,8 @@ class GatewayLink(Actor):
             actors.registry.route.send(self.me, message)
         elif kind is RegisterWorker:
             actors.registry.register.send(self.me, message)
-        elif kind is PushEvents:
-            actors.router.push.send(self.me, message)
+        elif kind in _TO_ROUTER:
+            getattr(actors.router, _TO_ROUTER[kind]).send(self.me, message)
         elif kind in _TO_TIMETABLE:
             getattr(actors.timetable, _TO_TIMETABLE[kind]).send(self.me, message)
         elif kind in _TO_LIMIT:

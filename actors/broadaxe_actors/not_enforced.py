@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from broadaxe_actors.definitions import WorkflowDefinition
 
 FEATURES: Mapping[str, Callable[[WorkflowDefinition], bool]] = {
-    "event_wildcards": lambda w: any("*" in key for key in w.event_triggers),
-    "default_filters": lambda w: bool(w.default_filters),
     "durable_tasks": lambda w: any(task.is_durable for task in w.all_tasks),
 }
 """Name, as logs and `broadaxe-not-enforced` have it: whether a definition uses it."""

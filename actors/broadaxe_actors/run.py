@@ -58,6 +58,7 @@ class Run:
         "desired_labels",
         "desired_worker_id",
         "entries",
+        "filter",
         "gates",
         "id",
         "idempotency_key",
@@ -88,6 +89,8 @@ class Run:
         self.desired_worker_id = row.desired_worker_id
         self.desired_labels = row.desired_labels
         self.idempotency_key = row.idempotency_key
+        self.filter = row.filter
+        """By which an event started it."""
         self.metadata = row.metadata
         self.input = row.input
         self.admission = Admission() if version.run_rules is not None else None
@@ -183,6 +186,10 @@ class Run:
         if not step.plan.is_on_failure:
             return ()
         return tuple((name, error.decode(errors="replace")) for name, error in self.failures())
+
+    def filter_for(self, step: Step) -> str | None:
+        """The filter by which an event started the run: only tasks that it began with know of it (behaviour-core 2.7.2)."""
+        return None if step.plan.parents or step.plan.is_on_failure else self.filter
 
     def results(self) -> tuple[TaskResult, ...]:
         """One a task that has ended."""

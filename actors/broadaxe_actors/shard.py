@@ -42,6 +42,7 @@ class _Recovered:
     task_runs: list[Any] = field(default_factory=list)
     spilled: list[Any] = field(default_factory=list)
     pauses: list[Any] = field(default_factory=list)
+    filters: list[Any] = field(default_factory=list)
 
 
 class Shard:
@@ -117,7 +118,7 @@ class Shard:
         self._journal.tell_fullness.send(self._supervisor)
         record = await load_tenant(self._store, None)
         by_tenant: dict[str, _Recovered] = {}
-        for kind in ("versions", "workers", "task_runs", "spilled", "pauses"):
+        for kind in ("versions", "workers", "task_runs", "spilled", "pauses", "filters"):
             for row in getattr(record, kind):
                 getattr(by_tenant.setdefault(row.tenant_id, _Recovered()), kind).append(row)
         self._waiting_for = set(by_tenant)
@@ -131,6 +132,7 @@ class Shard:
                     tuple(rows.spilled),
                     record.max_seq,
                     tuple(rows.pauses),
+                    tuple(rows.filters),
                 ),
             )
         if self._waiting_for:

@@ -30,6 +30,7 @@ from broadaxe_actors.worker_registry import WorkerRegistry
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import (
     RUN_STEP,
+    FilterRow,
     SpilledQueue,
     TaskRunRow,
     WorkerRow,
@@ -54,6 +55,7 @@ class TenantRecord(NamedTuple):
     spilled: tuple[SpilledQueue, ...] = ()
     max_seq: int = 0
     pauses: tuple[WorkflowPause, ...] = ()
+    filters: tuple[FilterRow, ...] = ()
 
 
 async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
@@ -77,6 +79,7 @@ async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
         tuple(spilled),
         await store.load_max_seq(),
         tuple(await store.load_workflow_pauses(tenant_id)),
+        tuple(await store.load_filters(tenant_id)),
     )
 
 
@@ -201,6 +204,8 @@ class Supervisor(Actor):
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)
         router.connect.send(tracker)
+        for offset in range(0, len(record.filters), RESTORE_SLICE):
+            router.restore_filters.send(record.filters[offset : offset + RESTORE_SLICE])
         tracker.restore_seq.send(record.max_seq)
         tracker.restore_versions.send(record.versions)
         tracker.restore_pauses.send(record.pauses)

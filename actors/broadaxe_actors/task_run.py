@@ -24,6 +24,7 @@ from broadaxe_actors.batches import (
     rules_of,
 )
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition, duration_us
+from broadaxe_actors.event_filters import payload_of
 from broadaxe_actors.gates import Plan, make_plan
 from broadaxe_actors.lanes import Demand
 from broadaxe_actors.messages import Assignment, CancelOrder, StepRef
@@ -127,6 +128,7 @@ class TaskRun:
         "desired_labels",
         "desired_worker_id",
         "execution_deadline",
+        "filter",
         "id",
         "idempotency_key",
         "input",
@@ -195,6 +197,7 @@ class TaskRun:
         self.desired_worker_id = row.desired_worker_id
         self.desired_labels = row.desired_labels
         self.idempotency_key = row.idempotency_key
+        self.filter = row.filter
         self.is_slot_released = row.is_slot_released
         self.waits = Waits.from_json(row.waits) if row.waits is not None else None
         if run is None:
@@ -221,7 +224,7 @@ class TaskRun:
         task.priority = task.queue_priority = run.priority
         task.created_at = task.queued_at = now
         task.schedule_deadline = task.execution_deadline = task.assigned_at = task.started_at = None
-        task.worker_id = task.idempotency_key = task.desired_labels = None
+        task.worker_id = task.idempotency_key = task.desired_labels = task.filter = None
         task.desired_worker_id = None
         task.waits = None
         task.share(run)
@@ -356,7 +359,8 @@ class TaskRun:
     def assignment(self) -> Assignment:
         """What its worker is told to start."""
         run = self.run
-        if run is None and self.waits is None:
+        filter_text = self.filter if run is None else run.filter_for(self.step)
+        if run is None and self.waits is None and filter_text is None:
             return Assignment(
                 self.step.ref,
                 self.run_id,
@@ -389,6 +393,7 @@ class TaskRun:
             parents=() if run is None else run.outputs_for(self.step),
             triggers="" if self.waits is None else self.waits.triggers(self.step.plan),
             errors=run.errors_for(self.step) if run is not None else (),
+            filter_payload="" if filter_text is None else payload_of(filter_text),
         )
 
     def cancel_order(self, attempt: int) -> CancelOrder:

@@ -156,6 +156,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         tokens=tokens,
         config=limits,
         version=ENGINE_VERSION,
+        fetch_event=store.history.fetch_event,
         is_replay_enabled=config.is_replay_enabled,
     )
     tokens.on_revoked = services.streams.end_revoked

@@ -26,6 +26,7 @@ from broadaxe._crons import CronClient
 from broadaxe._definition import BaseWorkflow, WorkflowSettings, with_namespace
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
+from broadaxe._filters import CELClient, FiltersClient
 from broadaxe._options import (
     BatchTaskConfig,
     Concurrency,
@@ -50,6 +51,7 @@ from broadaxe._standalone import (
     split_settings,
 )
 from broadaxe._stubs import StubsClient
+from broadaxe._tenant import TenantClient
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
@@ -167,8 +169,18 @@ class Broadaxe:
 
     @cached_property
     def event(self) -> EventClient:
-        """Pushes events."""
+        """Pushes and reads events."""
         return EventClient(self)
+
+    @cached_property
+    def filters(self) -> FiltersClient:
+        """Creates, reads, changes and deletes event filters."""
+        return FiltersClient(self)
+
+    @cached_property
+    def cel(self) -> CELClient:
+        """Tries expressions of event filters."""
+        return CELClient(self)
 
     @cached_property
     def runs(self) -> RunsClient:
@@ -194,6 +206,11 @@ class Broadaxe:
     def metrics(self) -> MetricsClient:
         """Reads how much waits and runs, and the tenant's metrics."""
         return MetricsClient(self)
+
+    @cached_property
+    def tenant(self) -> TenantClient:
+        """Reads the tenant of the API token."""
+        return TenantClient(self)
 
     @cached_property
     def rate_limits(self) -> RateLimitsClient:

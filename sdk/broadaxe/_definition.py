@@ -25,7 +25,7 @@ from broadaxe._runs import BulkRunOptions, merged_options, metadata_text
 from broadaxe._task import Task, TaskPlace, TaskSettings, check_name
 from broadaxe._types import EmptyModel, TInput
 from broadaxe._validation import Shape, dump
-from broadaxe.models import V1TaskStatus, V1TaskSummary
+from broadaxe.models import V1Filter, V1TaskStatus, V1TaskSummary
 from broadaxe.wire.v1 import workflows_pb2 as wire
 
 if TYPE_CHECKING:
@@ -295,6 +295,14 @@ class BaseWorkflow(Generic[TInput]):
         ).rows
 
     aio_list_runs = in_thread(list_runs)
+
+    def create_filter(
+        self, expression: str, scope: str, payload: Mapping[str, Any] | None = None
+    ) -> V1Filter:
+        """Have events of `scope` start a run when `expression` (CEL) is true. See `FiltersClient.create`."""
+        return self._client.filters.create(self.id, expression, scope, payload)
+
+    aio_create_filter = in_thread(create_filter)
 
 
 def with_namespace(name: str, namespace: str) -> str:

@@ -1,6 +1,6 @@
-"""Events: pushing what starts workflows and ends waits."""
+"""Events: pushing what starts workflows and ends waits, and reading what was pushed. Every method has a form with `aio_` before its name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,9 @@ from pydantic import BaseModel, Field
 from broadaxe._context import current_context
 from broadaxe._definition import with_namespace
 from broadaxe._errors import InvalidInputError
+from broadaxe._rest import in_thread, metadata_items, time_text
 from broadaxe._validation import dump
+from broadaxe.models import V1Event, V1EventList, V1TaskStatus
 from broadaxe.wire import events_pb2
 
 if TYPE_CHECKING:
@@ -49,8 +51,13 @@ class Event(BaseModel):
     timestamp: datetime
 
 
+Events = list[Event]
+Requests = list[events_pb2.PushEventRequest]
+"""Under names of their own: the client below has a method `list`."""
+
+
 class EventClient:
-    """Pushes events."""
+    """Pushes events, and reads those that were pushed, with what they started."""
 
     def __init__(self, client: "Broadaxe") -> None:
         self._client = client
@@ -87,7 +94,7 @@ class EventClient:
 
     def bulk_push(
         self, events: Sequence[BulkPushEventWithMetadata], options: PushEventOptions | None = None
-    ) -> list[Event]:
+    ) -> Events:
         """Store many events, in parts of up to 1,000; each part is stored whole or not at all."""
         requests = self._bulk(events, options)
         if not requests:
@@ -97,7 +104,7 @@ class EventClient:
 
     async def aio_bulk_push(
         self, events: Sequence[BulkPushEventWithMetadata], options: PushEventOptions | None = None
-    ) -> list[Event]:
+    ) -> Events:
         """As `bulk_push`."""
         requests = self._bulk(events, options)
         if not requests:
@@ -105,6 +112,70 @@ class EventClient:
         return [
             _event(event) for event in await self._client.on_io(self._client.transport.push_events(requests))
         ]
+
+    def replay(self, event_id: str) -> Event:
+        """Push what an event said once more, as a new event: what listens to it now is started. Raises `NotFoundError`."""
+        return _event(self._client.transport.submit(self._replay(event_id)).result())
+
+    async def aio_replay(self, event_id: str) -> Event:
+        """As `replay`."""
+        return _event(await self._client.on_io(self._replay(event_id)))
+
+    def _replay(self, event_id: str) -> Coroutine[Any, Any, events_pb2.Event]:
+        return self._client.transport.replay_event(events_pb2.ReplayEventRequest(event_id=event_id))
+
+    def get(self, event_id: str) -> V1Event:
+        """An event by its id, with what it started. Raises `NotFoundError`."""
+        return self._client.rest.get(V1Event, f"{self._path}/{event_id}")
+
+    aio_get = in_thread(get)
+
+    def keys(self) -> Sequence[str]:
+        """Keys that events have had, with their namespaces, by name; at most 10,000."""
+        return [str(key) for key in self._client.rest.call("GET", f"{self._path}/keys")["rows"]]
+
+    aio_keys = in_thread(keys)
+
+    def list(
+        self,
+        offset: int | None = None,
+        limit: int | None = None,
+        keys: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        workflow_ids: Sequence[str] | None = None,
+        workflow_run_statuses: Sequence[V1TaskStatus] | None = None,
+        event_ids: Sequence[str] | None = None,
+        additional_metadata: Mapping[str, str] | None = None,
+        scopes: Sequence[str] | None = None,
+    ) -> V1EventList:
+        """Events, newest first, a page of 50 if `limit` is not given; of the last 24 hours if `since` is not.
+
+        keys: any of these, with the client's namespace before them. workflow_ids, workflow_run_statuses: those that started such
+        runs. additional_metadata: all of it.
+        """
+        return self._client.rest.get(
+            V1EventList,
+            self._path,
+            {
+                "offset": offset,
+                "limit": limit,
+                "keys": None if keys is None else [self._client.namespaced(key) for key in keys],
+                "since": time_text(since),
+                "until": time_text(until),
+                "workflowIds": None if workflow_ids is None else [*workflow_ids],
+                "workflowRunStatuses": None if workflow_run_statuses is None else [*workflow_run_statuses],
+                "eventIds": None if event_ids is None else [*event_ids],
+                "additionalMetadata": metadata_items(additional_metadata),
+                "scopes": None if scopes is None else [*scopes],
+            },
+        )
+
+    aio_list = in_thread(list)  # noqa: A003 - the method above
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v1/stable/tenants/{self._client.tenant_id}/events"
 
     def _single(
         self,
@@ -127,7 +198,7 @@ class EventClient:
 
     def _bulk(
         self, events: Sequence[BulkPushEventWithMetadata], options: PushEventOptions | None
-    ) -> list[events_pb2.PushEventRequest]:
+    ) -> Requests:
         namespace = options.namespace if options is not None else None
         return [
             self._request(

@@ -1,4 +1,4 @@
-"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, rate limits, task stats.
+"""What the server answers over REST, as objects: runs, tasks, logs, workers, workflows, rate limits, events, filters, task stats.
 
 Fields are named as in the answers, in snake case; what a server adds beside them is ignored. Times are in UTC; those of a run that a
 server writes as the year 1 are not known yet. Import what is not exported by the package itself from here.
@@ -6,13 +6,16 @@ server writes as the year 1 are not known yet. Import what is not exported by th
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 __all__ = [
     "APIResourceMeta",
+    "CELEvaluationResult",
+    "CELFailure",
+    "CELSuccess",
     "ConcurrencySetting",
     "ConcurrencyStat",
     "PaginationResponse",
@@ -24,7 +27,15 @@ __all__ = [
     "SemaphoreSlots",
     "TaskStat",
     "TaskStatusStat",
+    "Tenant",
     "UpdateWorkerRequest",
+    "V1Event",
+    "V1EventList",
+    "V1EventTriggeredRun",
+    "V1EventWorkflowRunSummary",
+    "V1Filter",
+    "V1FilterError",
+    "V1FilterList",
     "V1LogLine",
     "V1LogLineLevel",
     "V1LogLineList",
@@ -33,6 +44,7 @@ __all__ = [
     "V1TaskStatus",
     "V1TaskSummary",
     "V1TaskSummaryList",
+    "V1UpdateFilterRequest",
     "V1WorkflowRun",
     "V1WorkflowRunDetails",
     "V1WorkflowType",
@@ -295,6 +307,21 @@ class RegisteredWorkflow(_Answer):
     name: str
 
 
+class Tenant(_Answer):
+    """What a tenant is called, and its settings."""
+
+    metadata: APIResourceMeta
+    name: str
+    slug: str
+    version: str
+    analytics_opt_out: bool | None = None
+    alert_member_emails: bool | None = None
+    environment: str | None = None
+    server_url: str | None = None
+    region: str | None = None
+    data_retention_period: str | None = None
+
+
 class Worker(_Answer):
     """A worker as the server sees it. `slots` and `registered_workflows` come when one is asked for by its id."""
 
@@ -357,6 +384,102 @@ class RateLimit(_Answer):
 class RateLimitList(_Answer):
     pagination: PaginationResponse | None = None
     rows: list[RateLimit] | None = None
+
+
+# ---- events and filters
+
+
+class V1EventWorkflowRunSummary(_Answer):
+    """How many runs an event started, by what became of them."""
+
+    running: int
+    queued: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class V1EventTriggeredRun(_Answer):
+    """A run that an event started, and the filter by which it did."""
+
+    workflow_run_id: str
+    filter_id: str | None = None
+
+
+class V1FilterError(_Answer):
+    """A filter that could not be evaluated on an event, and counted as false."""
+
+    filter_id: str
+    workflow_id: str
+    error: str
+
+
+class V1Event(_Answer):
+    """An event as the server has it, with what it started."""
+
+    metadata: APIResourceMeta
+    key: str
+    tenant_id: str
+    workflow_run_summary: V1EventWorkflowRunSummary
+    additional_metadata: dict[str, Any] | None = None
+    payload: dict[str, Any] | None = None
+    scope: str | None = None
+    seen_at: datetime | None = None
+    triggered_runs: list[V1EventTriggeredRun] | None = None
+    triggering_webhook_name: str | None = None
+    """Of the incoming webhook that made it."""
+    filter_errors: list[V1FilterError] | None = None
+
+
+class V1EventList(_Answer):
+    pagination: PaginationResponse | None = None
+    rows: list[V1Event] | None = None
+
+
+class V1Filter(_Answer):
+    """An event filter."""
+
+    metadata: APIResourceMeta
+    tenant_id: str
+    workflow_id: str
+    scope: str
+    expression: str
+    payload: dict[str, Any]
+    is_declarative: bool | None = None
+    """It came with the workflow's declaration, and goes with the next one that has filters."""
+
+
+class V1FilterList(_Answer):
+    pagination: PaginationResponse | None = None
+    rows: list[V1Filter] | None = None
+
+
+class V1UpdateFilterRequest(_Answer):
+    """What to change about a filter; None leaves it."""
+
+    expression: str | None = None
+    scope: str | None = None
+    payload: dict[str, Any] | None = None
+
+
+class CELSuccess(BaseModel):
+    """What an expression gave."""
+
+    status: Literal["success"] = "success"
+    output: bool
+
+
+class CELFailure(BaseModel):
+    """Why an expression gave nothing."""
+
+    status: Literal["failure"] = "failure"
+    error: str
+
+
+class CELEvaluationResult(BaseModel):
+    """What came of an expression that was tried."""
+
+    result: CELSuccess | CELFailure = Field(discriminator="status")
 
 
 # ---- workflows

@@ -1,5 +1,5 @@
 """What people list and look up: runs and task runs, live and ended alike, what happened to them, their log lines, workflows, workers,
-rate limits.
+events, filters, rate limits.
 
 May touch asyncpg through `pool`. Facts to know:
 
@@ -20,6 +20,8 @@ from broadaxe_storage.pool import Pool
 from broadaxe_storage.positions import Position, Positions
 from broadaxe_storage.records import (
     FINAL_STATES,
+    EventRow,
+    FilterRow,
     LogRow,
     RateLimitRow,
     TaskEventRow,
@@ -27,7 +29,14 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
-from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
+from broadaxe_storage.summaries import (
+    EventQuery,
+    LogQuery,
+    RateLimitQuery,
+    RunQuery,
+    RunSummary,
+    StartedRun,
+)
 from broadaxe_storage.timer_lists import TimerLists
 
 LISTING_SETTINGS = {
@@ -221,6 +230,79 @@ class History(TimerLists):
         rows = await self._look_ups.fetch("fetch_worker", tenant_id, worker_id)
         return WorkerRow._make(rows[0])._replace(actions=tuple(rows[0]["actions"])) if rows else None
 
+    # ---------------------------------------------------------------- events and filters
+
+    async def list_events(
+        self, tenant_id: str, query: EventQuery, *, limit: int, offset: int = 0
+    ) -> list[EventRow]:
+        """A page of events, newest first."""
+        arguments = (tenant_id, *_event_arguments(query), limit, offset)
+        if query.keys:
+            rows = await self._listings.fetch("list_events_of_keys", *arguments, _each_once(query.keys))
+        else:
+            rows = await self._listings.fetch("list_events", *arguments)
+        return [EventRow._make(row) for row in rows]
+
+    async def count_events(self, tenant_id: str, query: EventQuery, *, cap: int = COUNT_CAP) -> int:
+        """How many events such a listing has in all, but at most `cap`."""
+        arguments = (tenant_id, *_event_arguments(query), cap)
+        count: int
+        if query.keys:
+            count = await self._listings.fetchval("count_events_of_keys", *arguments, _each_once(query.keys))
+        else:
+            count = await self._listings.fetchval("count_events", *arguments)
+        return count
+
+    async def fetch_event(self, tenant_id: str, event_id: str) -> EventRow | None:
+        rows = await self._look_ups.fetch("fetch_event", tenant_id, event_id)
+        return EventRow._make(rows[0]) if rows else None
+
+    async def list_runs_of_events(self, tenant_id: str, events: Sequence[EventRow]) -> list[StartedRun]:
+        """What events started, oldest first."""
+        if not events:
+            return []
+        since = min(event.created_at for event in events) - _CLOCK_SLACK_US
+        ids = [event.id for event in events]
+        rows = await self._look_ups.fetch("list_runs_of_events", tenant_id, ids, since)
+        return [StartedRun._make(row) for row in rows]
+
+    async def list_event_keys(self, tenant_id: str, *, cap: int = COUNT_CAP) -> list[str]:
+        """Keys that events have had, by name, at most `cap`."""
+        return [row[0] for row in await self._listings.fetch("list_event_keys", tenant_id, cap)]
+
+    async def list_filters(
+        self,
+        tenant_id: str,
+        workflow_ids: Sequence[str] = (),
+        scopes: Sequence[str] = (),
+        *,
+        limit: int,
+        offset: int = 0,
+    ) -> list[FilterRow]:
+        """A page of event filters, oldest first: of any of these workflows and scopes, empty for all."""
+        rows = await self._listings.fetch(
+            "list_filters", tenant_id, workflow_ids or None, scopes or None, limit, offset
+        )
+        return [FilterRow._make(row) for row in rows]
+
+    async def count_filters(
+        self,
+        tenant_id: str,
+        workflow_ids: Sequence[str] = (),
+        scopes: Sequence[str] = (),
+        *,
+        cap: int = COUNT_CAP,
+    ) -> int:
+        """How many filters such a listing has in all, but at most `cap`."""
+        count: int = await self._listings.fetchval(
+            "count_filters", tenant_id, workflow_ids or None, scopes or None, cap
+        )
+        return count
+
+    async def fetch_filter(self, tenant_id: str, filter_id: str) -> FilterRow | None:
+        rows = await self._look_ups.fetch("fetch_filter", tenant_id, filter_id)
+        return FilterRow._make(rows[0]) if rows else None
+
     # ---------------------------------------------------------------- rate limits
 
     async def list_rate_limits(
@@ -260,6 +342,25 @@ def _arguments(query: RunQuery) -> tuple[object, ...]:
         query.idempotency_keys or None,
         not query.states or not FINAL_STATES.issuperset(query.states),
     )
+
+
+def _event_arguments(query: EventQuery) -> tuple[object, ...]:
+    """$2 to $10 of the listings of events: None where the query does not narrow."""
+    return (
+        query.since,
+        _LAST_TIME if query.until is None else query.until,
+        query.scopes or None,
+        query.ids or None,
+        [key for key, _ in query.metadata] or None,
+        [value for _, value in query.metadata] or None,
+        query.workflow_ids or None,
+        query.states or None,
+        _CLOCK_SLACK_US,
+    )
+
+
+def _each_once(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
 def _line_arguments(query: LogQuery) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What people ask of runs, log lines and rate limits, and the rows that they get: live and ended runs are one kind here.
+"""What people ask of runs, log lines, events and rate limits, and the rows that they get: live and ended runs are one kind here.
 
 May touch only `records`. Times are microseconds since 1970, ids canonical UUID text, as there; empty tuples in a query stand for all.
 """
@@ -89,6 +89,35 @@ class LogQuery(NamedTuple):
     is_descending: bool = False
     """Newest first, else oldest first."""
     limit: int = 50
+
+
+class EventQuery(NamedTuple):
+    """Which events of a tenant."""
+
+    since: int
+    """Created at this time or later."""
+    until: int | None = None
+    """Created at this time or before."""
+    keys: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Top-level keys with these values as text: all of them."""
+    workflow_ids: tuple[str, ...] = ()
+    """Of a run that the event started."""
+    states: tuple[int, ...] = ()
+    """Of that run: any of these `TaskRunState`s, as `RunSummary` shows them."""
+
+
+class StartedRun(NamedTuple):
+    """A run that an event started."""
+
+    event_id: str
+    run_id: str
+    state: int
+    """As `RunSummary` shows it."""
+    filter_id: str | None
+    """The filter by which it did."""
 
 
 class RateLimitQuery(NamedTuple):

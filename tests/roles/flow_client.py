@@ -4,6 +4,7 @@ A command is `{"do": <name of a method of Commands>, ...its arguments}`. Where t
 """
 
 import asyncio
+import importlib
 import json
 import sys
 import time
@@ -214,9 +215,30 @@ class Commands:
 
     # ---- events, logs, streams
 
-    async def push(self, *, key: str, payload: dict[str, Any], scope: str | None = None) -> dict[str, Any]:
-        event = await self._client.event.aio_push(key, payload, **chosen(scope=scope))
+    async def push(
+        self,
+        *,
+        key: str,
+        payload: dict[str, Any],
+        scope: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        event = await self._client.event.aio_push(
+            key, payload, **chosen(scope=scope, additional_metadata=metadata)
+        )
         return {"event_id": getattr(event, "event_id", None) or getattr(event, "eventId", "")}
+
+    async def feature(self, *, name: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Calls a method of a feature client, such as `filters.create`; what it answers as its wire has it, or what it raised."""
+        part, method = name.split(".")
+        if "updates" in given:
+            models = "broadaxe.models" if self._flows.is_ours else "hatchet_sdk.clients.rest.models"
+            given["updates"] = importlib.import_module(models).V1UpdateFilterRequest(**given["updates"])
+        try:
+            found = await getattr(getattr(self._client, part), f"aio_{method}")(**given)
+        except Exception as error:
+            return {"raised": f"{type(error).__name__}: {error}"}
+        return {"value": found.model_dump(mode="json", by_alias=True)}
 
     async def logs(self, *, task_run_id: str, limit: int = 2000) -> dict[str, Any]:
         """Messages of a task's log lines, as this SDK lists them."""

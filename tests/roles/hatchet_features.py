@@ -62,11 +62,13 @@ def answer(hatchet: Hatchet, line: str) -> dict[str, Any]:
     command = json.loads(line)
     feature, method = command["do"].split(".")
     given = arguments(command.get("with", {}))
-    # `workflow.METHOD` is a method of a workflow that is declared here by its name alone.
-    owner = (
-        hatchet.workflow(name=given.pop("workflow")) if feature == "workflow" else getattr(hatchet, feature)
-    )
-    call = getattr(owner, method)
+    if feature == "workflow":
+        # A method of a workflow that is declared here by its name alone.
+        call = getattr(hatchet.workflow(name=given.pop("workflow")), method)
+    else:
+        # One of them has no public way to it in this release.
+        owner = hatchet if hasattr(hatchet, feature) else hatchet._client
+        call = getattr(getattr(owner, feature), method)
     try:
         return {"value": plain(call(**given))}
     except Exception as error:

@@ -4,6 +4,6 @@
 """
 
 from broadaxe_actors.creation.creation import SLICE, Creation
-from broadaxe_actors.creation.job import EventStart
+from broadaxe_actors.creation.job import EventStart, Start
 
-__all__ = ["SLICE", "Creation", "EventStart"]
+__all__ = ["SLICE", "Creation", "EventStart", "Start"]

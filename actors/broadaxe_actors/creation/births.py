@@ -53,6 +53,8 @@ class Births(Stage):
             run.input,
             key.key if key is not None else None,
         )
+        if job.filters and index in job.filters:
+            row = row._replace(filter=job.filters[index])
         if not version.is_single_task:
             self._create_run(job, run_row(row), version)
         elif step.plan.waits:
@@ -176,4 +178,5 @@ def _root_row(head: TaskRunRow, step: Step, task_run_id: str, seq: int) -> TaskR
         input=b"",
         idempotency_key=None,
         spill_queue=None,
+        filter=None,
     )

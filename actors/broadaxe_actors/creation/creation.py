@@ -26,7 +26,7 @@ from broadaxe_actors.messages import (
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.timers import TimedStart
 from broadaxe_storage.errors import Unavailable
-from broadaxe_storage.records import EventRow, IdempotencyKeyRow, TaskRunRow
+from broadaxe_storage.records import EventKeyRow, EventRow, IdempotencyKeyRow, TaskRunRow
 
 if TYPE_CHECKING:
     from broadaxe_actors.run_tracker import RunTracker
@@ -93,24 +93,27 @@ class Creation(KeyClaims):
         runs: list[NewRun] = []
         events: list[EventRow | None] = []
         versions: list[Version] = []
-        for index, workflow in start.starts:
+        filters: dict[int, str] = {}
+        metadata: dict[int, str] = {}
+        for index, workflow, filter_text in start.starts:
             event = start.events[index]
-            version = self._t._catalog.latest(workflow)
-            runs.append(
-                NewRun(
-                    workflow,
-                    message.events[index].payload,
-                    _event_metadata(event),
-                    priority=event.priority,
-                )
-            )
+            version = self._t._catalog.find(workflow)
+            if version is None:
+                continue  # deleted since it was found
+            if index not in metadata:
+                metadata[index] = _event_metadata(event)
+            if filter_text is not None:
+                filters[len(runs)] = filter_text
+            runs.append(NewRun(workflow, event.payload, metadata[index], priority=event.priority))
             events.append(event)
             versions.append(version)
         job = Job(gateway, message.request_id, tuple(runs))
         job.versions = versions
         job.run_ids = [self._new_id() for _ in runs]
         job.event_rows = start.events
+        job.new_event_keys = tuple(EventKeyRow(self._t._tenant_id, key) for key in start.new_keys)
         job.met = start.met
+        job.filters = filters
         job.trigger_events = events
         now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
@@ -234,8 +237,8 @@ class Creation(KeyClaims):
     def _record(self, job: Job) -> None:
         """All of a trigger in one append: it commits as a whole, and only then its task runs may run."""
         tracker = self._t
-        for event in job.event_rows:
-            tracker.record(event)
+        for record in (*job.event_rows, *job.new_event_keys):
+            tracker.record(record)
         if job.event_rows:
             tracker.send_after_commit(tracker._router.committed, tuple(row.id for row in job.event_rows))
             # In the append that stores the events: a wait is never ended by an event that nobody can find.

@@ -9,7 +9,7 @@ from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import IdempotencyCollision, NewRun
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.timers import TimedStart
-from broadaxe_storage.records import EventRow, TaskRunRow
+from broadaxe_storage.records import EventKeyRow, EventRow, TaskRunRow
 
 if TYPE_CHECKING:
     from broadaxe_actors.run_tracker import RunTracker
@@ -18,14 +18,25 @@ INTERNAL_PREFIX = "hatchet__"
 """Keys of the metadata that the engine writes; they are not inherited (behaviour-core 4.4.3)."""
 
 
+class Start(NamedTuple):
+    """A run that an event starts."""
+
+    event: int
+    """Its place among the events."""
+    workflow: str
+    filter: str | None = None
+    """The filter by which it does, as `TaskRunRow.filter` has it."""
+
+
 class EventStart(NamedTuple):
-    """What `EventRouter` found: events to store, and which workflows each of them starts."""
+    """What `EventRouter` found: events to store, and which runs each of them starts."""
 
     events: tuple[EventRow, ...]
-    starts: tuple[tuple[int, str], ...]
-    """(index of the event, workflow name)."""
+    starts: tuple[Start, ...]
     met: tuple[tuple[str, int, int, str], ...] = ()
     """Waits that these events end: task run, attempt, number of the wait, payload as JSON text."""
+    new_keys: tuple[str, ...] = ()
+    """Keys of these events that were not known."""
 
 
 class Parent(NamedTuple):
@@ -62,6 +73,9 @@ class Job:
         self.left_out: set[int] = set()
         """Indexes of runs that are not created: another run holds their key."""
         self.event_rows: tuple[EventRow, ...] = ()
+        self.new_event_keys: tuple[EventKeyRow, ...] = ()
+        self.filters: dict[int, str] = {}
+        """By index of a run: the filter by which an event starts it."""
         self.met: tuple[tuple[str, int, int, str], ...] = ()
         self.trigger_events: list[EventRow | None] = []
         self.timed: TimedStart | None = None

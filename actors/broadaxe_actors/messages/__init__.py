@@ -13,9 +13,14 @@ from broadaxe_actors.messages.answers import (
     Reply,
 )
 from broadaxe_actors.messages.events import (
+    CreateFilter,
+    DeleteFilter,
+    EvaluateFilter,
     EventsPushed,
+    FilterEvaluated,
     NewEvent,
     PushEvents,
+    UpdateFilter,
 )
 from broadaxe_actors.messages.flow import (
     ActionStats,
@@ -107,11 +112,15 @@ __all__ = [
     "CloseSession",
     "CloseSubscription",
     "CreateCron",
+    "CreateFilter",
+    "DeleteFilter",
     "DeleteRateLimit",
     "DeleteTimers",
     "EnableCron",
     "EndSession",
+    "EvaluateFilter",
     "EventsPushed",
+    "FilterEvaluated",
     "GetRun",
     "GetStats",
     "GroupStats",
@@ -166,6 +175,7 @@ __all__ = [
     "TriggerRuns",
     "UnpauseWorkflow",
     "UnwatchRuns",
+    "UpdateFilter",
     "UpsertLabels",
     "WatchRuns",
     "WorkerInfo",

@@ -192,6 +192,8 @@ class Assignment(NamedTuple):
     """JSON object text: what satisfied the conditions, by readable data key; empty without any."""
     errors: tuple[tuple[str, str], ...] = ()
     """For an on-failure task: name and error text of the tasks that failed."""
+    filter_payload: str = ""
+    """JSON object text: of the filter by which an event started the run; empty without one."""
 
 
 class CancelOrder(NamedTuple):

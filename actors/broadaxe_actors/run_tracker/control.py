@@ -424,5 +424,6 @@ def _origin(row: FinishedTaskRun) -> dict[str, Any]:
             "triggering_event_key",
             "desired_worker_id",
             "desired_labels",
+            "filter",
         )
     }

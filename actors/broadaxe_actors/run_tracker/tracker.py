@@ -8,12 +8,15 @@ A handler collects what it has to say in a `Turn`, so that a batch of reports ma
 May touch the runtime, the store's port, the pure modules and the messages.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from broadaxe_actors.batches import BatchKey
+from broadaxe_actors.definitions import WorkflowDefinition
 from broadaxe_actors.errors import EngineBug, Refused
+from broadaxe_actors.event_filters import payload_text
 from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import (
     IdempotencyCollisions,
@@ -37,7 +40,11 @@ from broadaxe_actors.task_run import TaskRun
 from broadaxe_actors.turn import Turn
 from broadaxe_storage.records import (
     RUN_STEP,
+    EventKeyRow,
     EventRow,
+    FilterClear,
+    FilterDrop,
+    FilterRow,
     IdempotencyKeyRow,
     LogRow,
     SpilledQueue,
@@ -99,7 +106,8 @@ class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
         for row in rows:
             self._catalog.restore(row)
         for version in self._catalog.all_latest():
-            self._router.set_triggers.send(version.definition.name, version.definition.event_triggers)
+            definition = version.definition
+            self._router.set_workflow.send(version.workflow_id, definition.name, definition.event_triggers)
             self._timetable.set_workflow.send(version.definition.name, facts_of(version))
 
     def restore_seq(self, seq: int) -> None:
@@ -219,9 +227,41 @@ class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
             if self._pauses:
                 self._unmute_shared(version)
             self.record(row)
-            self.send_after_commit(self._router.set_triggers, row.name, message.definition.event_triggers)
+            self.send_after_commit(
+                self._router.set_workflow,
+                row.workflow_id,
+                row.name,
+                message.definition.event_triggers,
+                self._declare_filters(row, message.definition),
+            )
             self._declare_crons(latest.definition if latest is not None else None, version, row.created_at)
         self._reply(gateway, message.request_id, WorkflowRegistered(version.workflow_id, version.id))
+
+    def _declare_filters(
+        self, version: WorkflowVersionRow, definition: WorkflowDefinition
+    ) -> tuple[FilterRow, ...]:
+        """The filters that come with a new version, in place of those of before; without any those stay (behaviour-core 4.1.3)."""
+        now = self.clock.now()
+        rows: dict[tuple[str, str, str], FilterRow] = {}
+        for entry in definition.default_filters:
+            payload = payload_text(json.loads(entry["payload"] or "{}"))
+            row = FilterRow(
+                self.rng.uuid7(now),
+                self._tenant_id,
+                version.workflow_id,
+                entry["scope"],
+                entry["expression"],
+                payload,
+                True,  # is_declarative
+                now,
+                now,
+            )
+            rows.setdefault((row.scope, row.expression, payload), row)
+        if rows:
+            self.record(FilterClear(self._tenant_id, version.workflow_id))
+            for row in rows.values():
+                self.record(row)
+        return tuple(rows.values())
 
     def trigger(self, gateway: "Handle[Any]", message: TriggerRuns) -> None:
         """Create runs."""
@@ -304,7 +344,10 @@ class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
         if records and all(isinstance(record, TIMER_RECORDS) for record in records):
             self._timetable.records_refused.send(records, effects, error)
             return
-        new = TaskRunRow | IdempotencyKeyRow | EventRow | CronChange | ScheduledRunChange
+        if records and all(isinstance(record, FilterRow | FilterDrop) for record in records):
+            self._router.records_refused.send(records, effects, error)
+            return
+        new = TaskRunRow | IdempotencyKeyRow | EventRow | EventKeyRow | CronChange | ScheduledRunChange
         rows = [record for record in records if isinstance(record, TaskRunRow)]
         runs = {row.run_id for row in rows if row.id == row.run_id}
         # A task run that came into being within a run that was there is no new run.

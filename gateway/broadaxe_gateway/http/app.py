@@ -6,6 +6,7 @@ from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.errors import add_error_handlers
+from broadaxe_gateway.http.headers import SafeHeaders
 from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
@@ -13,6 +14,8 @@ from broadaxe_gateway.http.rest import (
     api_tokens,
     crons,
     durable,
+    events,
+    filters,
     logs,
     members,
     meta,
@@ -48,6 +51,8 @@ ROUTERS = (
     workflows.router,
     workers.router,
     rate_limits.router,
+    events.router,
+    filters.router,
     crons.router,
     scheduled.router,
     retired.router,
@@ -68,7 +73,7 @@ def create_app(
     config: ServerConfig,
     version: str,
 ) -> FastAPI:
-    """The application of the HTTP port. Layers, outermost first: errors to answers, body size, then per route the token."""
+    """The application of the HTTP port. Layers, outermost first: errors to answers, headers, body size, then per route who asks."""
     app = FastAPI(title="Broadaxe", version=version, openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
     app.state.hub = hub
     app.state.reads = reads
@@ -82,6 +87,7 @@ def create_app(
     add_error_handlers(app)
     # As large as a gRPC message may be: both carry the same payloads.
     app.add_middleware(BodyLimit, max_bytes=config.grpc.max_message_bytes)
+    app.add_middleware(SafeHeaders)
     app.include_router(health_router(readiness), include_in_schema=False)
     app.include_router(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False

@@ -25,14 +25,13 @@ from broadaxe_gateway.rpc.reports import ReportDesk
 from broadaxe_gateway.rpc.services.admin import AdminService
 from broadaxe_gateway.rpc.services.dispatcher import DispatcherService
 from broadaxe_gateway.rpc.services.durable import DurableService
-from broadaxe_gateway.rpc.services.events import EventsService
+from broadaxe_gateway.rpc.services.events import EventsService, FetchEvent
 from broadaxe_gateway.rpc.services.workflows import WorkflowService
 from broadaxe_gateway.rpc.stream import EngineService
 
 MISSING: Mapping[str, str] = {
     "/Dispatcher/SendGroupKeyActionEvent": "group keys are computed by the engine from expressions, never by workers",
     "/Dispatcher/RestoreEvictedTask": "durable tasks are not supported yet",
-    "/EventsService/ReplaySingleEvent": "an event cannot be replayed: push it again",
     "/WorkflowService/PutWorkflow": "this older form is not supported: register through v1.AdminService/PutWorkflow",
     "/v1.AdminService/BranchDurableTask": "durable tasks are not supported yet",
     "/v1.V1Dispatcher/DurableTask": "durable tasks are not supported yet",
@@ -98,9 +97,13 @@ def add_services(
     tokens: TokenVerifier,
     config: GrpcLimits,
     version: str,
+    fetch_event: FetchEvent,
     is_replay_enabled: bool = True,
 ) -> RpcServices:
-    """Register every wire service on a server that has not started. `version` is what `GetVersion` answers."""
+    """Register every wire service on a server that has not started. `version` is what `GetVersion` answers.
+
+    `fetch_event` reads an event of a tenant by its id.
+    """
     streams = OpenStreams()
     desk = ReportDesk(hub, config.held_report_bytes)
     counts = CallCounts()
@@ -115,7 +118,7 @@ def add_services(
             DispatcherService(hub, desk, streams, config, version),
             worker,
         ),
-        ("EventsService", _service(events_pb2, "EventsService"), EventsService(hub), usual),
+        ("EventsService", _service(events_pb2, "EventsService"), EventsService(hub, fetch_event), usual),
         ("WorkflowService", _service(workflows_pb2, "WorkflowService"), WorkflowService(hub), usual),
         (
             "v1.AdminService",

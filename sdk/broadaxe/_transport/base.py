@@ -162,6 +162,10 @@ class Transport(Protocol):
 
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]: ...
 
+    async def replay_event(self, request: events_pb2.ReplayEventRequest) -> events_pb2.Event:
+        """Push an event of before once more."""
+        ...
+
     async def put_logs(self, lines: Sequence[stream_pb2.LogLine]) -> None:
         """Returns when the lines have left; they are not acknowledged."""
         ...

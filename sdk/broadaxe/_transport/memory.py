@@ -208,6 +208,9 @@ class MemoryTransport:
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         self._unsupported(f"pushing {len(events)} events")
 
+    async def replay_event(self, request: events_pb2.ReplayEventRequest) -> events_pb2.Event:
+        self._unsupported(f"replaying event {request.event_id}")
+
     async def put_logs(self, lines: Sequence[stream_pb2.LogLine]) -> None:
         self.logs.extend(lines)
 

@@ -167,6 +167,9 @@ class StreamTransport:
     async def push_events(self, events: Sequence[events_pb2.PushEventRequest]) -> list[events_pb2.Event]:
         return await self.unary.push_events(events)
 
+    async def replay_event(self, request: events_pb2.ReplayEventRequest) -> events_pb2.Event:
+        return await self.unary.replay_event(request)
+
     def subscribe_events(self, run_id: str) -> AsyncIterator[dispatcher_pb2.WorkflowEvent]:
         return self.unary.subscribe_events(run_id)
 

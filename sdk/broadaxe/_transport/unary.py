@@ -144,6 +144,12 @@ class UnaryCalls:
             stored.extend(response.events)
         return stored
 
+    async def replay_event(self, request: events_pb2.ReplayEventRequest) -> events_pb2.Event:
+        stored: events_pb2.Event = await self.call(
+            "/EventsService/ReplaySingleEvent", request, events_pb2.Event, f"replay event {request.event_id}"
+        )
+        return stored
+
     async def put_logs(self, lines: Iterable[stream_pb2.LogLine]) -> None:
         for line in lines:
             request = events_pb2.PutLogRequest(

@@ -72,7 +72,7 @@ SDKS = [
     pytest.param(NEWEST, id="hatchet"),
     pytest.param(OLDER, id="hatchet1375", marks=pytest.mark.slow),
 ]
-TOPICS = "graphs+conditions+attempts+children+claims+batches+words+large"
+TOPICS = "graphs+conditions+attempts+children+claims+batches+words+large+events"
 SLOTS = 4_000
 """Enough for three levels of a thousand tasks of which two wait."""
 

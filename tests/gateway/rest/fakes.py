@@ -30,6 +30,8 @@ from broadaxe_gateway.http.health import Readiness
 from broadaxe_gateway.tokens import Identity, Unauthenticated
 from broadaxe_storage.records import (
     RUN_STEP,
+    EventRow,
+    FilterRow,
     LogRow,
     RateLimitRow,
     TaskEventRow,
@@ -38,7 +40,14 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
-from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
+from broadaxe_storage.summaries import (
+    EventQuery,
+    LogQuery,
+    RateLimitQuery,
+    RunQuery,
+    RunSummary,
+    StartedRun,
+)
 from tests.factories import make_task_run, make_version, new_id
 from tests.gateway.people import make_people
 
@@ -88,6 +97,8 @@ class FakeEngine:
         self.refusal: Refused | None = None
         self.acted_on: tuple[str, ...] = ()
         self.stats = TenantStats(())
+        self.answers: dict[type, Any] = {}
+        """What other requests are answered."""
 
     def new_id(self) -> str:
         return new_id()
@@ -106,6 +117,8 @@ class FakeEngine:
             return self.record.pause(tenant_id, *fields)
         if message is DeleteRateLimit:
             return None
+        if message in self.answers:
+            return self.answers[message]
         assert message is PauseWorker
         worker_id, is_paused = fields
         info = self.workers.get(worker_id)
@@ -127,7 +140,10 @@ class FakeRecord:
         self.workers: list[WorkerRow] = []
         self.pauses: dict[str, WorkflowPause] = {}
         self.limits: list[RateLimitRow] = []
-        self.queries: list[RunQuery | LogQuery | RateLimitQuery] = []
+        self.pushed: list[EventRow] = []
+        self.started: list[StartedRun] = []
+        self.filters: list[FilterRow] = []
+        self.queries: list[RunQuery | LogQuery | RateLimitQuery | EventQuery] = []
         self.lone = version_of(LONE)
         self.diamond = version_of(DIAMOND)
         self.versions += [self.lone, self.diamond]
@@ -317,6 +333,54 @@ class FakeRecord:
 
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None:
         return next((row for row in self.workers if row.id == worker_id and row.tenant_id == tenant_id), None)
+
+    async def list_events(
+        self, tenant_id: str, query: EventQuery, *, limit: int, offset: int = 0
+    ) -> list[EventRow]:
+        self.queries.append(query)
+        rows = [row for row in self.pushed if row.tenant_id == tenant_id]
+        return rows[offset : offset + limit]
+
+    async def count_events(self, tenant_id: str, query: EventQuery) -> int:
+        return sum(row.tenant_id == tenant_id for row in self.pushed)
+
+    async def fetch_event(self, tenant_id: str, event_id: str) -> EventRow | None:
+        found = (row for row in self.pushed if (row.tenant_id, row.id) == (tenant_id, event_id))
+        return next(found, None)
+
+    async def list_runs_of_events(self, tenant_id: str, events: Sequence[EventRow]) -> list[StartedRun]:
+        ids = {row.id for row in events}
+        return [run for run in self.started if run.event_id in ids]
+
+    async def list_event_keys(self, tenant_id: str) -> list[str]:
+        return sorted({row.key for row in self.pushed if row.tenant_id == tenant_id})
+
+    async def list_filters(
+        self,
+        tenant_id: str,
+        workflow_ids: Sequence[str] = (),
+        scopes: Sequence[str] = (),
+        *,
+        limit: int,
+        offset: int = 0,
+    ) -> list[FilterRow]:
+        rows = [
+            row
+            for row in self.filters
+            if row.tenant_id == tenant_id
+            and (not workflow_ids or row.workflow_id in workflow_ids)
+            and (not scopes or row.scope in scopes)
+        ]
+        return rows[offset : offset + limit]
+
+    async def count_filters(
+        self, tenant_id: str, workflow_ids: Sequence[str] = (), scopes: Sequence[str] = ()
+    ) -> int:
+        return len(await self.list_filters(tenant_id, workflow_ids, scopes, limit=10**9))
+
+    async def fetch_filter(self, tenant_id: str, filter_id: str) -> FilterRow | None:
+        found = (row for row in self.filters if (row.tenant_id, row.id) == (tenant_id, filter_id))
+        return next(found, None)
 
     async def list_rate_limits(
         self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0

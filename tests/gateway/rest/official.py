@@ -7,7 +7,12 @@ with warnings.catch_warnings():
     from hatchet_sdk.clients.rest.models.otel_span_list import OtelSpanList
     from hatchet_sdk.clients.rest.models.rate_limit_list import RateLimitList
     from hatchet_sdk.clients.rest.models.v1_cancelled_tasks import V1CancelledTasks
+    from hatchet_sdk.clients.rest.models.v1_cel_debug_response import V1CELDebugResponse
     from hatchet_sdk.clients.rest.models.v1_dag_children import V1DagChildren
+    from hatchet_sdk.clients.rest.models.v1_event import V1Event
+    from hatchet_sdk.clients.rest.models.v1_event_list import V1EventList
+    from hatchet_sdk.clients.rest.models.v1_filter import V1Filter
+    from hatchet_sdk.clients.rest.models.v1_filter_list import V1FilterList
     from hatchet_sdk.clients.rest.models.v1_log_line_list import V1LogLineList
     from hatchet_sdk.clients.rest.models.v1_logs_point_metrics import V1LogsPointMetrics
     from hatchet_sdk.clients.rest.models.v1_replayed_tasks import V1ReplayedTasks
@@ -29,8 +34,13 @@ with warnings.catch_warnings():
 __all__ = [
     "OtelSpanList",
     "RateLimitList",
+    "V1CELDebugResponse",
     "V1CancelledTasks",
     "V1DagChildren",
+    "V1Event",
+    "V1EventList",
+    "V1Filter",
+    "V1FilterList",
     "V1LogLineList",
     "V1LogsPointMetrics",
     "V1ReplayedTasks",

@@ -18,7 +18,7 @@ from broadaxe_gateway.http.app import ROUTERS
 from broadaxe_gateway.keysets import generate_jwt_keyset, parse_jwt_keyset
 from broadaxe_gateway.tokens import Audience, TokenService
 from broadaxe_storage.records_accounts import EmailGroupRow, InviteRow
-from tests.factories import make_task_run, make_worker, new_id, now_us
+from tests.factories import make_event, make_filter, make_task_run, make_worker, new_id, now_us
 from tests.gateway.people import headers_of, join, sign_in
 from tests.gateway.rest.fakes import NOW, OTHER_TENANT, TENANT, Rest
 
@@ -125,6 +125,10 @@ class Site:
         worker = make_worker(tenant_id=TENANT)
         disk.workers[worker.id] = worker
         disk.versions[self.rest.record.lone.id] = self.rest.record.lone
+        event, filter_row = make_event(tenant_id=TENANT), make_filter(tenant_id=TENANT)
+        disk.events.append(event)
+        self.rest.record.pushed.append(event)
+        self.rest.record.filters.append(filter_row)
         now = now_us()
         group = EmailGroupRow(new_id(), TENANT, ("a@example.com",), now, now)
         await self.store.insert_email_group(group, 10)
@@ -138,6 +142,8 @@ class Site:
             "task": run.id,
             "worker": worker.id,
             "workflow": self.rest.record.lone.workflow_id,
+            "event": event.id,
+            "filter": filter_row.id,
             "group": group.id,
             "invite": invite.id,
             "member": member.id,

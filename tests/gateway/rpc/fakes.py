@@ -183,6 +183,10 @@ def _metadata(token: str | None):
     return (("authorization", f"bearer {token}"),) if token is not None else ()
 
 
+async def no_event(tenant_id: str, event_id: str) -> None:
+    """There are no events."""
+
+
 @asynccontextmanager
 async def running_gateway(
     engine: Any = None,
@@ -190,6 +194,7 @@ async def running_gateway(
     channel_options: Any = (),
     *,
     is_replay_enabled: bool = True,
+    fetch_event: Any = None,
 ) -> AsyncIterator[Gateway]:
     engine = engine or FakeEngine()
     limits = limits or GrpcLimits()
@@ -201,6 +206,7 @@ async def running_gateway(
         tokens=FakeTokens(),
         config=limits,
         version="v0.79.0",
+        fetch_event=fetch_event or no_event,
         is_replay_enabled=is_replay_enabled,
     )
     port = server.add_insecure_port("127.0.0.1:0")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from broadaxe_actors.claims import ClaimRequest
-from broadaxe_actors.creation import SLICE, EventStart
+from broadaxe_actors.creation import SLICE, EventStart, Start
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, EngineBug
 from broadaxe_actors.matching import Proposal
@@ -228,7 +228,7 @@ def test_events_and_the_runs_that_they_start_are_recorded_together():
     bench = Bench()
     event = make_event(key="k", metadata='{"a":1,"hatchet__source_step_run_id":"s"}')
     message = PushEvents(5, TENANT, (NewEvent("k", b"{}"),))
-    said = bench.call("start_from_events", bench.gateway, message, EventStart((event,), ((0, "w"),)))
+    said = bench.call("start_from_events", bench.gateway, message, EventStart((event,), (Start(0, "w"),)))
     assert [type(record).__name__ for record in said.records] == ["EventRow", "TaskRunRow"]
     row = said.records[1]
     assert (row.triggering_event_id, row.triggering_event_key) == (event.id, "k")

@@ -98,22 +98,6 @@ def push(*keys):
     return PushEvents(1, TENANT, tuple(NewEvent(key, b"{}") for key in keys))
 
 
-def test_an_event_starts_the_workflows_whose_latest_version_names_its_key():
-    router = Probe(EventRouter, TENANT, MemoryStore())
-    router.call("connect", tracker := peer("tracker"))
-    router.call("set_triggers", "one", ("a", "b", "a"))
-    router.call("set_triggers", "two", ("b",))
-    (sent,) = router.call("push", peer("gateway"), push("a", "b", "c")).sends
-    assert (sent.to, sent.method) == (tracker, "start_from_events")
-    start = sent.args[2]
-    assert [row.key for row in start.events] == ["a", "b", "c"]
-    assert len({row.id for row in start.events}) == 3
-    assert start.starts == ((0, "one"), (1, "one"), (1, "two"))
-    router.call("set_triggers", "one", ())
-    (sent,) = router.call("push", peer("gateway"), push("a", "b")).sends
-    assert sent.args[2].starts == ((1, "two"),)
-
-
 def test_no_events_are_no_error():
     router = Probe(EventRouter, TENANT, MemoryStore())
     router.call("connect", peer("tracker"))

@@ -186,6 +186,23 @@ async def test_workers_are_read_and_paused(server):
     assert server.calls[-1].path == f"/api/v1/tenants/{TENANT}/worker"
 
 
+async def test_the_tenant_of_the_token_is_read(server):
+    meta = {"id": TENANT, "createdAt": "2026-01-02T03:04:05Z", "updatedAt": "2026-01-02T03:04:05Z"}
+    answer = {
+        "metadata": meta,
+        "name": "Acme",
+        "slug": "acme",
+        "version": "V1",
+        "environment": "local",
+        "more": 1,
+    }
+    broadaxe = answering(server, answer)
+    for tenant in (broadaxe.tenant.get(), await broadaxe.tenant.aio_get()):
+        assert (tenant.name, tenant.slug, tenant.environment) == ("Acme", "acme", "local")
+        assert tenant.metadata.id == TENANT
+    assert [call.path for call in server.calls] == [f"/api/v1/tenants/{TENANT}"] * 2
+
+
 async def test_workflows_are_paused_and_unpaused(server):
     client = answering(server, {**workflow("flow"), "isPaused": True})
     read = client.workflows.pause("id", timedelta(minutes=90), "DROP")

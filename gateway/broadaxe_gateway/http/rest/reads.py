@@ -8,6 +8,8 @@ from typing import Protocol
 
 from broadaxe_gateway.http.rest.timer_reads import TimerReads
 from broadaxe_storage.records import (
+    EventRow,
+    FilterRow,
     LogRow,
     RateLimitRow,
     TaskEventRow,
@@ -15,7 +17,14 @@ from broadaxe_storage.records import (
     WorkflowPause,
     WorkflowVersionRow,
 )
-from broadaxe_storage.summaries import LogQuery, RateLimitQuery, RunQuery, RunSummary
+from broadaxe_storage.summaries import (
+    EventQuery,
+    LogQuery,
+    RateLimitQuery,
+    RunQuery,
+    RunSummary,
+    StartedRun,
+)
 
 
 class Reads(TimerReads, Protocol):
@@ -99,6 +108,44 @@ class Reads(TimerReads, Protocol):
         ...
 
     async def fetch_worker(self, tenant_id: str, worker_id: str) -> WorkerRow | None: ...
+
+    async def list_events(
+        self, tenant_id: str, query: EventQuery, *, limit: int, offset: int = 0
+    ) -> list[EventRow]:
+        """A page of events, newest first."""
+        ...
+
+    async def count_events(self, tenant_id: str, query: EventQuery) -> int:
+        """How many such a listing has in all; many are not counted to the end."""
+        ...
+
+    async def fetch_event(self, tenant_id: str, event_id: str) -> EventRow | None: ...
+
+    async def list_runs_of_events(self, tenant_id: str, events: Sequence[EventRow]) -> list[StartedRun]:
+        """What events started, oldest first."""
+        ...
+
+    async def list_event_keys(self, tenant_id: str) -> list[str]:
+        """Keys that events have had, by name."""
+        ...
+
+    async def list_filters(
+        self,
+        tenant_id: str,
+        workflow_ids: Sequence[str] = (),
+        scopes: Sequence[str] = (),
+        *,
+        limit: int,
+        offset: int = 0,
+    ) -> list[FilterRow]:
+        """A page of event filters, oldest first: of any of these workflows and scopes, empty for all."""
+        ...
+
+    async def count_filters(
+        self, tenant_id: str, workflow_ids: Sequence[str] = (), scopes: Sequence[str] = ()
+    ) -> int: ...
+
+    async def fetch_filter(self, tenant_id: str, filter_id: str) -> FilterRow | None: ...
 
     async def list_rate_limits(
         self, tenant_id: str, query: RateLimitQuery, now: int, *, limit: int, offset: int = 0

@@ -42,6 +42,7 @@ from broadaxe_gateway.rpc.convert.starts import (
     lightened,
     order_bytes,
     parents_by_name,
+    trigger_data,
 )
 from broadaxe_gateway.rpc.convert.workers import (
     DEFAULT_SLOTS,
@@ -218,9 +219,9 @@ class DownWriter:
             entry.triggering_event_id = order.triggering_event_id
         if order.triggering_event_key is not None:
             entry.triggering_event_key = order.triggering_event_key
-        if order.parents or order.triggers or order.errors:
+        if order.parents or order.triggers or order.errors or order.filter_payload:
             entry.parents = parents_by_name(order.parents)
-            entry.triggers = order.triggers.encode()
+            entry.triggers = trigger_data(order)
             entry.task_run_errors.update(order.errors)
 
     @staticmethod

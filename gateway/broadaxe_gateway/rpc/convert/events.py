@@ -16,6 +16,7 @@ from broadaxe_gateway.rpc.convert.checks import (
     shown,
 )
 from broadaxe_gateway.rpc.limits import MAX_EVENTS_PER_BULK
+from broadaxe_storage.records import EventRow
 
 MAX_LOG_CHARACTERS = 10_000
 LOG_LEVELS = ("INFO", "ERROR", "WARN", "DEBUG")
@@ -73,6 +74,18 @@ def pushed_events(
         event.event_timestamp.FromMicroseconds(pushed.created_at)
         found.append(event)
     return found
+
+
+def new_event_of(row: EventRow) -> NewEvent:
+    """An event that says the same as one of before. It is new: no webhook made it."""
+    return NewEvent(row.key, row.payload, row.metadata, row.scope, row.priority)
+
+
+def event_again(row: EventRow) -> events_pb2.PushEventRequest:
+    """The push that such an event was, as `pushed_events` tells it."""
+    return events_pb2.PushEventRequest(
+        key=row.key, payload=row.payload.decode(), additional_metadata=row.metadata
+    )
 
 
 def events(pushed: Sequence[events_pb2.Event]) -> events_pb2.Events:

@@ -35,7 +35,8 @@ _REST_ALONE = '"parents":{},"triggers":{"filter_payload":null},"user_data":null,
 
 def start_payload(start: Assignment) -> str:
     """The action payload of a start for a unary worker (behaviour-core 2.7.2), spliced around what is not parsed again."""
-    rest = _rest(start) if start.parents or start.triggers or start.errors else _REST_ALONE
+    is_alone = not (start.parents or start.triggers or start.errors or start.filter_payload)
+    rest = _REST_ALONE if is_alone else _rest(start)
     return lone_payload(start.input, rest)
 
 
@@ -53,15 +54,22 @@ def _rest(start: Assignment) -> str:
     if start.errors:
         errors = f',"step_run_errors":{json.dumps(dict(start.errors), ensure_ascii=False)}'
     return (
-        f'"parents":{_objects(start)},"triggers":{_triggers(start.triggers)},'
+        f'"parents":{_objects(start)},"triggers":{_triggers(start, "null")},'
         f'"user_data":null,"overrides":null{errors}}}'
     )
 
 
-def _triggers(triggers: str) -> str:
-    """The object of satisfied conditions with the key that it always has; a value of its own for that key comes later and wins."""
-    keys = triggers.strip()[1:-1].strip()
-    return f'{{"filter_payload":null,{keys}}}' if keys else '{"filter_payload":null}'
+def _triggers(start: Assignment, without_filter: str) -> str:
+    """The object of satisfied conditions with the payload of the filter first; a condition's own value of that name comes later and wins."""
+    conditions = start.triggers.strip()[1:-1].strip()
+    payload = start.filter_payload or without_filter
+    first = f'"filter_payload":{payload}' if payload else ""
+    return f"{{{','.join(part for part in (first, conditions) if part)}}}"
+
+
+def trigger_data(start: Assignment) -> bytes:
+    """The same for our own workers, who need no null; empty without anything."""
+    return _triggers(start, "").encode() if start.triggers or start.filter_payload else b""
 
 
 def _objects(start: Assignment) -> str:
@@ -102,8 +110,8 @@ def order_bytes(order: Order) -> int:
     """About how many bytes an order takes in a message; never fewer, but for escapes in error texts."""
     if isinstance(order, Assignment):
         size = len(order.input) + _utf8_bytes(order.metadata) + ORDER_OVERHEAD_BYTES
-        if order.parents or order.triggers or order.errors:
-            size += _utf8_bytes(order.triggers)
+        if order.parents or order.triggers or order.errors or order.filter_payload:
+            size += _utf8_bytes(order.triggers) + _utf8_bytes(order.filter_payload)
             for name, output, _ in order.parents:
                 size += len(name) + len(output) + 8
             for name, text in order.errors:
