@@ -23,6 +23,8 @@ from broadaxe_actors.messages import (
     EvaluateFilter,
     GetRun,
     GetStats,
+    GetUsage,
+    GetWorkerUsage,
     Heartbeat,
     MoveScheduledRuns,
     OpenSession,
@@ -86,6 +88,7 @@ _TO_TRACKER: dict[type, str] = {
     PutLogs: "put_logs",
     PutStream: "put_stream",
     GetStats: "get_stats",
+    GetUsage: "get_usage",
     CancelRuns: "cancel_runs",
     ReplayRuns: "replay_runs",
     RefreshTimeout: "refresh_timeout",
@@ -225,6 +228,8 @@ class GatewayLink(Actor):
             actors.registry.route.send(self.me, message)
         elif kind is RegisterWorker:
             actors.registry.register.send(self.me, message)
+        elif kind is GetWorkerUsage:
+            actors.registry.get_usage.send(self.me, message)
         elif kind in _TO_ROUTER:
             getattr(actors.router, _TO_ROUTER[kind]).send(self.me, message)
         elif kind in _TO_TIMETABLE:

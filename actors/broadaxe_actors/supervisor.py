@@ -204,6 +204,7 @@ class Supervisor(Actor):
         queue.connect_buffers.send(buffers)
         claims.connect.send(tracker)
         router.connect.send(tracker)
+        tracker.count_usage.send()
         for offset in range(0, len(record.filters), RESTORE_SLICE):
             router.restore_filters.send(record.filters[offset : offset + RESTORE_SLICE])
         tracker.restore_seq.send(record.max_seq)

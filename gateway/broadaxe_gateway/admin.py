@@ -1,4 +1,4 @@
-"""What an administrator does to an installation without a server's help: create, list and revoke tokens, whether the server runs or not.
+"""What an administrator does to an installation without a server's help: create, list and revoke tokens, set retention periods, whether the server runs or not.
 
 May lock the data directory, and start the embedded Postgres for as long as it takes.
 """
@@ -8,12 +8,15 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from broadaxe_gateway.addresses import audience, local_address
 from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.database import ensure_seed, open_store
 from broadaxe_gateway.datadir import DataDirError, DataDirInUse, DataDirLock, Holder, read_holder
 from broadaxe_gateway.keysets import KeysetError, open_keysets
+from broadaxe_gateway.rpc.convert.checks import find_uuid
+from broadaxe_gateway.tenant_settings import HOUR_US, LONGEST_US, duration_text
 from broadaxe_gateway.tokens import (
     DEFAULT_LIFETIME_SECONDS,
     TokenService,
@@ -25,7 +28,15 @@ from broadaxe_storage.errors import StorageError
 from broadaxe_storage.postgres import PostgresStore
 from broadaxe_storage.records_accounts import ApiTokenRow
 
-__all__ = ["EXPECTED_ERRORS", "create_token", "list_tokens", "parse_lifetime", "revoke_token"]
+__all__ = [
+    "EXPECTED_ERRORS",
+    "create_token",
+    "list_tokens",
+    "parse_lifetime",
+    "parse_retention",
+    "revoke_token",
+    "tenant_retention",
+]
 
 EXPECTED_ERRORS = (DataDirError, KeysetError, StorageError, UnknownTenant, ValueError)
 """What the caller or the world can do wrong: told in a line, without a traceback."""
@@ -98,6 +109,43 @@ async def _installation(
             ),
         )
         yield tokens, store, tenant_id
+
+
+class Retention(NamedTuple):
+    """A retention period to set; None is the default of the server."""
+
+    period_us: int | None
+
+
+def parse_retention(text: str) -> Retention:
+    """Of `default`, or of a duration such as `168h` or `7d`. Raises `ValueError` saying what is expected."""
+    if text == "default":
+        return Retention(None)
+    period = round(parse_lifetime(text) * 1_000_000)
+    if not HOUR_US <= period <= LONGEST_US:
+        raise ValueError(f"a retention period of {text} is not possible: expected from 1h to 87600h")
+    return Retention(period)
+
+
+async def tenant_retention(config: ServerConfig, tenant: str, change: Retention | None) -> str:
+    """For how long ended runs and events of a tenant, by slug or id, are kept; set first if there is a change.
+
+    Raises `DataDirError`, `StorageError`, `UnknownTenant`.
+    """
+    async with AsyncExitStack() as stack:
+        _, is_running = await _enter_data_dir(config, stack)
+        store = await open_store(config, stack, keeps_running=is_running)
+        found = await store.fetch_tenant_by_slug(tenant)
+        if found is None and (tenant_id := find_uuid(tenant)) is not None:
+            found = await store.fetch_tenant(tenant_id)
+        if found is None:
+            raise UnknownTenant(f"no tenant has the slug or id {tenant!r}")
+        if change is not None:
+            await store.retention.set_period(found.id, change.period_us)
+        own = await store.retention.fetch_period(found.id)
+        if own is None:
+            return f"{duration_text(config.retention.period_us)} (the default)"
+        return duration_text(own)
 
 
 async def _enter_data_dir(config: ServerConfig, stack: AsyncExitStack) -> tuple[Holder, bool]:

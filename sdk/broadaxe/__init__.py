@@ -71,6 +71,19 @@ from broadaxe._services import WorkerContext
 from broadaxe._standalone import Standalone
 from broadaxe._task import Task
 from broadaxe._types import EmptyModel
+from broadaxe._webhooks import (
+    V1Webhook,
+    V1WebhookAPIKeyAuth,
+    V1WebhookAuthType,
+    V1WebhookBasicAuth,
+    V1WebhookHMACAlgorithm,
+    V1WebhookHMACAuth,
+    V1WebhookHMACEncoding,
+    V1WebhookList,
+    V1WebhookSourceName,
+    WebhookRefusal,
+    WebhooksClient,
+)
 from broadaxe._worker import Worker
 from broadaxe._workflow import Workflow
 from broadaxe.models import (
@@ -228,9 +241,20 @@ __all__ = [
     "V1TaskSummary",
     "V1TaskSummaryList",
     "V1UpdateFilterRequest",
+    "V1Webhook",
+    "V1WebhookAPIKeyAuth",
+    "V1WebhookAuthType",
+    "V1WebhookBasicAuth",
+    "V1WebhookHMACAlgorithm",
+    "V1WebhookHMACAuth",
+    "V1WebhookHMACEncoding",
+    "V1WebhookList",
+    "V1WebhookSourceName",
     "V1WorkflowRun",
     "V1WorkflowRunDetails",
     "V1WorkflowType",
+    "WebhookRefusal",
+    "WebhooksClient",
     "Worker",
     "WorkerContext",
     "WorkerLabelComparator",

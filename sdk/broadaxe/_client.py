@@ -55,6 +55,7 @@ from broadaxe._tenant import TenantClient
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
+from broadaxe._webhooks import WebhooksClient
 from broadaxe._workflow import Workflow
 
 if TYPE_CHECKING:
@@ -226,6 +227,11 @@ class Broadaxe:
     def scheduled(self) -> ScheduledClient:
         """Makes, lists, moves and deletes scheduled runs."""
         return ScheduledClient(self)
+
+    @cached_property
+    def webhooks(self) -> WebhooksClient:
+        """Incoming webhooks."""
+        return WebhooksClient(self)
 
     @cached_property
     def rest(self) -> RestClient:

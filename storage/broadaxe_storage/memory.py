@@ -279,6 +279,19 @@ class MemoryStore(MemoryTimers, MemoryAccounts):
             del self.disk.idempotency_keys[row.tenant_id, row.key]
         return len(oldest)
 
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        await self._reading("count_usage")
+        disk = self.disk
+        events = sum(events_since <= row.created_at < until for row in of_tenant(disk.events, tenant_id))
+        rows: list[TaskRunRow | FinishedTaskRun] = [
+            *of_tenant(disk.live.values(), tenant_id),
+            *of_tenant(disk.finished.values(), tenant_id),
+        ]
+        runs = sum(task_runs_since <= row.created_at < until for row in rows if row.step_index != RUN_STEP)
+        return min(events, most), min(runs, most)
+
     async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
         await self._reading("fetch_rate_limits")
         found = (self.disk.rate_limits.get((tenant_id, key)) for key in dict.fromkeys(keys))

@@ -167,6 +167,12 @@ class ShardStore(Protocol):
         """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
         ...
 
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        """Events, and task runs, that were created since then and before `until`; of each at most `most` are counted."""
+        ...
+
     async def page_timers(self, tenant_id: str, after: tuple[int, str] | None, limit: int) -> list[Timer]:
         """The crons and scheduled runs that are due next, by (due_at, id), those past `after`, which is such a pair."""
         ...

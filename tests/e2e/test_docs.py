@@ -304,6 +304,7 @@ def test_command_line_page_names_every_command_and_option() -> None:
             "broadaxe token create",
             "broadaxe token list",
             "broadaxe token revoke",
+            "broadaxe tenant retention",
             "broadaxe demo",
         ].index,
     )

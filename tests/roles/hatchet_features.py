@@ -15,9 +15,17 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from hatchet_sdk import Hatchet, RateLimitDuration
 from hatchet_sdk.clients.rest.models.update_worker_request import UpdateWorkerRequest
+from hatchet_sdk.clients.rest.models.v1_webhook_api_key_auth import V1WebhookAPIKeyAuth
+from hatchet_sdk.clients.rest.models.v1_webhook_basic_auth import V1WebhookBasicAuth
+from hatchet_sdk.clients.rest.models.v1_webhook_hmac_auth import V1WebhookHMACAuth
 from hatchet_sdk.features.runs import BulkCancelReplayOpts, RunFilter
 
 TIMES = {"since", "until", "trigger_at", "run_at"}
+WEBHOOK_AUTHS: dict[str, Any] = {
+    "basic": V1WebhookBasicAuth,
+    "api_key": V1WebhookAPIKeyAuth,
+    "hmac": V1WebhookHMACAuth,
+}
 
 
 def arguments(given: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +46,9 @@ def arguments(given: dict[str, Any]) -> dict[str, Any]:
             found[name] = RateLimitDuration(value)
         elif name == "worker":
             found["opts"] = UpdateWorkerRequest(**value)
+        elif name == "auth":
+            ((kind, fields),) = value.items()
+            found[name] = WEBHOOK_AUTHS[kind].from_dict(fields)
         else:
             found[name] = value
     return found

@@ -13,6 +13,7 @@ from tests.conformance.runs_suite import *  # noqa: F403 - the suite
 from tests.conformance.selection_suite import *  # noqa: F403 - the suite
 from tests.conformance.store_suite import *  # noqa: F403 - the suite
 from tests.conformance.timers_suite import *  # noqa: F403 - the suite
+from tests.conformance.usage_suite import *  # noqa: F403 - the suite
 from tests.factories import make_task_run
 
 

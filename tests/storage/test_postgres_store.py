@@ -14,6 +14,7 @@ from tests.conformance.runs_suite import *  # noqa: F403 - the suite
 from tests.conformance.selection_suite import *  # noqa: F403 - the suite
 from tests.conformance.store_suite import *  # noqa: F403 - the suite
 from tests.conformance.timers_suite import *  # noqa: F403 - the suite
+from tests.conformance.usage_suite import *  # noqa: F403 - the suite
 from tests.postgres import TestServer
 
 

@@ -49,6 +49,7 @@ from broadaxe_actors.messages.following import (
     UnwatchRuns,
     WatchRuns,
 )
+from broadaxe_actors.messages.limits import GetUsage, GetWorkerUsage
 from broadaxe_actors.messages.runs import (
     MAX_CANCELLED_BY_FILTER,
     MAX_REPLAYED_BY_FILTER,
@@ -123,6 +124,8 @@ __all__ = [
     "FilterEvaluated",
     "GetRun",
     "GetStats",
+    "GetUsage",
+    "GetWorkerUsage",
     "GroupStats",
     "Heartbeat",
     "HeldAttempt",

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.auth import People
@@ -16,6 +17,7 @@ from broadaxe_gateway.http.rest import (
     durable,
     events,
     filters,
+    limits,
     logs,
     members,
     meta,
@@ -30,11 +32,14 @@ from broadaxe_gateway.http.rest import (
     workers,
     workflows,
 )
+from broadaxe_gateway.http.rest import webhooks as webhook_routes
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
 from broadaxe_gateway.http.throttle import Throttle
 from broadaxe_gateway.tokens import TokenService
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
 
 OPENAPI_PATH = "/api/v1/openapi.json"
 ROUTERS = (
@@ -55,6 +60,8 @@ ROUTERS = (
     filters.router,
     crons.router,
     scheduled.router,
+    webhook_routes.router,
+    limits.router,
     retired.router,
 )
 """What the OpenAPI document tells of."""
@@ -65,6 +72,8 @@ def create_app(
     hub: EngineLink,
     reads: Reads,
     fetch_version: FetchVersion,
+    webhooks: WebhookDirectory,
+    deliveries: Deliveries,
     tokens: TokenService,
     people: People,
     telemetry: TelemetrySource,
@@ -78,6 +87,10 @@ def create_app(
     app.state.hub = hub
     app.state.reads = reads
     app.state.versions = Versions(fetch_version)
+    app.state.webhooks = webhooks
+    app.state.deliveries = deliveries
+    app.state.limits = config.limits
+    app.state.resource_counts = {Resource.INCOMING_WEBHOOK: webhooks.count}
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.people = people

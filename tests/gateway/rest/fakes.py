@@ -10,14 +10,19 @@ from typing import Any
 import httpx
 
 from broadaxe_actors import definitions
+from broadaxe_actors.cel import InlineEvaluator
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     CancelRuns,
     DeleteRateLimit,
+    EventsPushed,
     GetStats,
+    GetUsage,
+    GetWorkerUsage,
     PauseWorker,
     PauseWorkflow,
+    PushEvents,
     ReplayRuns,
     TenantStats,
     TriggerRuns,
@@ -27,7 +32,12 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness
+from broadaxe_gateway.keysets import generate_master_keyset, parse_master_keyset
+from broadaxe_gateway.sealing import Sealer
 from broadaxe_gateway.tokens import Identity, Unauthenticated
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
+from broadaxe_storage.memory_webhooks import MemoryWebhooks
 from broadaxe_storage.records import (
     RUN_STEP,
     EventRow,
@@ -79,6 +89,16 @@ def version_of(definition: WorkflowDefinition, **fields: Any) -> WorkflowVersion
     )
 
 
+class FakeClock:
+    """Seconds that stand still until a test moves them."""
+
+    def __init__(self) -> None:
+        self.now = NOW / 1e6
+
+    def seconds(self) -> float:
+        return self.now
+
+
 class FakeTokens:
     async def verify(self, token: str, *, is_activity: bool = True) -> Identity:
         tenant_id = {"good": TENANT, "foreign": OTHER_TENANT}.get(token)
@@ -93,11 +113,12 @@ class FakeEngine:
     def __init__(self, record: "FakeRecord") -> None:
         self.record = record
         self.asked: list[tuple[Any, ...]] = []
+        self.pushed: list[Any] = []
         self.workers: dict[str, Any] = {}
         self.refusal: Refused | None = None
         self.acted_on: tuple[str, ...] = ()
         self.stats = TenantStats(())
-        self.answers: dict[type, Any] = {}
+        self.answers: dict[type, Any] = {DeleteRateLimit: None, GetUsage: (), GetWorkerUsage: ()}
         """What other requests are answered."""
 
     def new_id(self) -> str:
@@ -115,10 +136,11 @@ class FakeEngine:
             return self.stats
         if message in (PauseWorkflow, UnpauseWorkflow):
             return self.record.pause(tenant_id, *fields)
-        if message is DeleteRateLimit:
-            return None
         if message in self.answers:
             return self.answers[message]
+        if message is PushEvents:
+            self.pushed += fields[0]
+            return EventsPushed(tuple(new_id() for _ in fields[0]), NOW)
         assert message is PauseWorker
         worker_id, is_paused = fields
         info = self.workers.get(worker_id)
@@ -399,6 +421,17 @@ class Rest:
     def __init__(self, **settings: str) -> None:
         self.record = FakeRecord()
         self.engine = FakeEngine(self.record)
+        self.webhooks = MemoryWebhooks()
+        self.clock = FakeClock()
+        keyset = parse_master_keyset(generate_master_keyset())
+        directory = WebhookDirectory(self.webhooks, Sealer(keyset), monotonic=self.clock.seconds)
+        self.deliveries = Deliveries(
+            directory,
+            self.engine,
+            InlineEvaluator(),
+            now=self.clock.seconds,
+            monotonic=self.clock.seconds,
+        )
 
         config = load_config({"SERVER_GRPC_MAX_MSG_SIZE": "1048576", **settings})
         self.people = make_people(config.auth)
@@ -413,6 +446,8 @@ class Rest:
             hub=self.engine,
             reads=self.record,
             fetch_version=self.record.fetch_version,
+            webhooks=directory,
+            deliveries=self.deliveries,
             tokens=FakeTokens(),
             people=self.people,
             telemetry=telemetry,
