@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 
+from broadaxe._crons import check_on_cron
 from broadaxe._errors import (
     DefinitionError,
 )
@@ -76,6 +77,8 @@ class BaseWorkflow(Generic[TInput]):
                 f"workflow {self.base_name!r}: default_priority is {self._priority}, expected 1 to 3"
             )
         concurrency_to_wire(settings.concurrency, f"workflow {self.base_name!r}")
+        for text in settings.on_crons or ():
+            check_on_cron(text, f"workflow {self.base_name!r}")
         self._idempotency = self._checked_idempotency()
         self._tasks: list[Task[Any, Any]] = []
         self._metadata = metadata_text(
