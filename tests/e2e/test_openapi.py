@@ -155,5 +155,5 @@ async def test_the_sdk_reads_the_tenant_of_its_token(target: Target) -> None:
     client = Broadaxe(token=target.token)
     for tenant in (await client.tenant.aio_get(), await asyncio.to_thread(client.tenant.get)):
         assert tenant.metadata.id == target.ids["tenant"]
-        assert (tenant.name, tenant.slug, tenant.version) == ("Default", "default", "V1")
+        assert (tenant.slug, tenant.version) == ("default", "V1")
         assert tenant.server_url == target.url
