@@ -325,9 +325,16 @@ class ConnectedWorker(Actor):
         self._is_open = False
         row = self._row
         self._queue.put_worker.send(row.id, frozenset(row.actions), self._slots, labels_from(row.labels))
+        self._tell_active(sum(units for _, units in self._slots))
+
+    def _tell_active(self, slots: int | None) -> None:
+        """Whether the worker counts for the limits of its tenant, if there are any."""
+        if self._settings.limits:
+            self._registry.set_active.send(self._row.id, slots)
 
     def _leave_queue(self) -> None:
         self._is_open = False
+        self._tell_active(None)
         self._queue.remove_worker.send(self._row.id)
 
     def _update_open(self) -> None:

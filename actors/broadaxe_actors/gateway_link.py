@@ -18,11 +18,14 @@ from broadaxe_actors.messages import (
     DeleteFilter,
     DeleteRateLimit,
     DeleteTimers,
+    DeleteWorkflow,
     EnableCron,
     EndSession,
     EvaluateFilter,
     GetRun,
     GetStats,
+    GetUsage,
+    GetWorkerUsage,
     Heartbeat,
     MoveScheduledRuns,
     OpenSession,
@@ -86,12 +89,14 @@ _TO_TRACKER: dict[type, str] = {
     PutLogs: "put_logs",
     PutStream: "put_stream",
     GetStats: "get_stats",
+    GetUsage: "get_usage",
     CancelRuns: "cancel_runs",
     ReplayRuns: "replay_runs",
     RefreshTimeout: "refresh_timeout",
     ReleaseSlot: "release_slot",
     PauseWorkflow: "pause_workflow",
     UnpauseWorkflow: "unpause_workflow",
+    DeleteWorkflow: "delete_workflow",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}
@@ -225,6 +230,8 @@ class GatewayLink(Actor):
             actors.registry.route.send(self.me, message)
         elif kind is RegisterWorker:
             actors.registry.register.send(self.me, message)
+        elif kind is GetWorkerUsage:
+            actors.registry.get_usage.send(self.me, message)
         elif kind in _TO_ROUTER:
             getattr(actors.router, _TO_ROUTER[kind]).send(self.me, message)
         elif kind in _TO_TIMETABLE:

@@ -1,6 +1,8 @@
 """Settings that the actors of a shard need. Read once at the edge, passed down; nothing here looks at the environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from broadaxe_actors.resource_limits import Limits
 
 DEFAULT_BATCH_BYTES = 4_000_000
 """What official workers take in one message, with room for names and ids (behaviour-core 6.15)."""
@@ -26,3 +28,5 @@ class ShardSettings:
     batch_bytes: int = DEFAULT_BATCH_BYTES
     """Payloads that the start of one batch may carry; below the message limit."""
     is_log_ingestion_enabled: bool = True
+    limits: Limits = field(default_factory=dict)
+    """What each tenant may use; empty when limits are not enforced."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from broadaxe_actors.connected_worker import ConnectedWorker
-from broadaxe_actors.errors import Code
+from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     CloseSession,
+    GetWorkerUsage,
     Heartbeat,
     OpenSession,
     PauseWorker,
@@ -21,6 +22,7 @@ from broadaxe_actors.messages import (
     StopWorker,
     UpsertLabels,
 )
+from broadaxe_actors.resource_limits import Resource, ResourceUsage, check_room
 from broadaxe_actors.runtime import Actor, Handle, Runtime
 from broadaxe_actors.settings import ShardSettings
 from broadaxe_actors.worker_labels import labels_from
@@ -48,6 +50,8 @@ class WorkerRegistry(Actor):
         self._workers: dict[str, Handle[ConnectedWorker]] = {}
         self._leaving: dict[str, Handle[ConnectedWorker]] = {}
         self._names: dict[str, str] = {}
+        self._active: dict[str, int] = {}
+        """Slots of the workers that are not lost, for the tenant's limits; empty without those."""
 
     def restore(self, rows: Sequence[WorkerRow], supervisor: "Handle[Any]") -> None:
         """Workers from the record; the supervisor restores task runs once these have joined."""
@@ -59,6 +63,12 @@ class WorkerRegistry(Actor):
     def register(self, gateway: "Handle[Any]", message: RegisterWorker) -> None:
         """A new worker; answered with its id after the commit."""
         now = self.clock.now()
+        slots = sum(units for _, units in message.slot_config)
+        try:
+            self._check_room(slots)
+        except Refused as refused:
+            gateway.deliver.send((Refusal(message.request_id, refused.code, refused.message),))
+            return
         row = WorkerRow(
             id=self.rng.uuid7(now),
             tenant_id=self._tenant_id,
@@ -100,6 +110,30 @@ class WorkerRegistry(Actor):
         else:
             worker.pause.send(gateway, message)
 
+    def _check_room(self, slots: int) -> None:
+        """Raises `Refused` if one more worker, with so many slots, is more than the tenant may have."""
+        limits, active = self._settings.limits, self._active
+        check_room(limits, Resource.WORKER, self._tenant_id, len(active))
+        check_room(limits, Resource.WORKER_SLOT, self._tenant_id, sum(active.values()), slots)
+
+    def set_active(self, worker_id: str, slots: int | None) -> None:
+        """A worker counts, with its slots, or with None it is lost or has stopped and counts no more."""
+        if slots is None:
+            self._active.pop(worker_id, None)
+        elif self._settings.limits:
+            self._active[worker_id] = slots
+
+    def get_usage(self, gateway: "Handle[Any]", message: GetWorkerUsage) -> None:
+        """What of its limits the tenant has used, for a gateway."""
+        values = {Resource.WORKER: len(self._active), Resource.WORKER_SLOT: sum(self._active.values())}
+        limits = self._settings.limits
+        usages = tuple(
+            ResourceUsage(limits[resource], value, None)
+            for resource, value in values.items()
+            if resource in limits
+        )
+        gateway.deliver.send((Reply(message.request_id, usages),))
+
     def forget_worker(self, worker_id: str) -> None:
         """A worker that stopped holds nothing any more.
 
@@ -107,6 +141,7 @@ class WorkerRegistry(Actor):
         """
         worker = self._workers.pop(worker_id, None)
         self._names.pop(worker_id, None)
+        self._active.pop(worker_id, None)
         if worker is not None:
             self._leaving[worker_id] = worker
             self._tracker.worker_left.send(worker_id)
@@ -138,5 +173,6 @@ class WorkerRegistry(Actor):
             slots = tuple(sorted(json.loads(row.slot_config).items()))
             labels = labels_from(row.labels)
             self._queue.put_worker.send(row.id, frozenset(row.actions), slots, labels)
+            self.set_active(row.id, sum(units for _, units in slots))
         self._tracker.worker_joined.send(row.id, worker)
         return worker

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from broadaxe_actors.resource_limits import Limits
 from broadaxe_gateway.auth_config import AuthConfig, read_auth
 from broadaxe_gateway.datadir import default_data_dir
 from broadaxe_gateway.keysets import (
@@ -24,6 +25,7 @@ from broadaxe_gateway.keysets import (
 )
 from broadaxe_gateway.passwords import password_problem
 from broadaxe_gateway.settings import ConfigError, SettingReader
+from broadaxe_gateway.tenant_settings import RetentionConfig, read_limits, read_retention
 from broadaxe_gateway.tls import tls_problems
 from broadaxe_storage.config import DatabaseConfig, names_database
 from broadaxe_storage.errors import InvalidConfig
@@ -172,6 +174,9 @@ class ServerConfig:
     """SERVER_MAX_INTERNAL_RETRY_COUNT: how often a task whose worker was lost is given to another before it fails."""
     priority_ageing: int = 0
     """SERVER_QUEUE_PRIORITY_AGEING: after how many task runs of higher priorities a task takes one of a lower that waits; 0: never."""
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    limits: Limits = field(default_factory=dict)
+    """What each tenant may use: see `tenant_settings`."""
     is_log_ingestion_enabled: bool = True
     """SERVER_LOG_INGESTION_ENABLED: false drops the lines that tasks log."""
     is_replay_enabled: bool = True
@@ -257,6 +262,8 @@ def _read_server(reader: SettingReader) -> ServerConfig:
             reader.integer("SERVER_MAX_INTERNAL_RETRY_COUNT", low=0, high=1_000_000), 10
         ),
         priority_ageing=_or(reader.integer("SERVER_QUEUE_PRIORITY_AGEING", low=0, high=1_000_000), 0),
+        retention=read_retention(reader),
+        limits=read_limits(reader),
         is_log_ingestion_enabled=_or(log_ingestion, True),
         is_replay_enabled=_or(reader.flag("SERVER_REPLAY_ENABLED"), True),
         keeps_postgres=reader.flag("BROADAXE_KEEP_POSTGRES") or False,

@@ -18,6 +18,8 @@ from typing import Any
 
 import grpc
 
+from broadaxe_actors.cel import Evaluator
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_actors.runtime.clock import SystemClock, SystemRng
 from broadaxe_actors.settings import DEFAULT_BATCH_BYTES, ShardSettings
 from broadaxe_actors.shard import Shard
@@ -33,17 +35,23 @@ from broadaxe_gateway.http.health import Readiness, create_health_app, create_st
 from broadaxe_gateway.http.listeners import HttpListeners, ListenError, listen
 from broadaxe_gateway.http.metrics import create_metrics_app
 from broadaxe_gateway.hub import Hub
-from broadaxe_gateway.keysets import KeysetError, Keysets, open_keysets
+from broadaxe_gateway.keysets import KeysetError, Keysets, MasterKeyset, open_keysets
 from broadaxe_gateway.logs import configure_logging
 from broadaxe_gateway.passwords import PasswordWork
 from broadaxe_gateway.profile import Profile, choose_token, write_profile
+from broadaxe_gateway.retention import RetentionService
 from broadaxe_gateway.rpc.limits import GrpcLimits, server_options
 from broadaxe_gateway.rpc.server import add_services
+from broadaxe_gateway.sealing import Sealer
 from broadaxe_gateway.sessions import Sessions, cookie_secrets
 from broadaxe_gateway.tls import server_credentials
 from broadaxe_gateway.tokens import TokenService
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
 from broadaxe_storage.errors import StorageError
 from broadaxe_storage.postgres import PostgresStore
+from broadaxe_storage.retention import Retention
+from broadaxe_storage.webhooks import WebhookStore
 
 logger = logging.getLogger("broadaxe.server")
 
@@ -108,14 +116,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
         config.http.bind_address, config.http.port, create_starting_app(readiness), setting="SERVER_PORT"
     )
     health_address = _bind_health(listeners, config, readiness)
-    prometheus_port = None
-    if config.prometheus.is_enabled:
-        prometheus_port = listeners.bind(
-            config.prometheus.host,
-            config.prometheus.port,
-            create_starting_app(readiness),
-            setting="SERVER_PROMETHEUS_ADDRESS",
-        )
+    prometheus_port = _bind_prometheus(listeners, config, readiness)
     await listeners.start()
 
     readiness.problem = "starting: opening the database"
@@ -136,6 +137,7 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             max_internal_retries=config.max_internal_retries,
             priority_ageing=config.priority_ageing,
             is_log_ingestion_enabled=config.is_log_ingestion_enabled,
+            limits=config.limits,
             batch_bytes=min(DEFAULT_BATCH_BYTES, limits.max_message_bytes * 19 // 20),
         ),
         on_fatal=on_fatal,
@@ -164,6 +166,9 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     stack.push_async_callback(grpc_server.stop, GRPC_GRACE_SECONDS)
     stack.push_async_callback(services.close)
 
+    webhooks, deliveries = await _open_webhooks(store.webhooks, keysets.master, config, hub, stack)
+    _start_retention(store.retention, config, stack)
+
     async def telemetry(tenant_id: str | None) -> Telemetry:
         await shard.refresh_gauges(tenant_id)
         return shard.telemetry
@@ -174,6 +179,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             hub=hub,
             reads=store.history,
             fetch_version=store.fetch_version,
+            webhooks=webhooks,
+            deliveries=deliveries,
             tokens=tokens,
             people=people,
             telemetry=telemetry,
@@ -222,6 +229,25 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
     )
 
 
+async def _open_webhooks(
+    store: WebhookStore, master: MasterKeyset, config: ServerConfig, hub: Hub, stack: AsyncExitStack
+) -> tuple[WebhookDirectory, Deliveries]:
+    """Incoming webhooks, their secrets sealed with the first key of the keyset."""
+    limit = config.limits.get(Resource.INCOMING_WEBHOOK)
+    directory = WebhookDirectory(store, Sealer(master), most=None if limit is None else limit.limit)
+    await directory.seal_anew()
+    # A process of their own: what senders send must not stand before the engine's expressions.
+    evaluator = Evaluator()
+    stack.push_async_callback(evaluator.close)
+    return directory, Deliveries(directory, hub, evaluator)
+
+
+def _start_retention(retention: Retention, config: ServerConfig, stack: AsyncExitStack) -> None:
+    service = RetentionService(retention, config.retention)
+    service.start()
+    stack.push_async_callback(service.stop)
+
+
 def _people(
     config: ServerConfig, store: PostgresStore, keysets: Keysets, server_url: str, stack: AsyncExitStack
 ) -> People:
@@ -253,6 +279,18 @@ def _bind_grpc(server: grpc.aio.Server, config: ServerConfig) -> int:
     except RuntimeError as error:
         raise ListenError("SERVER_GRPC_PORT", bind_address, port, str(error)) from error
     return bound
+
+
+def _bind_prometheus(listeners: HttpListeners, config: ServerConfig, readiness: Readiness) -> int | None:
+    """The metrics port, None if there is to be none."""
+    if not config.prometheus.is_enabled:
+        return None
+    return listeners.bind(
+        config.prometheus.host,
+        config.prometheus.port,
+        create_starting_app(readiness),
+        setting="SERVER_PROMETHEUS_ADDRESS",
+    )
 
 
 def _bind_health(listeners: HttpListeners, config: ServerConfig, readiness: Readiness) -> str:

@@ -8,6 +8,8 @@ import binascii
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from broadaxe_actors.definitions import duration_us
+
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 
@@ -18,6 +20,10 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(self.problems))
+
+
+def _hours(us: int) -> str:
+    return f"{us // 3_600_000_000}h" if us % 3_600_000_000 == 0 else f"{us / 1e6:g}s"
 
 
 class SettingReader:
@@ -90,6 +96,21 @@ class SettingReader:
             self.refuse(name, f"expected a number from {low:g} to {high:g}")
             return None
         return number
+
+    def duration(self, name: str, *, low_us: int, high_us: int) -> int | None:
+        """Microseconds of a duration such as `720h` or `1h30m`."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            found = duration_us(value)
+        except ValueError:
+            self.refuse(name, "expected a duration such as 720h or 1h30m")
+            return None
+        if not low_us <= found <= high_us:
+            self.refuse(name, f"expected a duration from {_hours(low_us)} to {_hours(high_us)}")
+            return None
+        return found
 
     def flag(self, name: str) -> bool | None:
         value = self.text(name)

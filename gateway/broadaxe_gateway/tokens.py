@@ -128,7 +128,7 @@ class TokenService:
             raise ValueError(
                 f"a token cannot live for {expires_in:g} s: expected more than 0 and at most 100 years"
             )
-        if not _is_uuid(tenant_id) or await self._store.fetch_tenant(tenant_id) is None:
+        if not is_uuid(tenant_id) or await self._store.fetch_tenant(tenant_id) is None:
             raise UnknownTenant(f"tenant {tenant_id!r} does not exist")
         issued_at = int(self._now())
         expires_at = issued_at + max(1, int(expires_in))
@@ -269,7 +269,7 @@ class TokenService:
             raise Unauthenticated("the token is issued in the future")
         claims["exp"] = int(expires_at)
         for name in ("sub", "token_id"):
-            if not _is_uuid(claims[name]):
+            if not is_uuid(claims[name]):
                 raise Unauthenticated(f"the token's {name} is not a UUID")
             claims[name] = str(uuid.UUID(claims[name]))
         return claims
@@ -279,7 +279,7 @@ def _ignore(_: str) -> None:
     """Nobody is told."""
 
 
-def _is_uuid(value: object) -> bool:
+def is_uuid(value: object) -> bool:
     try:
         uuid.UUID(value if isinstance(value, str) else "")
     except ValueError:

@@ -22,6 +22,7 @@ from broadaxe._config import (
     with_arguments,
 )
 from broadaxe._context import Context
+from broadaxe._crons import CronClient
 from broadaxe._definition import BaseWorkflow, WorkflowSettings, with_namespace
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
@@ -39,6 +40,7 @@ from broadaxe._resource_clients import LogsClient, MetricsClient, WorkersClient,
 from broadaxe._rest import RestClient
 from broadaxe._run_client import RunsClient
 from broadaxe._runs import Runs
+from broadaxe._scheduled import ScheduledClient
 from broadaxe._standalone import (
     BatchDecorator,
     BroadcastBatchDecorator,
@@ -49,9 +51,11 @@ from broadaxe._standalone import (
     split_settings,
 )
 from broadaxe._stubs import StubsClient
+from broadaxe._tenant import TenantClient
 from broadaxe._transport.base import Transport
 from broadaxe._transport.stream import StreamTransport
 from broadaxe._types import EmptyModel, P, R, TInput
+from broadaxe._webhooks import WebhooksClient
 from broadaxe._workflow import Workflow
 
 if TYPE_CHECKING:
@@ -205,9 +209,29 @@ class Broadaxe:
         return MetricsClient(self)
 
     @cached_property
+    def tenant(self) -> TenantClient:
+        """Reads the tenant of the API token."""
+        return TenantClient(self)
+
+    @cached_property
     def rate_limits(self) -> RateLimitsClient:
         """Sets, pauses and reads rate limits."""
         return RateLimitsClient(self)
+
+    @cached_property
+    def cron(self) -> CronClient:
+        """Makes, lists and deletes crons."""
+        return CronClient(self)
+
+    @cached_property
+    def scheduled(self) -> ScheduledClient:
+        """Makes, lists, moves and deletes scheduled runs."""
+        return ScheduledClient(self)
+
+    @cached_property
+    def webhooks(self) -> WebhooksClient:
+        """Incoming webhooks."""
+        return WebhooksClient(self)
 
     @cached_property
     def rest(self) -> RestClient:

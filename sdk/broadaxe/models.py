@@ -25,9 +25,12 @@ __all__ = [
     "RateLimitOrderByField",
     "RegisteredWorkflow",
     "SemaphoreSlots",
+    "TaskMetrics",
     "TaskStat",
     "TaskStatusStat",
+    "Tenant",
     "UpdateWorkerRequest",
+    "V1BranchDurableTaskResponse",
     "V1Event",
     "V1EventList",
     "V1EventTriggeredRun",
@@ -247,6 +250,14 @@ class V1WorkflowRunDetails(_Answer):
     workflow_config: dict[str, Any] | None = None
 
 
+class V1BranchDurableTaskResponse(_Answer):
+    """Where a durable task begins anew."""
+
+    task_external_id: str
+    node_id: int
+    branch_id: int
+
+
 # ---- logs
 
 
@@ -304,6 +315,21 @@ class WorkerRuntimeInfo(_Answer):
 class RegisteredWorkflow(_Answer):
     id: str
     name: str
+
+
+class Tenant(_Answer):
+    """What a tenant is called, and its settings."""
+
+    metadata: APIResourceMeta
+    name: str
+    slug: str
+    version: str
+    analytics_opt_out: bool | None = None
+    alert_member_emails: bool | None = None
+    environment: str | None = None
+    server_url: str | None = None
+    region: str | None = None
+    data_retention_period: str | None = None
 
 
 class Worker(_Answer):
@@ -539,7 +565,17 @@ class WorkflowVersion(_Answer):
     input_json_schema: dict[str, Any] | None = None
 
 
-# ---- task stats
+# ---- counts and task stats
+
+
+class TaskMetrics(_Answer):
+    """How many task runs have each status."""
+
+    cancelled: int
+    completed: int
+    failed: int
+    queued: int
+    running: int
 
 
 class ConcurrencyStat(_Answer):

@@ -128,9 +128,15 @@ class MemoryStore(MemoryTimers, MemoryAccounts):
         found = [
             row
             for row in of_tenant(self.disk.versions.values(), tenant_id)
-            if row.id in named or row.number == newest[row.workflow_id]
+            if row.id in named
+            or (row.number == newest[row.workflow_id] and row.workflow_id not in self.disk.deleted_workflows)
         ]
         return sorted(found, key=lambda row: (row.tenant_id, row.name, row.number))
+
+    async def load_deleted_workflows(self, tenant_id: str | None = None) -> list[str]:
+        await self._reading("load_deleted_workflows")
+        named = {row.workflow_id for row in of_tenant(self.disk.live.values(), tenant_id)}
+        return sorted(named & self.disk.deleted_workflows.keys())
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         await self._reading("load_workflow_pauses")
@@ -278,6 +284,19 @@ class MemoryStore(MemoryTimers, MemoryAccounts):
         for row in oldest:
             del self.disk.idempotency_keys[row.tenant_id, row.key]
         return len(oldest)
+
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        await self._reading("count_usage")
+        disk = self.disk
+        events = sum(events_since <= row.created_at < until for row in of_tenant(disk.events, tenant_id))
+        rows: list[TaskRunRow | FinishedTaskRun] = [
+            *of_tenant(disk.live.values(), tenant_id),
+            *of_tenant(disk.finished.values(), tenant_id),
+        ]
+        runs = sum(task_runs_since <= row.created_at < until for row in rows if row.step_index != RUN_STEP)
+        return min(events, most), min(runs, most)
 
     async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
         await self._reading("fetch_rate_limits")

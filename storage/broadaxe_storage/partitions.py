@@ -7,7 +7,8 @@ a time of another day waits until that day exists. What still slips through land
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from datetime import date, timedelta
 
 from broadaxe_storage.config import DatabaseConfig
@@ -72,6 +73,12 @@ class Partitions:
         today = now // DAY_US
         if self._ahead is None and not {today, today + 1} <= self._known:
             self._ahead = asyncio.get_running_loop().create_task(self._make_ahead(today))
+
+    @asynccontextmanager
+    async def unchanged(self) -> AsyncIterator[None]:
+        """While no partition is made: for who takes one off."""
+        async with self._making:
+            yield
 
     async def stop(self) -> None:
         """Stop making partitions. May be called twice."""

@@ -31,6 +31,8 @@ from broadaxe_storage.records import (
     WorkflowVersionRow,
 )
 from broadaxe_storage.records_timers import CronRow, ScheduledRunRow, Timer
+from broadaxe_storage.retention import Retention
+from broadaxe_storage.webhooks import PostgresWebhooks
 
 WORKER_MEMORY_US = 7 * DAY_US
 """How long a worker that was last heard of may still come back."""
@@ -67,8 +69,10 @@ class PostgresStore(PostgresAccounts):
                 session_settings=LOOK_UP_SETTINGS,
             ),
         )
+        self.webhooks = PostgresWebhooks(self._pool)
         self._journal = JournalWriter(config)
         self._partitions = Partitions(config)
+        self.retention = Retention(config, self._pool, self.ownership, self._partitions)
 
     @classmethod
     async def open(cls, config: DatabaseConfig) -> "PostgresStore":
@@ -123,6 +127,9 @@ class PostgresStore(PostgresAccounts):
         return [
             WorkflowVersionRow._make(row) for row in await self._pool.fetch("load_latest_versions", tenant_id)
         ]
+
+    async def load_deleted_workflows(self, tenant_id: str | None = None) -> list[str]:
+        return [row[0] for row in await self._pool.fetch("load_deleted_workflows", tenant_id)]
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         return [WorkflowPause._make(row) for row in await self._pool.fetch("load_workflow_pauses", tenant_id)]
@@ -203,6 +210,14 @@ class PostgresStore(PostgresAccounts):
     async def purge_idempotency_keys(self, now: int, limit: int) -> int:
         count: int = await self._pool.fetchval("purge_idempotency_keys", now, limit)
         return count
+
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        (row,) = await self._pool.fetch(
+            "count_usage", tenant_id, events_since, task_runs_since, until, most, task_runs_since - DAY_US
+        )
+        return row[0], min(row[1] + row[2], most)
 
     async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
         return [

@@ -84,7 +84,11 @@ class ShardStore(Protocol):
         ...
 
     async def load_latest_versions(self, tenant_id: str | None = None) -> list[WorkflowVersionRow]:
-        """The newest version of every workflow, plus every older one that a live task run still names."""
+        """The newest version of every workflow that is not deleted, plus every other one that a live task run still names."""
+        ...
+
+    async def load_deleted_workflows(self, tenant_id: str | None = None) -> list[str]:
+        """Ids of deleted workflows of which a task run is live, in order."""
         ...
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
@@ -165,6 +169,12 @@ class ShardStore(Protocol):
 
     async def fetch_rate_limits(self, tenant_id: str, keys: Sequence[str]) -> list[RateLimitRow]:
         """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
+        ...
+
+    async def count_usage(
+        self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
+    ) -> tuple[int, int]:
+        """Events, and task runs, that were created since then and before `until`; of each at most `most` are counted."""
         ...
 
     async def page_timers(self, tenant_id: str, after: tuple[int, str] | None, limit: int) -> list[Timer]:

@@ -41,6 +41,11 @@ def features(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield call
 
 
+def test_the_tenant_is_read(features: Features, server: Server) -> None:
+    tenant = features("tenant.get")
+    assert (tenant["slug"], tenant["version"]) == ("default", "V1")
+
+
 def an_hour_ago() -> str:
     return (datetime.now(UTC) - timedelta(hours=1)).isoformat()
 

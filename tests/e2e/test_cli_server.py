@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import asyncpg
@@ -172,6 +173,35 @@ def test_token_is_printed_alone_with_or_without_a_server(server):
         assert done.stderr == ""
         assert version_of(server.grpc_address, done.stdout.strip()).startswith("v0.79.")
     assert server.postgres_pid() is not None
+
+
+def test_tokens_are_listed_and_revoked_beside_a_server(server):
+    server.start()
+    here = ["--data-dir", str(server.data_dir)]
+    token = broadaxe("token", "create", "--name", "to go", *here, home=server.directory).stdout.strip()
+    assert version_of(server.grpc_address, token)
+    listed = broadaxe("token", "list", *here, home=server.directory)
+    assert listed.returncode == 0, listed.stderr
+    (line,) = [line for line in listed.stdout.splitlines() if line.endswith("  to go")]
+    token_id = line.split()[0]
+    assert token not in listed.stdout
+    gone = broadaxe("token", "revoke", token_id, *here, home=server.directory)
+    assert (gone.returncode, gone.stdout, gone.stderr) == (0, "", f"revoked {token_id}\n")
+
+    def is_refused() -> bool:
+        try:
+            version_of(server.grpc_address, token)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.UNAUTHENTICATED
+        return False
+
+    wait_until(is_refused, what="the server to notice that the token was revoked")
+    assert token_id not in broadaxe("token", "list", *here, home=server.directory).stdout
+    for wrong in ("none", str(uuid.uuid4())):
+        refused = broadaxe("token", "revoke", wrong, *here, home=server.directory)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert wrong in refused.stderr
+        assert "broadaxe token list" in refused.stderr
 
 
 def test_token_while_the_server_starts_waits_for_it(server):

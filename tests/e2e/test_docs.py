@@ -298,7 +298,15 @@ def test_command_line_page_names_every_command_and_option() -> None:
 
     commands = dict(visit(command, "broadaxe"))
     assert re.findall(r"^## (broadaxe .+)$", page.read_text(), re.MULTILINE) == sorted(
-        commands, key=["broadaxe server start", "broadaxe token create", "broadaxe demo"].index
+        commands,
+        key=[
+            "broadaxe server start",
+            "broadaxe token create",
+            "broadaxe token list",
+            "broadaxe token revoke",
+            "broadaxe tenant retention",
+            "broadaxe demo",
+        ].index,
     )
     for path, found in commands.items():
         has = {name for param in found.params if isinstance(param, click.Option) for name in param.opts}

@@ -6,6 +6,7 @@ from broadaxe_storage.errors import CommitUnknown, DatabaseInUse, Unavailable
 from broadaxe_storage.memory import CommitFault, MemoryDisk, MemoryStore, NoFaults
 from broadaxe_storage.records import Batch
 from tests.conformance.accounts_suite import *  # noqa: F403 - the suite
+from tests.conformance.deletions_suite import *  # noqa: F403 - the suite
 from tests.conformance.events_suite import *  # noqa: F403 - the suite
 from tests.conformance.pauses_suite import *  # noqa: F403 - the suite
 from tests.conformance.rate_limits_suite import *  # noqa: F403 - the suite
@@ -13,6 +14,7 @@ from tests.conformance.runs_suite import *  # noqa: F403 - the suite
 from tests.conformance.selection_suite import *  # noqa: F403 - the suite
 from tests.conformance.store_suite import *  # noqa: F403 - the suite
 from tests.conformance.timers_suite import *  # noqa: F403 - the suite
+from tests.conformance.usage_suite import *  # noqa: F403 - the suite
 from tests.factories import make_task_run
 
 

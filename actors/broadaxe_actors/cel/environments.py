@@ -8,6 +8,7 @@ Result = Literal["bool", "string", "int"]
 
 _OBJECTS: dict[str, VariableKind] = {"input": "map", "additional_metadata": "map"}
 _TASK: dict[str, VariableKind] = {**_OBJECTS, "workflow_run_id": "string", "parents": "absent"}
+_DELIVERY: dict[str, VariableKind] = {"input": "map", "headers": "map"}
 
 
 class _Place(NamedTuple):
@@ -57,6 +58,8 @@ class Environment(Enum):
     RATE_LIMIT_KEY = _Place("rate limit key", _TASK, "string", needs_metadata_object=True)
     RATE_LIMIT_UNITS = _Place("rate limit units", _TASK, "int", needs_metadata_object=True)
     RATE_LIMIT_VALUE = _Place("rate limit", _TASK, "int", needs_metadata_object=True)
+    WEBHOOK_EVENT_KEY = _Place("webhook's event key expression", _DELIVERY, "string")
+    WEBHOOK_SCOPE = _Place("webhook's scope expression", _DELIVERY, "string")
     BATCH_GROUP_KEY = _Place("batch group key", _TASK, "string", needs_metadata_object=True)
 
     @property

@@ -75,6 +75,11 @@ class Creation(KeyClaims):
             # What it repeats may be among them, where neither memory nor Postgres shows it yet.
             self._t.send_after_commit(self._t.me.trigger_settled, gateway, message)
             return
+        try:
+            self._take(job)
+        except Refused as refused:
+            self._refuse(job, refused)
+            return
         number = self._add(job)
         to_load = self._to_load(job)
         if to_load:
@@ -117,6 +122,11 @@ class Creation(KeyClaims):
         job.trigger_events = events
         now = start.events[0].created_at if start.events else self._t.clock.now()
         job.reply = EventsPushed(tuple(row.id for row in start.events), now)
+        try:
+            self._take(job)
+        except Refused as refused:
+            self._refuse(job, refused)
+            return
         self._claim_keys(self._add(job), job)
 
     def begin_timed(self, timetable: "Handle[Any]", number: int, start: TimedStart) -> None:
@@ -237,6 +247,7 @@ class Creation(KeyClaims):
     def _record(self, job: Job) -> None:
         """All of a trigger in one append: it commits as a whole, and only then its task runs may run."""
         tracker = self._t
+        self._settle_taken(job)
         for record in (*job.event_rows, *job.new_event_keys):
             tracker.record(record)
         if job.event_rows:

@@ -7,6 +7,7 @@ from broadaxe_actors.catalog import Version
 from broadaxe_actors.claims import ClaimRequest, KeyRequest
 from broadaxe_actors.errors import Refused
 from broadaxe_actors.messages import IdempotencyCollision, NewRun
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.timers import TimedStart
 from broadaxe_storage.records import EventKeyRow, EventRow, TaskRunRow
@@ -81,6 +82,8 @@ class Job:
         self.timed: TimedStart | None = None
         """The timer that makes this run: what it says of it is recorded with it."""
         self.reply: object = None
+        self.taken_of_limits: dict[Resource, int] = {}
+        """What is counted for it, should the tenant have limits."""
         self.offset = 0
         self.rows: list[TaskRunRow] = []
         self.created: list[str] = []
@@ -124,12 +127,32 @@ class Stage:
     def _new_id(self) -> str:
         return self._t.rng.uuid7(self._t.clock.now())
 
+    def _take(self, job: Job) -> None:
+        """Count what a trigger is to make. Raises `Refused` past a limit of the tenant."""
+        usage = self._t._usage
+        if usage:
+            wanted = {
+                Resource.EVENT: len(job.event_rows),
+                Resource.TASK_RUN: sum(len(version.definition.tasks) for version in job.versions),
+            }
+            usage.take(wanted, self._t.clock.now())
+            job.taken_of_limits = wanted
+
+    def _settle_taken(self, job: Job) -> None:
+        """Of what was counted, only what was made stays counted."""
+        if job.taken_of_limits:
+            tasks = {version.id: len(version.definition.tasks) for version in job.versions}
+            made = sum(tasks[row.workflow_version_id] for row in job.rows if row.id == row.run_id)
+            unused = {Resource.TASK_RUN: job.taken_of_limits[Resource.TASK_RUN] - made}
+            self._t._usage.give_back(unused, self._t.clock.now())
+
     def _reply(self, job: Job, value: object) -> None:
         self._t._reply(job.gateway, job.request_id, value)
 
     def _refuse(self, job: Job, refused: Refused) -> None:
         if job.event_rows and not job.rows:
             self._t._router.committed.send(tuple(row.id for row in job.event_rows))
+        self._t._usage.give_back(job.taken_of_limits, self._t.clock.now())
         self._t._refuse(job.gateway, job.request_id, refused)
 
 

@@ -25,6 +25,7 @@ from broadaxe_actors.messages.events import (
 from broadaxe_actors.messages.flow import (
     ActionStats,
     DeleteRateLimit,
+    DeleteWorkflow,
     GetStats,
     GroupStats,
     PauseRateLimit,
@@ -49,6 +50,7 @@ from broadaxe_actors.messages.following import (
     UnwatchRuns,
     WatchRuns,
 )
+from broadaxe_actors.messages.limits import GetUsage, GetWorkerUsage
 from broadaxe_actors.messages.runs import (
     MAX_CANCELLED_BY_FILTER,
     MAX_REPLAYED_BY_FILTER,
@@ -116,6 +118,7 @@ __all__ = [
     "DeleteFilter",
     "DeleteRateLimit",
     "DeleteTimers",
+    "DeleteWorkflow",
     "EnableCron",
     "EndSession",
     "EvaluateFilter",
@@ -123,6 +126,8 @@ __all__ = [
     "FilterEvaluated",
     "GetRun",
     "GetStats",
+    "GetUsage",
+    "GetWorkerUsage",
     "GroupStats",
     "Heartbeat",
     "HeldAttempt",

@@ -1,4 +1,4 @@
-"""Reads of runs, and their logs: the part of `RunTracker` that changes no state of a task run."""
+"""Reads of runs, their logs, and what is used of limits: the part of `RunTracker` that changes no state of a task run."""
 
 import logging
 from collections.abc import Sequence
@@ -7,14 +7,17 @@ from typing import Any
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     GetRun,
+    GetUsage,
     PutLogs,
     Reply,
     RunDetails,
     TaskDetails,
 )
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_actors.run import SKIPPED_OUTPUT
 from broadaxe_actors.run_tracker.state import TrackerState
 from broadaxe_actors.runtime import Handle
+from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.records import (
     RUN_STEP,
     FinishedTaskRun,
@@ -107,6 +110,39 @@ class Reading(TrackerState):
             if row.run_id == run_id and row.step_index != RUN_STEP
         )
         return RunDetails(run_id, head.state, is_done, head.input, head.metadata, tasks)
+
+    def count_usage(self) -> None:
+        """Have the record tell what was used before of the windows under way."""
+        if self._usage:
+            now = self.clock.now()
+            self.fetch(
+                self._store.count_usage,
+                self._tenant_id,
+                self._usage.began_at(Resource.EVENT, now),
+                self._usage.began_at(Resource.TASK_RUN, now),
+                now,
+                self._usage.most(),
+                then=self.me.usage_counted,
+                context=now,
+            )
+
+    def usage_counted(self, before: int, counts: tuple[int, int] | None, error: BaseException | None) -> None:
+        """What was used before then."""
+        if error is not None:
+            if not isinstance(error, Unavailable):
+                raise error
+            self.set_timer("usage", 250_000, self.me.count_usage)
+            return
+        assert counts is not None
+        now = self.clock.now()
+        for resource, count in zip((Resource.EVENT, Resource.TASK_RUN), counts, strict=True):
+            # Of a window that has ended meanwhile nothing counts any more.
+            if self._usage.began_at(resource, now) <= before:
+                self._usage.add(resource, count, now)
+
+    def get_usage(self, gateway: "Handle[Any]", message: GetUsage) -> None:
+        """What of its limits the tenant has used, for a gateway."""
+        self._reply(gateway, message.request_id, self._usage.usages(self.clock.now()))
 
     def put_logs(self, gateway: "Handle[Any]", message: PutLogs) -> None:
         """Keep log lines; they are buffered by the journal."""

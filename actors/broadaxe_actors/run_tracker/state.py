@@ -28,6 +28,7 @@ from broadaxe_actors.messages import (
     RunEvents,
 )
 from broadaxe_actors.pauses import Pause
+from broadaxe_actors.resource_limits import Resource, Usage
 from broadaxe_actors.run import Run
 from broadaxe_actors.runtime import Actor, Directory, Handle
 from broadaxe_actors.settings import ShardSettings
@@ -120,6 +121,7 @@ class TrackerState(Actor):
         """By task run: log lines so far, those that logged lately last."""
         self._look_ups: dict[str, None] = {}
         self._is_looking_up = False
+        self._usage = Usage(settings.limits, tenant_id, Resource.EVENT, Resource.TASK_RUN)
         self._creation = Creation(self)  # type: ignore[arg-type]  # the tracker as a whole is built on this
         self._unsaved: dict[str, int] = {}
         """Task runs whose assignment or start is not recorded yet, and since when, oldest first."""

@@ -2,10 +2,12 @@
 
 from fastapi import FastAPI
 
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.auth import People
 from broadaxe_gateway.http.errors import add_error_handlers
+from broadaxe_gateway.http.headers import SafeHeaders
 from broadaxe_gateway.http.health import Readiness, health_router
 from broadaxe_gateway.http.limits import BodyLimit
 from broadaxe_gateway.http.metrics import GatewaySource, TelemetrySource, metrics_router
@@ -15,6 +17,7 @@ from broadaxe_gateway.http.rest import (
     durable,
     events,
     filters,
+    limits,
     logs,
     members,
     meta,
@@ -29,11 +32,14 @@ from broadaxe_gateway.http.rest import (
     workers,
     workflows,
 )
+from broadaxe_gateway.http.rest import webhooks as webhook_routes
 from broadaxe_gateway.http.rest.dependencies import EngineLink
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
 from broadaxe_gateway.http.throttle import Throttle
 from broadaxe_gateway.tokens import TokenService
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
 
 OPENAPI_PATH = "/api/v1/openapi.json"
 ROUTERS = (
@@ -54,6 +60,8 @@ ROUTERS = (
     filters.router,
     crons.router,
     scheduled.router,
+    webhook_routes.router,
+    limits.router,
     retired.router,
 )
 """What the OpenAPI document tells of."""
@@ -64,6 +72,8 @@ def create_app(
     hub: EngineLink,
     reads: Reads,
     fetch_version: FetchVersion,
+    webhooks: WebhookDirectory,
+    deliveries: Deliveries,
     tokens: TokenService,
     people: People,
     telemetry: TelemetrySource,
@@ -72,11 +82,15 @@ def create_app(
     config: ServerConfig,
     version: str,
 ) -> FastAPI:
-    """The application of the HTTP port. Layers, outermost first: errors to answers, body size, then per route the token."""
+    """The application of the HTTP port. Layers, outermost first: errors to answers, headers, body size, then per route who asks."""
     app = FastAPI(title="Broadaxe", version=version, openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
     app.state.hub = hub
     app.state.reads = reads
     app.state.versions = Versions(fetch_version)
+    app.state.webhooks = webhooks
+    app.state.deliveries = deliveries
+    app.state.limits = config.limits
+    app.state.resource_counts = {Resource.INCOMING_WEBHOOK: webhooks.count}
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.people = people
@@ -86,6 +100,7 @@ def create_app(
     add_error_handlers(app)
     # As large as a gRPC message may be: both carry the same payloads.
     app.add_middleware(BodyLimit, max_bytes=config.grpc.max_message_bytes)
+    app.add_middleware(SafeHeaders)
     app.include_router(health_router(readiness), include_in_schema=False)
     app.include_router(
         metrics_router(telemetry, gateway_figures, config.prometheus.path), include_in_schema=False

@@ -131,6 +131,8 @@ def _complete_operation(operation: dict[str, Any], route: APIRoute, method: str)
         statuses |= {"400", "401", "403", "404", "429", "501"}
     if is_public(route) and method != "GET":
         statuses |= {"400", "403", "405", "413", "429"}
+    if is_public(route) and route.param_convertors:
+        statuses.add("404")
     if route.path_format.startswith("/api/v1/users/"):
         statuses |= {"405", "429"}
     for status in sorted(statuses):

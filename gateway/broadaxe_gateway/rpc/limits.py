@@ -54,13 +54,20 @@ def server_options(limits: GrpcLimits) -> list[tuple[str, int]]:
 
 
 class RateLimiter:
-    """A token bucket a key: `rate` a second, with one second's worth saved up.
+    """A token bucket a key: `rate` a second, with `burst` saved up; one second's worth if not given.
 
     Holds the buckets of the `max_keys` keys used last, so that memory stays bounded; a forgotten key starts full.
     """
 
-    def __init__(self, rate: float, monotonic: Callable[[], float], max_keys: int = 10_000) -> None:
+    def __init__(
+        self,
+        rate: float,
+        monotonic: Callable[[], float],
+        max_keys: int = 10_000,
+        burst: float | None = None,
+    ) -> None:
         self.rate = rate
+        self._burst = rate if burst is None else burst
         self._monotonic = monotonic
         self._max_keys = max_keys
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -70,8 +77,8 @@ class RateLimiter:
         if self.rate <= 0:
             return True
         now = self._monotonic()
-        level, since = self._buckets.get(key, (self.rate, now))
-        level = min(self.rate, level + (now - since) * self.rate)
+        level, since = self._buckets.get(key, (self._burst, now))
+        level = min(self._burst, level + (now - since) * self.rate)
         is_allowed = level >= 1
         self._buckets[key] = (level - 1 if is_allowed else level, now)
         self._buckets.move_to_end(key)

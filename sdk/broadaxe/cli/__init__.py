@@ -8,6 +8,7 @@ import click
 GROUPS = {
     "demo": ("broadaxe.cli.demo", "demo", "Count the words of a folder, one task a file."),
     "server": ("broadaxe.cli.server", "server", "Run the engine."),
+    "tenant": ("broadaxe.cli.tenant", "tenant", "Tenants."),
     "token": ("broadaxe.cli.token", "token", "API tokens."),
 }
 """Command: its module, its attribute there, its line in the help."""

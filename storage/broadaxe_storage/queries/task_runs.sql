@@ -118,6 +118,30 @@ SELECT child_index, child_key, run_id::text FROM task_run_history
 WHERE parent_task_run_id = $2 AND tenant_id = $1
 ORDER BY 1, 2, 3;
 
+-- name: count_usage
+-- What a tenant has made: events, runs of one task, task runs of others; each counted up to a limit. $1 tenant, $2 events and $3 task runs created not
+-- before, $4 and before, $5 the limit, $6 left the live table not before (spares partitions).
+SELECT
+    (
+        SELECT count(*) FROM (
+            SELECT FROM event AS e WHERE e.tenant_id = $1 AND e.created_at >= $2 AND e.created_at < $4 LIMIT $5
+        ) AS c
+    ) AS events,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM run_summary AS s
+            WHERE s.tenant_id = $1 AND s.is_run AND s.step_index >= 0 AND s.created_at >= $3 AND s.created_at < $4 AND s.left_at >= $6
+            LIMIT $5
+        ) AS c
+    ) AS runs,
+    (
+        SELECT count(*) FROM (
+            SELECT FROM run_summary AS s
+            WHERE s.tenant_id = $1 AND s.id <> s.run_id AND s.created_at >= $3 AND s.created_at < $4 AND s.left_at >= $6
+            LIMIT $5
+        ) AS c
+    ) AS tasks;
+
 -- name: select_live_runs
 -- Ids of live runs, oldest first. $1 tenant, $2 created not before, $3 created not after or null, $4 states or null for all, $5 workflows
 -- or null for all, $6 and $7 metadata keys and their values, any of which is enough, or null for all, $8 rows.

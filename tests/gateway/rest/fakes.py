@@ -10,14 +10,20 @@ from typing import Any
 import httpx
 
 from broadaxe_actors import definitions
+from broadaxe_actors.cel import InlineEvaluator
 from broadaxe_actors.definitions import TaskDefinition, WorkflowDefinition
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     CancelRuns,
     DeleteRateLimit,
+    DeleteWorkflow,
+    EventsPushed,
     GetStats,
+    GetUsage,
+    GetWorkerUsage,
     PauseWorker,
     PauseWorkflow,
+    PushEvents,
     ReplayRuns,
     TenantStats,
     TriggerRuns,
@@ -27,7 +33,12 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_gateway.config import load_config
 from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness
+from broadaxe_gateway.keysets import generate_master_keyset, parse_master_keyset
+from broadaxe_gateway.sealing import Sealer
 from broadaxe_gateway.tokens import Identity, Unauthenticated
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
+from broadaxe_storage.memory_webhooks import MemoryWebhooks
 from broadaxe_storage.records import (
     RUN_STEP,
     EventRow,
@@ -79,6 +90,16 @@ def version_of(definition: WorkflowDefinition, **fields: Any) -> WorkflowVersion
     )
 
 
+class FakeClock:
+    """Seconds that stand still until a test moves them."""
+
+    def __init__(self) -> None:
+        self.now = NOW / 1e6
+
+    def seconds(self) -> float:
+        return self.now
+
+
 class FakeTokens:
     async def verify(self, token: str, *, is_activity: bool = True) -> Identity:
         tenant_id = {"good": TENANT, "foreign": OTHER_TENANT}.get(token)
@@ -93,11 +114,12 @@ class FakeEngine:
     def __init__(self, record: "FakeRecord") -> None:
         self.record = record
         self.asked: list[tuple[Any, ...]] = []
+        self.pushed: list[Any] = []
         self.workers: dict[str, Any] = {}
         self.refusal: Refused | None = None
         self.acted_on: tuple[str, ...] = ()
         self.stats = TenantStats(())
-        self.answers: dict[type, Any] = {}
+        self.answers: dict[type, Any] = {DeleteRateLimit: None, GetUsage: (), GetWorkerUsage: ()}
         """What other requests are answered."""
 
     def new_id(self) -> str:
@@ -113,12 +135,18 @@ class FakeEngine:
             return self.acted_on
         if message is GetStats:
             return self.stats
-        if message in (PauseWorkflow, UnpauseWorkflow):
-            return self.record.pause(tenant_id, *fields)
-        if message is DeleteRateLimit:
-            return None
+        changes: dict[type, Any] = {
+            PauseWorkflow: self.record.pause,
+            UnpauseWorkflow: self.record.pause,
+            DeleteWorkflow: self.record.delete,
+        }
+        if message in changes:
+            return changes[message](tenant_id, *fields)
         if message in self.answers:
             return self.answers[message]
+        if message is PushEvents:
+            self.pushed += fields[0]
+            return EventsPushed(tuple(new_id() for _ in fields[0]), NOW)
         assert message is PauseWorker
         worker_id, is_paused = fields
         info = self.workers.get(worker_id)
@@ -139,6 +167,7 @@ class FakeRecord:
         self.versions: list[WorkflowVersionRow] = []
         self.workers: list[WorkerRow] = []
         self.pauses: dict[str, WorkflowPause] = {}
+        self.deleted: set[str] = set()
         self.limits: list[RateLimitRow] = []
         self.pushed: list[EventRow] = []
         self.started: list[StartedRun] = []
@@ -205,6 +234,12 @@ class FakeRecord:
             )
         self.pauses[workflow_id] = row
         return row
+
+    def delete(self, tenant_id: str, workflow_id: str) -> None:
+        known = {row.workflow_id for row in self.versions if row.tenant_id == tenant_id}
+        if workflow_id not in known - self.deleted:
+            raise Refused(Code.NOT_FOUND, f"workflow {workflow_id} is not known")
+        self.deleted.add(workflow_id)
 
     # ---- Reads
 
@@ -310,7 +345,11 @@ class FakeRecord:
     ) -> list[WorkflowVersionRow]:
         newest: dict[str, WorkflowVersionRow] = {}
         for row in sorted(self.versions, key=lambda row: row.number):
-            if row.tenant_id == tenant_id and name.lower() in row.name.lower():
+            if (
+                row.tenant_id == tenant_id
+                and name.lower() in row.name.lower()
+                and row.workflow_id not in self.deleted
+            ):
                 newest[row.workflow_id] = row
         return sorted(newest.values(), key=lambda row: row.name)[offset : offset + limit]
 
@@ -318,7 +357,13 @@ class FakeRecord:
         return len(await self.list_workflows(tenant_id, name, limit=10**9))
 
     async def fetch_workflow(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
-        rows = [row for row in self.versions if row.workflow_id == workflow_id and row.tenant_id == tenant_id]
+        rows = [
+            row
+            for row in self.versions
+            if row.workflow_id == workflow_id
+            and row.tenant_id == tenant_id
+            and workflow_id not in self.deleted
+        ]
         return max(rows, key=lambda row: row.number, default=None)
 
     async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:
@@ -399,6 +444,17 @@ class Rest:
     def __init__(self, **settings: str) -> None:
         self.record = FakeRecord()
         self.engine = FakeEngine(self.record)
+        self.webhooks = MemoryWebhooks()
+        self.clock = FakeClock()
+        keyset = parse_master_keyset(generate_master_keyset())
+        directory = WebhookDirectory(self.webhooks, Sealer(keyset), monotonic=self.clock.seconds)
+        self.deliveries = Deliveries(
+            directory,
+            self.engine,
+            InlineEvaluator(),
+            now=self.clock.seconds,
+            monotonic=self.clock.seconds,
+        )
 
         config = load_config({"SERVER_GRPC_MAX_MSG_SIZE": "1048576", **settings})
         self.people = make_people(config.auth)
@@ -413,6 +469,8 @@ class Rest:
             hub=self.engine,
             reads=self.record,
             fetch_version=self.record.fetch_version,
+            webhooks=directory,
+            deliveries=self.deliveries,
             tokens=FakeTokens(),
             people=self.people,
             telemetry=telemetry,

@@ -18,6 +18,7 @@ from broadaxe_gateway.http.app import ROUTERS
 from broadaxe_gateway.keysets import generate_jwt_keyset, parse_jwt_keyset
 from broadaxe_gateway.tokens import Audience, TokenService
 from broadaxe_storage.records_accounts import EmailGroupRow, InviteRow
+from tests.conformance.webhooks_suite import make_webhook
 from tests.factories import make_event, make_filter, make_task_run, make_worker, new_id, now_us
 from tests.gateway.people import headers_of, join, sign_in
 from tests.gateway.rest.fakes import NOW, OTHER_TENANT, TENANT, Rest
@@ -28,6 +29,8 @@ PUBLIC = {
     "GET /api/v1/cloud/metadata",
     "POST /api/v1/users/register",
     "POST /api/v1/users/login",
+    # A delivery proves by its signature who sends it.
+    "POST /api/v1/stable/tenants/{tenant}/webhooks/{webhook}",
 }
 """What needs no credentials. A route gets here by decision, never by oversight."""
 PERSONAL = {
@@ -51,8 +54,12 @@ SAMPLES = {
     "cronExpression": "0 0 * * *",
 }
 """Values of fields whose form the schema cannot tell."""
-BODIES = {"PATCH /api/v1/workflows/{workflow}": {"pause": {"action": "unpause"}}}
+BODIES = {
+    "PATCH /api/v1/workflows/{workflow}": {"pause": {"action": "unpause"}},
+    "PATCH /api/v1/stable/tenants/{tenant}/webhooks/{webhook}": {"eventKeyExpression": "'changed'"},
+}
 """Of operations whose schema requires nothing."""
+
 KEYSET = parse_jwt_keyset(generate_jwt_keyset())
 AUDIENCE = Audience("http://test", "test:7070")
 
@@ -136,6 +143,8 @@ class Site:
         await self.store.insert_invite(invite, 10)
         await self.tokens.issue(TENANT, "kept")
         (token,) = await self.store.list_tokens(TENANT, 10)
+        webhook = make_webhook(tenant_id=TENANT)
+        await self.rest.webhooks.insert_webhook(webhook)
         self.ids = {
             "tenant": TENANT,
             "run": run.id,
@@ -148,6 +157,7 @@ class Site:
             "invite": invite.id,
             "member": member.id,
             "token": token.id,
+            "webhook": webhook.name,
         }
 
     async def ask(self, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -175,6 +185,7 @@ class Site:
                 [asked for asked in self.rest.engine.asked if asked[1] == TENANT],
                 self.rest.record.rows,
                 self.rest.record.pauses,
+                self.rest.webhooks.rows,
             ]
         )
 

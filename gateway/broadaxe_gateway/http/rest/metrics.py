@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from broadaxe_actors.messages import ActionStats, GetStats, StateStats, TenantStats
@@ -30,6 +30,7 @@ from broadaxe_gateway.http.rest.models.metrics import (
 )
 from broadaxe_gateway.http.rest.models.runs import RunningFilter, TaskStatus
 from broadaxe_gateway.http.rest.stretches import Stretches
+from broadaxe_gateway.http.throttle import limited
 from broadaxe_gateway.selection import STATES_OF_STATUS
 from broadaxe_storage.records import TaskRunState
 
@@ -105,7 +106,9 @@ async def get_task_point_metrics(
     )
 
 
-@router.get("/tenants/{tenant}/task-stats", response_model=TaskStats)
+@router.get(
+    "/tenants/{tenant}/task-stats", response_model=TaskStats, dependencies=[Depends(limited("task-stats"))]
+)
 async def get_task_stats(
     tenant: Tenant,
     engine: Engine,

@@ -1,1 +1,0 @@
-SELECT 1; -- The number of a migration to come: whoever brings it deletes this file.
