@@ -19,6 +19,7 @@ from broadaxe._client import Broadaxe
 from broadaxe._conditions import Condition, OrGroup, ParentCondition, SleepCondition, UserEventCondition, or_
 from broadaxe._config import ClientConfig, ClientTLSConfig, HealthcheckConfig, TenacityConfig
 from broadaxe._context import Context
+from broadaxe._crons import CronClient
 from broadaxe._depends import Depends
 from broadaxe._errors import (
     BroadaxeError,
@@ -51,6 +52,7 @@ from broadaxe._options import (
     Priority,
     RateLimit,
     RateLimitDuration,
+    ScheduleTriggerWorkflowOptions,
     StatusBasedIdempotencyConfig,
     StickyStrategy,
     TaskDefaults,
@@ -64,6 +66,7 @@ from broadaxe._refs import RunStream, TaskRunRef, WorkflowRunRef
 from broadaxe._resource_clients import LogsClient, WorkersClient, WorkflowsClient
 from broadaxe._run_client import BulkCancelReplayOpts, RunFilter, RunsClient
 from broadaxe._run_details import RunDetails, RunStatus, TaskRunDetails
+from broadaxe._scheduled import ScheduledClient, ScheduledWorkflow, WorkflowSchedule
 from broadaxe._services import WorkerContext
 from broadaxe._standalone import Standalone
 from broadaxe._task import Task
@@ -90,7 +93,9 @@ from broadaxe.models import (
     RateLimitList,
     RateLimitOrderByDirection,
     RateLimitOrderByField,
+    TaskMetrics,
     UpdateWorkerRequest,
+    V1BranchDurableTaskResponse,
     V1Event,
     V1EventList,
     V1EventTriggeredRun,
@@ -115,6 +120,23 @@ from broadaxe.models import (
     WorkflowList,
     WorkflowVersion,
 )
+from broadaxe.models_timers import (
+    CronWorkflows,
+    CronWorkflowsList,
+    CronWorkflowsMethod,
+    CronWorkflowsOrderByField,
+    ScheduledRunStatus,
+    ScheduledWorkflows,
+    ScheduledWorkflowsBulkDeleteResponse,
+    ScheduledWorkflowsBulkError,
+    ScheduledWorkflowsBulkUpdateItem,
+    ScheduledWorkflowsBulkUpdateResponse,
+    ScheduledWorkflowsList,
+    ScheduledWorkflowsMethod,
+    ScheduledWorkflowsOrderByField,
+    WorkflowRunOrderByDirection,
+    WorkflowRunStatus,
+)
 
 __all__ = [
     "BatchContext",
@@ -136,6 +158,11 @@ __all__ = [
     "Condition",
     "ConfigurationError",
     "Context",
+    "CronClient",
+    "CronWorkflows",
+    "CronWorkflowsList",
+    "CronWorkflowsMethod",
+    "CronWorkflowsOrderByField",
     "DefaultFilter",
     "DefinitionError",
     "Depends",
@@ -173,6 +200,18 @@ __all__ = [
     "RunStatus",
     "RunStream",
     "RunsClient",
+    "ScheduleTriggerWorkflowOptions",
+    "ScheduledClient",
+    "ScheduledRunStatus",
+    "ScheduledWorkflow",
+    "ScheduledWorkflows",
+    "ScheduledWorkflowsBulkDeleteResponse",
+    "ScheduledWorkflowsBulkError",
+    "ScheduledWorkflowsBulkUpdateItem",
+    "ScheduledWorkflowsBulkUpdateResponse",
+    "ScheduledWorkflowsList",
+    "ScheduledWorkflowsMethod",
+    "ScheduledWorkflowsOrderByField",
     "ServerUnavailableError",
     "SleepCondition",
     "Standalone",
@@ -181,6 +220,7 @@ __all__ = [
     "TTLBasedIdempotencyConfig",
     "Task",
     "TaskDefaults",
+    "TaskMetrics",
     "TaskRunDetails",
     "TaskRunError",
     "TaskRunRef",
@@ -188,6 +228,7 @@ __all__ = [
     "TriggerWorkflowOptions",
     "UpdateWorkerRequest",
     "UserEventCondition",
+    "V1BranchDurableTaskResponse",
     "V1Event",
     "V1EventList",
     "V1EventTriggeredRun",
@@ -226,8 +267,11 @@ __all__ = [
     "WorkersClient",
     "Workflow",
     "WorkflowList",
+    "WorkflowRunOrderByDirection",
     "WorkflowRunRef",
+    "WorkflowRunStatus",
     "WorkflowRunTriggerConfig",
+    "WorkflowSchedule",
     "WorkflowVersion",
     "WorkflowsClient",
     "or_",

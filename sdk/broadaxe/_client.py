@@ -22,6 +22,7 @@ from broadaxe._config import (
     with_arguments,
 )
 from broadaxe._context import Context
+from broadaxe._crons import CronClient
 from broadaxe._definition import BaseWorkflow, WorkflowSettings, with_namespace
 from broadaxe._errors import ConfigurationError
 from broadaxe._events import EventClient
@@ -39,6 +40,7 @@ from broadaxe._resource_clients import LogsClient, MetricsClient, WorkersClient,
 from broadaxe._rest import RestClient
 from broadaxe._run_client import RunsClient
 from broadaxe._runs import Runs
+from broadaxe._scheduled import ScheduledClient
 from broadaxe._standalone import (
     BatchDecorator,
     BroadcastBatchDecorator,
@@ -215,6 +217,16 @@ class Broadaxe:
     def rate_limits(self) -> RateLimitsClient:
         """Sets, pauses and reads rate limits."""
         return RateLimitsClient(self)
+
+    @cached_property
+    def cron(self) -> CronClient:
+        """Makes, lists and deletes crons."""
+        return CronClient(self)
+
+    @cached_property
+    def scheduled(self) -> ScheduledClient:
+        """Makes, lists, moves and deletes scheduled runs."""
+        return ScheduledClient(self)
 
     @cached_property
     def webhooks(self) -> WebhooksClient:

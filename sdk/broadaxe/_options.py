@@ -345,7 +345,25 @@ class TaskDefaults(BaseModel):
     backoff_max_seconds: int | None = None
 
 
-class TriggerWorkflowOptions(BaseModel):
+class ScheduleTriggerWorkflowOptions(BaseModel):
+    """Options of one run for later; some may be given to `schedule` as keywords instead, which win.
+
+    additional_metadata: JSON object kept with the run, over the workflow's default metadata. priority: 1 to 3.
+    namespace: of the workflow, when not the client's own.
+    parent_id, parent_step_run_id: the run and task that schedule it, when it is not the task in which the call is made; lists find it
+    by them. child_index, child_key: accepted, and without effect.
+    """
+
+    parent_id: str | None = None
+    parent_step_run_id: str | None = None
+    child_index: int | None = None
+    child_key: str | None = None
+    namespace: str | None = None
+    additional_metadata: Mapping[str, Any] = Field(default_factory=dict)
+    priority: int | None = None
+
+
+class TriggerWorkflowOptions(ScheduleTriggerWorkflowOptions):
     """Options of one run; each may be given to `run` as a keyword instead, which wins.
 
     additional_metadata: JSON object kept with the run, over the workflow's default metadata.
@@ -356,13 +374,6 @@ class TriggerWorkflowOptions(BaseModel):
     parent_id, parent_step_run_id: the spawning run and task, when it is not the task in which the call is made.
     """
 
-    parent_id: str | None = None
-    parent_step_run_id: str | None = None
-    child_index: int | None = None
-    child_key: str | None = None
-    namespace: str | None = None
-    additional_metadata: Mapping[str, Any] = Field(default_factory=dict)
-    priority: int | None = None
     desired_worker_id: str | None = None
     sticky: bool = False
     key: str | None = None

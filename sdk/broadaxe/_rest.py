@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPMethod, HTTPStatus
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -35,6 +35,8 @@ from broadaxe._errors import (
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 30.0
+DEFAULT_AGE = timedelta(days=1)
+"""How far back is looked where that is not told."""
 CALL_TIMEOUT_S = 30.0
 
 _CODES = {
@@ -196,9 +198,13 @@ def time_text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def metadata_items(metadata: Mapping[str, str] | None) -> list[str] | None:
-    """A filter on metadata as servers take it."""
-    return None if metadata is None else [f"{key}:{value}" for key, value in metadata.items()]
+def metadata_items(metadata: Mapping[str, Any] | None) -> list[str] | None:
+    """A filter on metadata as servers take it: texts as they are, other values as JSON."""
+    if metadata is None:
+        return None
+    return [
+        f"{key}:{value if isinstance(value, str) else json.dumps(value)}" for key, value in metadata.items()
+    ]
 
 
 def _query_text(query: Mapping[str, Any]) -> str:

@@ -8,17 +8,17 @@ Every method that talks to the server has a blocking form and an `aio_` form of 
 from collections.abc import Sequence
 from typing import Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
-from broadaxe._definition import BaseWorkflow
 from broadaxe._errors import BroadaxeError, FailedRunError, InvalidOutputError, RunCancelledError
 from broadaxe._options import TriggerWorkflowOptions, WorkflowRunTriggerConfig
 from broadaxe._runs import RunOptions
+from broadaxe._timed import Timed
 from broadaxe._types import R, TInput
 from broadaxe.wire.stream_pb2 import RunFinished
 
 TRef = TypeVar("TRef")
 
 
-class Runnable(BaseWorkflow[TInput], Generic[TInput, R, TRef]):
+class Runnable(Timed[TInput], Generic[TInput, R, TRef]):
     """Runs that return `R`, and references to them of type `TRef`."""
 
     # ---- running

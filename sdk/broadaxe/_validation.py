@@ -128,6 +128,19 @@ def _portable(declared: Any) -> Any:
     return typing.Union[changed] if origin in (typing.Union, types.UnionType) else origin[changed]  # noqa: UP007
 
 
+def plain_object(raw: bytes, where: str) -> dict[str, Any]:
+    """The object that a JSON text holds. Raises `InvalidInputError` for any other value."""
+    value = from_json(raw)
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{where} is no object but {value!r}")
+    return value
+
+
+def checked_json(value: Any, where: str) -> dict[str, Any]:
+    """A mapping as what JSON can hold. Raises `InvalidInputError` naming `where`."""
+    return plain_object(dump(value, where, InvalidInputError), where)
+
+
 def dump(value: Any, where: str, error_type: type[BroadaxeError]) -> bytes:
     """JSON text of any value. Raises `error_type` naming `where` for one that JSON cannot hold."""
     try:

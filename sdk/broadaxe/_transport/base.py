@@ -148,6 +148,10 @@ class Transport(Protocol):
         """Run ended runs and task runs again. Returns the ids that the engine has acted on, after the commit."""
         ...
 
+    async def schedule_workflow(self, request: v0_pb2.ScheduleWorkflowRequest) -> v0_pb2.WorkflowVersion:
+        """Have a workflow run later. Returns after the commit."""
+        ...
+
     async def put_rate_limit(self, request: v0_pb2.PutRateLimitRequest) -> None:
         """Set a rate limit. Returns after the commit."""
         ...

@@ -196,6 +196,9 @@ class MemoryTransport:
     async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
         self._unsupported("replaying runs")
 
+    async def schedule_workflow(self, request: v0_pb2.ScheduleWorkflowRequest) -> v0_pb2.WorkflowVersion:
+        self._unsupported(f"scheduling workflow {request.name!r}")
+
     async def put_rate_limit(self, request: v0_pb2.PutRateLimitRequest) -> None:
         self._unsupported(f"rate limit {request.key!r}")
 

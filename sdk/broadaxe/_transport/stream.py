@@ -155,6 +155,9 @@ class StreamTransport:
     async def replay_tasks(self, request: workflows_pb2.ReplayTasksRequest) -> list[str]:
         return await self.unary.replay_tasks(request)
 
+    async def schedule_workflow(self, request: v0_pb2.ScheduleWorkflowRequest) -> v0_pb2.WorkflowVersion:
+        return await self.unary.schedule_workflow(request)
+
     async def put_rate_limit(self, request: v0_pb2.PutRateLimitRequest) -> None:
         await self.unary.put_rate_limit(request)
 

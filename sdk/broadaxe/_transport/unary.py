@@ -97,6 +97,17 @@ class UnaryCalls:
         )
         return list(answer.replayed_tasks)
 
+    async def schedule_workflow(
+        self, request: workflows_pb2.ScheduleWorkflowRequest
+    ) -> workflows_pb2.WorkflowVersion:
+        response: workflows_pb2.WorkflowVersion = await self.call(
+            "/WorkflowService/ScheduleWorkflow",
+            request,
+            workflows_pb2.WorkflowVersion,
+            f"schedule workflow {request.name!r}",
+        )
+        return response
+
     async def put_rate_limit(self, request: workflows_pb2.PutRateLimitRequest) -> None:
         await self.call(
             "/WorkflowService/PutRateLimit",
