@@ -81,6 +81,15 @@ ROWS = (
     Row("queued_1m_rss_growth_mb", "engine memory for 1,000,000 queued tasks", "MB", below=400),
     Row("idle_cpu_percent", "idle engine with 10 workers", "% of a core", below=2),
     Row("idle_sql_statements", "idle engine: statements but the lease", "in 60 s", below=1),
+    Row("push_p99_ms", "100 events/s, each to 10 workflows: push, p99", "ms", below=100, group="triggers"),
+    Row("push_to_body_p99_ms", "the same: push to body, p99", "ms", group="triggers"),
+    Row(
+        "one_of_100k_waiting_p99_ms",
+        "event to one of 100,000 waiting runs: push to body, p99",
+        "ms",
+        below=20,
+        group="triggers",
+    ),
     Row("tenant_b_start_p99_ms", "tenant B beside A's fan-out: call to body, p99", "ms", below=40),
 )
 
