@@ -22,6 +22,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowDeletion,
     WorkflowPause,
     WorkflowVersionRow,
 )
@@ -75,7 +76,8 @@ class BatchBuilder:
         self.timers: dict[type, dict[str, Any]] = {kind: {} for kind in TIMER_KINDS}
         self.timer_ids: set[str] = set()
         self.other: dict[type, list[Any]] = {
-            kind: [] for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow)
+            kind: []
+            for kind in (TaskEventRow, WorkerRow, WorkflowVersionRow, EventRow, LogRow, WorkflowDeletion)
         }
         self.lanes: set[str] = set()
         self.rows = 0
@@ -83,6 +85,8 @@ class BatchBuilder:
 
     def fits(self, append: Append) -> bool:
         """False when a record of this append must not share a flush with an earlier one of the same row or run."""
+        if self.other[WorkflowDeletion] and _registers(append):
+            return False  # deletions are written last: a name must be free before another workflow has it
         for record in append.records:
             kind = type(record)
             if kind is TaskRunUpdate or kind is TaskRunFinish or kind is TaskRunSettle:
@@ -197,7 +201,11 @@ class BatchBuilder:
             tuple(row for row in self.filters.values() if type(row) is FilterDrop),
             tuple(row for row in self.filters.values() if type(row) is FilterRow),
             *(tuple(self.timers[kind].values()) for kind in TIMER_KINDS),
-        )
+        )._replace(deleted_workflows=tuple(self.other[WorkflowDeletion]))
+
+
+def _registers(append: Append) -> bool:
+    return any(type(record) is WorkflowVersionRow for record in append.records)
 
 
 def _guarded(record: Any, earlier: TaskRunUpdate | None) -> Any:

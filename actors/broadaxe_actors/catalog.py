@@ -4,7 +4,7 @@ A new version is made only when the checksum differs from the latest (behaviour-
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from broadaxe_actors import cel, definitions
 from broadaxe_actors.admission import WORKFLOW_LEVEL, make_rules, place_rules
@@ -81,11 +81,19 @@ class Catalog:
     def __init__(self) -> None:
         self._by_name: dict[str, Version] = {}
         self._by_id: dict[str, Version] = {}
+        self._deleted: set[str] = set()
+        """Ids of workflows that are deleted, of which versions may be here still: those of live runs."""
+
+    def restore_deleted(self, workflow_ids: Iterable[str]) -> None:
+        """Deleted workflows from the record; called before their versions are restored."""
+        self._deleted.update(workflow_ids)
 
     def restore(self, row: WorkflowVersionRow) -> None:
         """A version from the record; the highest number of a name is the latest."""
         version = Version(row, definitions.from_json(row.definition))
         self._by_id[row.id] = version
+        if row.workflow_id in self._deleted:
+            return
         latest = self._by_name.get(row.name)
         if latest is None or latest.number < row.number:
             self._by_name[row.name] = version
@@ -120,6 +128,20 @@ class Catalog:
         """The version that new runs use; None for an unknown name."""
         return self._by_name.get(name)
 
+    def delete(self, workflow_id: str) -> str | None:
+        """Forget a workflow by its name, and return that; None if there is no such workflow. A registration of the name makes another."""
+        name = next(
+            (name for name, version in self._by_name.items() if version.workflow_id == workflow_id), None
+        )
+        if name is not None:
+            del self._by_name[name]
+            self._deleted.add(workflow_id)
+        return name
+
+    def is_deleted(self, workflow_id: str) -> bool:
+        """Whether a workflow of which there are versions here is no more."""
+        return workflow_id in self._deleted
+
     def latest(self, name: str) -> Version:
         """The version that new runs use. Raises `Refused` for an unknown name, offering the nearest."""
         version = self._by_name.get(name)
@@ -133,7 +155,7 @@ class Catalog:
         return version
 
     def of_workflow(self, workflow_id: str) -> list[Version]:
-        """The versions in memory of one workflow; none for an unknown one."""
+        """The versions in memory of one workflow; none for an unknown one. One that is deleted has those that live runs may need."""
         return [version for version in self._by_id.values() if version.workflow_id == workflow_id]
 
     def actions_of_others(self, workflow_id: str, actions: set[str]) -> set[str]:

@@ -18,6 +18,7 @@ from broadaxe_actors.messages import (
     DeleteFilter,
     DeleteRateLimit,
     DeleteTimers,
+    DeleteWorkflow,
     EnableCron,
     EndSession,
     EvaluateFilter,
@@ -95,6 +96,7 @@ _TO_TRACKER: dict[type, str] = {
     ReleaseSlot: "release_slot",
     PauseWorkflow: "pause_workflow",
     UnpauseWorkflow: "unpause_workflow",
+    DeleteWorkflow: "delete_workflow",
 }
 _TO_REGISTRY = frozenset(
     {OpenSession, CloseSession, SessionFull, Heartbeat, StopWorker, UpsertLabels, PauseWorker}

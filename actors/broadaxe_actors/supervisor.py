@@ -56,6 +56,8 @@ class TenantRecord(NamedTuple):
     max_seq: int = 0
     pauses: tuple[WorkflowPause, ...] = ()
     filters: tuple[FilterRow, ...] = ()
+    deleted_workflows: tuple[str, ...] = ()
+    """Those of which something lives on."""
 
 
 async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
@@ -80,6 +82,7 @@ async def load_tenant(store: ShardStore, tenant_id: str | None) -> TenantRecord:
         await store.load_max_seq(),
         tuple(await store.load_workflow_pauses(tenant_id)),
         tuple(await store.load_filters(tenant_id)),
+        tuple(await store.load_deleted_workflows(tenant_id)),
     )
 
 
@@ -208,7 +211,7 @@ class Supervisor(Actor):
         for offset in range(0, len(record.filters), RESTORE_SLICE):
             router.restore_filters.send(record.filters[offset : offset + RESTORE_SLICE])
         tracker.restore_seq.send(record.max_seq)
-        tracker.restore_versions.send(record.versions)
+        tracker.restore_versions.send(record.versions, record.deleted_workflows)
         tracker.restore_pauses.send(record.pauses)
         self._coming[tenant_id] = (actors, record)
         registry.restore.send(record.workers, self.me)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, Unpack
 
 from broadaxe._crons import check_on_cron
 from broadaxe._errors import (
@@ -26,6 +26,7 @@ from broadaxe._task import Task, TaskPlace, TaskSettings, check_name
 from broadaxe._types import EmptyModel, TInput
 from broadaxe._validation import Shape, dump
 from broadaxe.models import V1Filter, V1TaskStatus, V1TaskSummary
+from broadaxe.models import Workflow as WorkflowModel
 from broadaxe.wire.v1 import workflows_pb2 as wire
 
 if TYPE_CHECKING:
@@ -295,6 +296,35 @@ class BaseWorkflow(Generic[TInput]):
         ).rows
 
     aio_list_runs = in_thread(list_runs)
+
+    def pause(
+        self,
+        queue_ttl: timedelta,
+        paused_workflow_cron_run_queue_behavior: Literal["DROP", "QUEUE"] = "QUEUE",
+        paused_workflow_scheduled_run_queue_behavior: Literal["DROP", "QUEUE"] = "QUEUE",
+    ) -> WorkflowModel:
+        """Hold the runs of this workflow. See `WorkflowsClient.pause`."""
+        return self._client.workflows.pause(
+            self.id,
+            queue_ttl,
+            paused_workflow_cron_run_queue_behavior,
+            paused_workflow_scheduled_run_queue_behavior,
+        )
+
+    aio_pause = in_thread(pause)
+
+    def unpause(self) -> WorkflowModel:
+        """Let its runs go on."""
+        return self._client.workflows.unpause(self.id)
+
+    aio_unpause = in_thread(unpause)
+
+    def delete(self) -> None:
+        """Delete this workflow on the server. See `WorkflowsClient.delete`."""
+        self._client.workflows.delete(self.id)
+        del self.id  # registered again, it is another one
+
+    aio_delete = in_thread(delete)
 
     def create_filter(
         self, expression: str, scope: str, payload: Mapping[str, Any] | None = None

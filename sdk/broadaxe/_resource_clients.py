@@ -1,11 +1,13 @@
 """Logs, workers, workflows and metrics as the server has them, over REST. Every method has an asynchronous form, with `aio_` before its name."""
 
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from broadaxe._durations import duration_to_wire
-from broadaxe._rest import as_model, in_thread, time_text
+from broadaxe._rest import DEFAULT_AGE, as_model, in_thread, time_text
 from broadaxe.models import (
+    TaskMetrics,
     TaskStat,
     UpdateWorkerRequest,
     V1LogLineList,
@@ -83,7 +85,7 @@ class WorkersClient:
 
 
 class WorkflowsClient:
-    """Reads registered workflows, and pauses them."""
+    """Reads registered workflows, pauses and deletes them."""
 
     def __init__(self, client: "Broadaxe") -> None:
         self._client = client
@@ -145,6 +147,15 @@ class WorkflowsClient:
 
     aio_unpause = in_thread(unpause)
 
+    def delete(self, workflow_id: str) -> None:
+        """Delete a workflow: it is listed no more, and no trigger, event or cron starts a run of it. Raises `NotFoundError`.
+
+        What runs or is queued goes on to its end, and runs stay readable. A worker that registers the name again makes another workflow.
+        """
+        self._client.rest.call("DELETE", f"/api/v1/workflows/{workflow_id}")
+
+    aio_delete = in_thread(delete)
+
     def _update(self, workflow_id: str, pause: dict[str, str]) -> Workflow:
         path = f"/api/v1/workflows/{workflow_id}"
         return as_model(Workflow, self._client.rest.call("PATCH", path, body={"pause": pause}), path)
@@ -163,6 +174,31 @@ class MetricsClient:
         return {name: as_model(TaskStat, stat, path) for name, stat in dict(found).items()}
 
     aio_get_task_stats = in_thread(get_task_stats)
+
+    def get_task_metrics(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        workflow_ids: Sequence[str] | None = None,
+        parent_task_external_id: str | None = None,
+        triggering_event_external_id: str | None = None,
+    ) -> TaskMetrics:
+        """How many task runs have each status, of those created since `since`, or within the last 24 hours, and until `until`, if given.
+
+        parent_task_external_id: those of runs that this task run spawned. triggering_event_external_id: of runs that this event started.
+        """
+        path = f"/api/v1/stable/tenants/{self._client.tenant_id}/task-metrics"
+        query = {
+            "since": time_text(since or datetime.now(UTC) - DEFAULT_AGE),
+            "until": time_text(until),
+            "workflow_ids": [*(workflow_ids or ())],
+            "parent_task_external_id": parent_task_external_id,
+            "triggering_event_external_id": triggering_event_external_id,
+        }
+        rows = self._client.rest.call("GET", path, query=query)
+        return as_model(TaskMetrics, {str(row["status"]).lower(): row["count"] for row in rows}, path)
+
+    aio_get_task_metrics = in_thread(get_task_metrics)
 
     def get_queue_metrics(self) -> dict[str, Any]:
         """By queue: how many wait; by workflow and concurrency strategy, and key: how many wait for a place."""

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPMethod, HTTPStatus
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -35,6 +35,8 @@ from broadaxe._errors import (
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 30.0
+DEFAULT_AGE = timedelta(days=1)
+"""How far back is looked where that is not told."""
 CALL_TIMEOUT_S = 30.0
 
 _CODES = {

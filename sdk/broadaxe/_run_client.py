@@ -8,7 +8,7 @@ import asyncio
 import builtins
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,20 +17,27 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from broadaxe._errors import InvalidInputError
 from broadaxe._options import TriggerWorkflowOptions, WorkflowRunTriggerConfig
 from broadaxe._refs import RunStream, WorkflowRunRef
-from broadaxe._rest import in_thread, metadata_items, time_text
+from broadaxe._rest import DEFAULT_AGE, as_model, in_thread, metadata_items, time_text
 from broadaxe._run_details import RunDetails, RunStatus, details_of
 from broadaxe._runs import outputs_by_name
 from broadaxe._validation import dump
-from broadaxe.models import V1TaskStatus, V1TaskSummary, V1TaskSummaryList, V1WorkflowRunDetails
+from broadaxe.models import (
+    V1BranchDurableTaskResponse,
+    V1TaskStatus,
+    V1TaskSummary,
+    V1TaskSummaryList,
+    V1WorkflowRunDetails,
+)
 from broadaxe.wire.stream_pb2 import RunFinished
 from broadaxe.wire.v1 import workflows_pb2 as wire
 
 if TYPE_CHECKING:
     from broadaxe._client import Broadaxe
 
-DEFAULT_AGE = timedelta(days=1)
-"""How far back a list looks that is not told."""
 PAGE = 500
+CANCELLABLE = (V1TaskStatus.QUEUED, V1TaskStatus.RUNNING)
+REPLAYABLE = (V1TaskStatus.FAILED, V1TaskStatus.CANCELLED)
+"""What bulk operations over pages are about, unless they are told."""
 IDS_AT_ONCE = 500
 
 
@@ -172,6 +179,17 @@ class RunsClient:
         raw = dump(dict(given), f"the input of {workflow_name!r}", InvalidInputError)
         return WorkflowRunTriggerConfig(self._client.namespaced(workflow_name), raw, options)
 
+    def reset_durable_task(
+        self, task_external_id: str, node_id: int, branch_id: int
+    ) -> V1BranchDurableTaskResponse:
+        """Run a durable task again from one of its steps on, on a branch of its own. The engine refuses it so far."""
+        path = f"{self._tenant}/durable-tasks/branch"
+        body = {"taskExternalId": task_external_id, "nodeId": node_id, "branchId": branch_id}
+        answer = self._client.rest.call("POST", path, body=body, attempts=1)
+        return as_model(V1BranchDurableTaskResponse, answer, path)
+
+    aio_reset_durable_task = in_thread(reset_durable_task)
+
     # ---- lists
 
     def list(
@@ -297,8 +315,11 @@ class RunsClient:
         additional_metadata: Mapping[str, str] | None = None,
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
-        """Cancel any number of runs by filter: their ids are fetched, and cancelled in chunks with `sleep_time` seconds between."""
-        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        """Cancel any number of runs by filter: their ids are fetched, and cancelled in chunks with `sleep_time` seconds between.
+
+        Without `statuses` those that are queued or running.
+        """
+        query = _filter_query(since, until, statuses or CANCELLABLE, additional_metadata, workflow_ids)
         self._in_chunks(self.bulk_cancel, query, chunk_size, sleep_time)
 
     async def aio_bulk_cancel_by_filters_with_pagination(
@@ -312,7 +333,7 @@ class RunsClient:
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
         """As `bulk_cancel_by_filters_with_pagination`."""
-        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        query = _filter_query(since, until, statuses or CANCELLABLE, additional_metadata, workflow_ids)
         await self._aio_in_chunks(self.aio_bulk_cancel, query, chunk_size, sleep_time)
 
     def bulk_replay_by_filters_with_pagination(
@@ -325,8 +346,11 @@ class RunsClient:
         additional_metadata: Mapping[str, str] | None = None,
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
-        """Replay any number of runs by filter: their ids are fetched, and replayed in chunks with `sleep_time` seconds between."""
-        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        """Replay any number of runs by filter: their ids are fetched, and replayed in chunks with `sleep_time` seconds between.
+
+        Without `statuses` those that failed or were cancelled.
+        """
+        query = _filter_query(since, until, statuses or REPLAYABLE, additional_metadata, workflow_ids)
         self._in_chunks(self.bulk_replay, query, chunk_size, sleep_time)
 
     async def aio_bulk_replay_by_filters_with_pagination(
@@ -340,7 +364,7 @@ class RunsClient:
         workflow_ids: Sequence[str] | None = None,
     ) -> None:
         """As `bulk_replay_by_filters_with_pagination`."""
-        query = _filter_query(since, until, statuses, additional_metadata, workflow_ids)
+        query = _filter_query(since, until, statuses or REPLAYABLE, additional_metadata, workflow_ids)
         await self._aio_in_chunks(self.aio_bulk_replay, query, chunk_size, sleep_time)
 
     def _in_chunks(

@@ -25,10 +25,12 @@ __all__ = [
     "RateLimitOrderByField",
     "RegisteredWorkflow",
     "SemaphoreSlots",
+    "TaskMetrics",
     "TaskStat",
     "TaskStatusStat",
     "Tenant",
     "UpdateWorkerRequest",
+    "V1BranchDurableTaskResponse",
     "V1Event",
     "V1EventList",
     "V1EventTriggeredRun",
@@ -246,6 +248,14 @@ class V1WorkflowRunDetails(_Answer):
     shape: list[WorkflowRunShapeItemForWorkflowRunDetails]
     tasks: list[V1TaskSummary]
     workflow_config: dict[str, Any] | None = None
+
+
+class V1BranchDurableTaskResponse(_Answer):
+    """Where a durable task begins anew."""
+
+    task_external_id: str
+    node_id: int
+    branch_id: int
 
 
 # ---- logs
@@ -555,7 +565,17 @@ class WorkflowVersion(_Answer):
     input_json_schema: dict[str, Any] | None = None
 
 
-# ---- task stats
+# ---- counts and task stats
+
+
+class TaskMetrics(_Answer):
+    """How many task runs have each status."""
+
+    cancelled: int
+    completed: int
+    failed: int
+    queued: int
+    running: int
 
 
 class ConcurrencyStat(_Answer):

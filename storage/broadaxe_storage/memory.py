@@ -128,9 +128,15 @@ class MemoryStore(MemoryTimers, MemoryAccounts):
         found = [
             row
             for row in of_tenant(self.disk.versions.values(), tenant_id)
-            if row.id in named or row.number == newest[row.workflow_id]
+            if row.id in named
+            or (row.number == newest[row.workflow_id] and row.workflow_id not in self.disk.deleted_workflows)
         ]
         return sorted(found, key=lambda row: (row.tenant_id, row.name, row.number))
+
+    async def load_deleted_workflows(self, tenant_id: str | None = None) -> list[str]:
+        await self._reading("load_deleted_workflows")
+        named = {row.workflow_id for row in of_tenant(self.disk.live.values(), tenant_id)}
+        return sorted(named & self.disk.deleted_workflows.keys())
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         await self._reading("load_workflow_pauses")

@@ -22,6 +22,7 @@ from broadaxe_storage.records import (
     TaskEventRow,
     TaskRunRow,
     WorkerRow,
+    WorkflowDeletion,
     WorkflowPause,
     WorkflowVersionRow,
 )
@@ -88,6 +89,8 @@ class MemoryDisk:
         self.workers: dict[str, WorkerRow] = {}
         self.versions: dict[str, WorkflowVersionRow] = {}
         self.pauses: dict[str, WorkflowPause] = {}
+        """By workflow id."""
+        self.deleted_workflows: dict[str, WorkflowDeletion] = {}
         """By workflow id."""
         self.events: list[EventRow] = []
         self.event_keys: set[tuple[str, str]] = set()

@@ -22,6 +22,7 @@ from broadaxe_storage.records import (
     TaskRunSettle,
     TaskRunUpdate,
     WorkerRow,
+    WorkflowDeletion,
     WorkflowPause,
     WorkflowVersionRow,
 )
@@ -35,7 +36,8 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
     moved = _moved(disk, changed, batch.ended)
     _check_workers(disk, batch.workers)
     _check_versions(disk, batch.workflow_versions)
-    _check_pauses(disk, batch.workflow_versions, batch.pauses)
+    _check_known(disk, batch.workflow_versions, batch.pauses, "pause")
+    _check_known(disk, batch.workflow_versions, batch.deleted_workflows, "delete")
     filters = _changed_filters(disk, batch)
     timers = changed_timers(disk, batch)
 
@@ -67,6 +69,7 @@ def write(disk: MemoryDisk, batch: Batch) -> None:
         disk.rate_limits.pop((dropped.tenant_id, dropped.key), None)
     disk.event_keys.update((row.tenant_id, row.key) for row in batch.event_keys)
     disk.filters = filters
+    _delete_workflows(disk, batch.deleted_workflows)
     disk.crons, disk.scheduled_runs = timers
     disk.commits += 1
 
@@ -173,7 +176,9 @@ def _check_versions(disk: MemoryDisk, versions: Sequence[WorkflowVersionRow]) ->
     for version in versions:
         for other in stored:
             is_same_workflow = other.workflow_id == version.workflow_id
-            is_same_name = (other.tenant_id, other.name) == (version.tenant_id, version.name)
+            is_same_name = (other.tenant_id, other.name) == (version.tenant_id, version.name) and (
+                is_same_workflow or other.workflow_id not in disk.deleted_workflows
+            )
             if is_same_workflow != is_same_name:
                 raise RefusedRecords("a workflow id belongs to another tenant or name", [version.id])
             if other.id == version.id or (is_same_workflow and other.number == version.number):
@@ -181,15 +186,27 @@ def _check_versions(disk: MemoryDisk, versions: Sequence[WorkflowVersionRow]) ->
         stored.append(version)
 
 
-def _check_pauses(
-    disk: MemoryDisk, new: Sequence[WorkflowVersionRow], pauses: Sequence[WorkflowPause]
+def _delete_workflows(disk: MemoryDisk, deletions: Sequence[WorkflowDeletion]) -> None:
+    if not deletions:
+        return
+    for deletion in deletions:
+        disk.deleted_workflows.setdefault(deletion.workflow_id, deletion)
+    gone = {deletion.workflow_id for deletion in deletions}
+    disk.filters = {row.id: row for row in disk.filters.values() if row.workflow_id not in gone}
+
+
+def _check_known(
+    disk: MemoryDisk,
+    new: Sequence[WorkflowVersionRow],
+    records: Sequence[WorkflowPause | WorkflowDeletion],
+    verb: str,
 ) -> None:
-    if not pauses:
+    if not records:
         return
     known = {(version.workflow_id, version.tenant_id) for version in (*disk.versions.values(), *new)}
-    unmet = [pause.workflow_id for pause in pauses if (pause.workflow_id, pause.tenant_id) not in known]
+    unmet = [row.workflow_id for row in records if (row.workflow_id, row.tenant_id) not in known]
     if unmet:
-        raise RefusedRecords("a workflow to pause is not one of the tenant", unmet)
+        raise RefusedRecords(f"a workflow to {verb} is not one of the tenant", unmet)
 
 
 def _changed_filters(disk: MemoryDisk, batch: Batch) -> dict[str, FilterRow]:

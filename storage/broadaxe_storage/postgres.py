@@ -128,6 +128,9 @@ class PostgresStore(PostgresAccounts):
             WorkflowVersionRow._make(row) for row in await self._pool.fetch("load_latest_versions", tenant_id)
         ]
 
+    async def load_deleted_workflows(self, tenant_id: str | None = None) -> list[str]:
+        return [row[0] for row in await self._pool.fetch("load_deleted_workflows", tenant_id)]
+
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:
         return [WorkflowPause._make(row) for row in await self._pool.fetch("load_workflow_pauses", tenant_id)]
 

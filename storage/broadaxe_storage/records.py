@@ -375,6 +375,14 @@ class WorkflowPause(NamedTuple):
     """Likewise of scheduled runs."""
 
 
+class WorkflowDeletion(NamedTuple):
+    """A workflow is no more: its name is free for another one. Its versions stay for the runs that name them."""
+
+    workflow_id: str
+    tenant_id: str
+    deleted_at: int
+
+
 class LogRow(NamedTuple):
     """A line that a task logged."""
 
@@ -428,6 +436,7 @@ Record = (
     | WorkerRow
     | WorkflowVersionRow
     | WorkflowPause
+    | WorkflowDeletion
     | EventRow
     | EventKeyRow
     | FilterRow
@@ -477,3 +486,4 @@ class Batch(NamedTuple):
     scheduled_changes: tuple[ScheduledRunChange, ...] = ()
     dropped_timers: tuple[TimerDrop, ...] = ()
     """Of other ids than the four before."""
+    deleted_workflows: tuple[WorkflowDeletion, ...] = ()

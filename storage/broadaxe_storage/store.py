@@ -84,7 +84,11 @@ class ShardStore(Protocol):
         ...
 
     async def load_latest_versions(self, tenant_id: str | None = None) -> list[WorkflowVersionRow]:
-        """The newest version of every workflow, plus every older one that a live task run still names."""
+        """The newest version of every workflow that is not deleted, plus every other one that a live task run still names."""
+        ...
+
+    async def load_deleted_workflows(self, tenant_id: str | None = None) -> list[str]:
+        """Ids of deleted workflows of which a task run is live, in order."""
         ...
 
     async def load_workflow_pauses(self, tenant_id: str | None = None) -> list[WorkflowPause]:

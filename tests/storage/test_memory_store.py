@@ -6,6 +6,7 @@ from broadaxe_storage.errors import CommitUnknown, DatabaseInUse, Unavailable
 from broadaxe_storage.memory import CommitFault, MemoryDisk, MemoryStore, NoFaults
 from broadaxe_storage.records import Batch
 from tests.conformance.accounts_suite import *  # noqa: F403 - the suite
+from tests.conformance.deletions_suite import *  # noqa: F403 - the suite
 from tests.conformance.events_suite import *  # noqa: F403 - the suite
 from tests.conformance.pauses_suite import *  # noqa: F403 - the suite
 from tests.conformance.rate_limits_suite import *  # noqa: F403 - the suite

@@ -7,6 +7,7 @@ import pytest
 from broadaxe_storage.config import DatabaseConfig
 from broadaxe_storage.postgres import PostgresStore
 from tests.conformance.accounts_suite import *  # noqa: F403 - the suite
+from tests.conformance.deletions_suite import *  # noqa: F403 - the suite
 from tests.conformance.events_suite import *  # noqa: F403 - the suite
 from tests.conformance.pauses_suite import *  # noqa: F403 - the suite
 from tests.conformance.rate_limits_suite import *  # noqa: F403 - the suite

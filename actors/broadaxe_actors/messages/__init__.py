@@ -25,6 +25,7 @@ from broadaxe_actors.messages.events import (
 from broadaxe_actors.messages.flow import (
     ActionStats,
     DeleteRateLimit,
+    DeleteWorkflow,
     GetStats,
     GroupStats,
     PauseRateLimit,
@@ -117,6 +118,7 @@ __all__ = [
     "DeleteFilter",
     "DeleteRateLimit",
     "DeleteTimers",
+    "DeleteWorkflow",
     "EnableCron",
     "EndSession",
     "EvaluateFilter",

@@ -25,6 +25,14 @@ class UnpauseWorkflow(NamedTuple):
     workflow_id: str
 
 
+class DeleteWorkflow(NamedTuple):
+    """Take a workflow from the tenant: nothing starts a run of it any more, and what is live goes on to its end. Reply, after the commit: None."""
+
+    request_id: int
+    tenant_id: str
+    workflow_id: str
+
+
 class PutRateLimit(NamedTuple):
     """Set a rate limit; the window under way goes on. Reply, after the commit: None."""
 

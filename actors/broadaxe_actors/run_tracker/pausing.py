@@ -36,7 +36,7 @@ class Pausing(TrackerState):
     def pause_workflow(self, gateway: "Handle[Any]", message: PauseWorkflow) -> None:
         """Pause a workflow, or give its pause other settings; answered after the commit with the `WorkflowPause`."""
         versions = self._catalog.of_workflow(message.workflow_id)
-        if not versions:
+        if not versions or self._catalog.is_deleted(message.workflow_id):
             self._refuse_unknown(gateway, message)
             return
         pause = self._pauses.get(message.workflow_id)
@@ -66,14 +66,19 @@ class Pausing(TrackerState):
         if not versions:
             self._refuse_unknown(gateway, message)
             return
+        self._end_pause(message.workflow_id, versions)
         pause = self._pauses.get(message.workflow_id)
+        row = pause.row if pause is not None else None
+        self._reply(gateway, message.request_id, row or _never(message.workflow_id, self._tenant_id))
+
+    def _end_pause(self, workflow_id: str, versions: list[Version]) -> None:
+        """Record the end of a pause, if there is one."""
+        pause = self._pauses.get(workflow_id)
         if pause is not None and pause.is_paused:
             now = self.clock.now()
             pause.end(pause.row._replace(paused_at=None, unpaused_at=now), _longest_timeout(versions))
             self.record(pause.row)
-            self.send_after_commit(self.me.lift_pause, message.workflow_id, now)
-        row = pause.row if pause is not None else None
-        self._reply(gateway, message.request_id, row or _never(message.workflow_id, self._tenant_id))
+            self.send_after_commit(self.me.lift_pause, workflow_id, now)
 
     def _refuse_unknown(self, gateway: "Handle[Any]", message: PauseWorkflow | UnpauseWorkflow) -> None:
         text = f"workflow {message.workflow_id} is not known"

@@ -15,10 +15,11 @@ from typing import Any
 
 from broadaxe_actors.batches import BatchKey
 from broadaxe_actors.definitions import WorkflowDefinition
-from broadaxe_actors.errors import EngineBug, Refused
+from broadaxe_actors.errors import Code, EngineBug, Refused
 from broadaxe_actors.event_filters import payload_text
 from broadaxe_actors.gates import Gate
 from broadaxe_actors.messages import (
+    DeleteWorkflow,
     IdempotencyCollisions,
     PushEvents,
     PutWorkflow,
@@ -51,6 +52,7 @@ from broadaxe_storage.records import (
     TaskEventKind,
     TaskRunRow,
     TaskRunState,
+    WorkflowDeletion,
     WorkflowVersionRow,
 )
 from broadaxe_storage.records_timers import (
@@ -101,8 +103,9 @@ class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
         if worker is not None:
             worker.dismiss.send()
 
-    def restore_versions(self, rows: Sequence[WorkflowVersionRow]) -> None:
-        """Workflows from the record."""
+    def restore_versions(self, rows: Sequence[WorkflowVersionRow], deleted: Sequence[str] = ()) -> None:
+        """Workflows from the record; those that are deleted have runs that live on."""
+        self._catalog.restore_deleted(deleted)
         for row in rows:
             self._catalog.restore(row)
         for version in self._catalog.all_latest():
@@ -236,6 +239,19 @@ class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
             )
             self._declare_crons(latest.definition if latest is not None else None, version, row.created_at)
         self._reply(gateway, message.request_id, WorkflowRegistered(version.workflow_id, version.id))
+
+    def delete_workflow(self, gateway: "Handle[Any]", message: DeleteWorkflow) -> None:
+        """Take a workflow away: by its name nothing is found from now on. What it has that is live goes on, past a pause too."""
+        name = self._catalog.delete(message.workflow_id)
+        if name is None:
+            text = f"workflow {message.workflow_id} is not known"
+            self._refuse(gateway, message.request_id, Refused(Code.NOT_FOUND, text))
+            return
+        self._end_pause(message.workflow_id, self._catalog.of_workflow(message.workflow_id))
+        self.record(WorkflowDeletion(message.workflow_id, self._tenant_id, self.clock.now()))
+        self.send_after_commit(self._router.forget_workflow, message.workflow_id)
+        self.send_after_commit(self._timetable.unset_workflow, name)
+        self._reply(gateway, message.request_id, None)
 
     def _declare_filters(
         self, version: WorkflowVersionRow, definition: WorkflowDefinition

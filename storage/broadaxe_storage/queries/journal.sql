@@ -9,10 +9,11 @@ SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
 -- name: commit_batch_with_flow
 -- The same, for a flush with events or with records that have functions of their own. $1 to $16 as above, $17 rate limits,
 -- $18 dropped rate limits, $19 workflow pauses, $20 event keys, $21 workflows whose declared filters go, $22 dropped filters, $23 filters,
--- $24 crons, $25 their changes, $26 scheduled runs, $27 their changes, $28 dropped timers.
+-- $24 crons, $25 their changes, $26 scheduled runs, $27 their changes, $28 dropped timers, $29 deleted
+-- workflows.
 SELECT commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, '{}', $11, $12, $13, $14, $15, $16), commit_rate_limits($17, $18),
     commit_workflow_pauses($19), commit_events($10, $20), commit_filters($21, $22, $23),
-    commit_timers($24, $25, $26, $27, $28);
+    commit_timers($24, $25, $26, $27, $28), commit_workflow_deletions($29);
 
 -- name: raise_epochs
 -- Take all logical shards over: one epoch above the highest, on each. Flushes are counted anew, or an old number could pass for ours.

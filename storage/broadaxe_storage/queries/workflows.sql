@@ -2,12 +2,15 @@
 -- `WorkerRow`.
 
 -- name: load_latest_versions
--- The newest version of each workflow, and older ones that a live task run names. $1 tenant or null for all.
+-- The newest version of each workflow that is not deleted, and others that a live task run names. $1 tenant or null for all.
 SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
 FROM workflow_version AS v JOIN workflow AS w ON w.id = v.workflow_id
 WHERE ($1::uuid IS NULL OR v.tenant_id = $1)
     AND (
-        v.number = (SELECT max(n.number) FROM workflow_version AS n WHERE n.workflow_id = v.workflow_id)
+        (
+            w.deleted_at IS NULL
+            AND v.number = (SELECT max(n.number) FROM workflow_version AS n WHERE n.workflow_id = v.workflow_id)
+        )
         OR v.id IN (SELECT workflow_version_id FROM task_run)
     )
 ORDER BY v.tenant_id, w.name, v.number;
@@ -17,6 +20,14 @@ ORDER BY v.tenant_id, w.name, v.number;
 SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
 FROM workflow_version AS v JOIN workflow AS w ON w.id = v.workflow_id
 WHERE v.id = $2 AND v.tenant_id = $1;
+
+-- name: load_deleted_workflows
+-- Deleted workflows of which a live task run is. $1 tenant or null for all.
+SELECT w.id::text
+FROM workflow AS w
+WHERE ($1::uuid IS NULL OR w.tenant_id = $1) AND w.deleted_at IS NOT NULL
+    AND w.id IN (SELECT t.workflow_id FROM task_run AS t)
+ORDER BY w.id;
 
 -- name: load_workflow_pauses
 -- Workflows that are paused, or were once. $1 tenant or null for all.
@@ -51,19 +62,20 @@ FROM workflow AS w
 CROSS JOIN LATERAL (
     SELECT * FROM workflow_version AS n WHERE n.workflow_id = w.id ORDER BY n.number DESC LIMIT 1
 ) AS v
-WHERE w.tenant_id = $1 AND ($2::text IS NULL OR strpos(lower(w.name), lower($2)) > 0)
+WHERE w.tenant_id = $1 AND w.deleted_at IS NULL AND ($2::text IS NULL OR strpos(lower(w.name), lower($2)) > 0)
 ORDER BY w.name
 LIMIT $3 OFFSET $4;
 
 -- name: count_workflows
 -- $1 tenant, $2 text in the name in any case of letters or null for all.
-SELECT count(*) FROM workflow WHERE tenant_id = $1 AND ($2::text IS NULL OR strpos(lower(name), lower($2)) > 0);
+SELECT count(*) FROM workflow
+WHERE tenant_id = $1 AND deleted_at IS NULL AND ($2::text IS NULL OR strpos(lower(name), lower($2)) > 0);
 
 -- name: fetch_workflow
--- A workflow as its newest version. $1 tenant, $2 workflow.
+-- A workflow that is not deleted, as its newest version. $1 tenant, $2 workflow.
 SELECT v.id::text, v.workflow_id::text, v.tenant_id::text, w.name, v.number, v.checksum, v.definition, v.created_at
 FROM workflow AS w JOIN workflow_version AS v ON v.workflow_id = w.id
-WHERE w.id = $2 AND w.tenant_id = $1
+WHERE w.id = $2 AND w.tenant_id = $1 AND w.deleted_at IS NULL
 ORDER BY v.number DESC
 LIMIT 1;
 

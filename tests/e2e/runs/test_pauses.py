@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
 import pytest
 
 from broadaxe import Broadaxe, ClientConfig, NotFoundError
+from broadaxe.wire import events_pb2 as events
 from broadaxe.wire.v1 import workflows_pb2 as v1
-from tests.compat.wire import BareWorker, unique
+from tests.compat.wire import BareWorker, code_of, unique
 from tests.e2e.runs.harness import FlowsUnderTest
 from tests.e2e.runs.stage import Stage
 from tests.processes import Server, wait_until
@@ -216,3 +218,37 @@ def test_what_waits_for_a_place_as_a_pause_comes_is_held_too(stage: Stage, clien
         started = worker.next()
         assert started.workflow_run_id == run_id
         stage.wire.complete(started)
+
+
+def test_a_deleted_workflow_starts_nothing_and_what_is_live_goes_on(stage: Stage, client: Broadaxe) -> None:
+    name, key = unique("deleted"), unique("key")
+    task = v1.CreateTaskOpts(readable_id="only", action=f"{name}:only", timeout="60s", schedule_timeout="5m")
+    stage.wire.put(v1.CreateWorkflowVersionRequest(name=name, tasks=[task], event_triggers=[key]))
+    worker = stage.worker(f"{name}:only".lower(), slots=1)
+    first, second = stage.wire.trigger(name), stage.wire.trigger(name)
+    running = worker.next()
+    workflow_id = id_of(client, name)
+    client.workflows.pause(workflow_id, HOUR)
+    client.workflows.delete(workflow_id)
+    assert client.workflows.list(name).rows == []
+    for call in (client.workflows.get, client.workflows.unpause, client.workflows.delete):
+        with pytest.raises(NotFoundError, match=workflow_id):
+            call(workflow_id)
+    code, text = code_of(lambda: stage.wire.trigger(name))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "is not registered" in text
+    event = events.PushEventRequest(key=key, payload="{}")
+    event.event_timestamp.FromDatetime(datetime.now(UTC))
+    stage.wire.unary("/EventsService/Push", event, events.Event)
+    stage.wire.complete(running)
+    queued = worker.next()
+    assert queued.workflow_run_id == second
+    stage.wire.complete(queued)
+    stage.wait_for_status(second, "COMPLETED")
+    rows = client.runs.list(workflow_ids=[workflow_id]).rows
+    assert [(row.metadata.id, row.workflow_name) for row in rows] == [(second, name), (first, name)]
+    # Registered again it is another workflow, and the old runs are not its own.
+    stage.wire.put_workflow(name)
+    assert id_of(client, name) != workflow_id
+    again = stage.wire.trigger(name)
+    assert [row.metadata.id for row in client.runs.list(workflow_ids=[id_of(client, name)]).rows] == [again]

@@ -16,6 +16,7 @@ from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import (
     CancelRuns,
     DeleteRateLimit,
+    DeleteWorkflow,
     EventsPushed,
     GetStats,
     GetUsage,
@@ -134,8 +135,13 @@ class FakeEngine:
             return self.acted_on
         if message is GetStats:
             return self.stats
-        if message in (PauseWorkflow, UnpauseWorkflow):
-            return self.record.pause(tenant_id, *fields)
+        changes: dict[type, Any] = {
+            PauseWorkflow: self.record.pause,
+            UnpauseWorkflow: self.record.pause,
+            DeleteWorkflow: self.record.delete,
+        }
+        if message in changes:
+            return changes[message](tenant_id, *fields)
         if message in self.answers:
             return self.answers[message]
         if message is PushEvents:
@@ -161,6 +167,7 @@ class FakeRecord:
         self.versions: list[WorkflowVersionRow] = []
         self.workers: list[WorkerRow] = []
         self.pauses: dict[str, WorkflowPause] = {}
+        self.deleted: set[str] = set()
         self.limits: list[RateLimitRow] = []
         self.pushed: list[EventRow] = []
         self.started: list[StartedRun] = []
@@ -227,6 +234,12 @@ class FakeRecord:
             )
         self.pauses[workflow_id] = row
         return row
+
+    def delete(self, tenant_id: str, workflow_id: str) -> None:
+        known = {row.workflow_id for row in self.versions if row.tenant_id == tenant_id}
+        if workflow_id not in known - self.deleted:
+            raise Refused(Code.NOT_FOUND, f"workflow {workflow_id} is not known")
+        self.deleted.add(workflow_id)
 
     # ---- Reads
 
@@ -332,7 +345,11 @@ class FakeRecord:
     ) -> list[WorkflowVersionRow]:
         newest: dict[str, WorkflowVersionRow] = {}
         for row in sorted(self.versions, key=lambda row: row.number):
-            if row.tenant_id == tenant_id and name.lower() in row.name.lower():
+            if (
+                row.tenant_id == tenant_id
+                and name.lower() in row.name.lower()
+                and row.workflow_id not in self.deleted
+            ):
                 newest[row.workflow_id] = row
         return sorted(newest.values(), key=lambda row: row.name)[offset : offset + limit]
 
@@ -340,7 +357,13 @@ class FakeRecord:
         return len(await self.list_workflows(tenant_id, name, limit=10**9))
 
     async def fetch_workflow(self, tenant_id: str, workflow_id: str) -> WorkflowVersionRow | None:
-        rows = [row for row in self.versions if row.workflow_id == workflow_id and row.tenant_id == tenant_id]
+        rows = [
+            row
+            for row in self.versions
+            if row.workflow_id == workflow_id
+            and row.tenant_id == tenant_id
+            and workflow_id not in self.deleted
+        ]
         return max(rows, key=lambda row: row.number, default=None)
 
     async def fetch_workflow_pauses(self, tenant_id: str, workflow_ids: Sequence[str]) -> list[WorkflowPause]:

@@ -294,6 +294,7 @@ async def test_document_describes_every_route(rest):
         ("get", "/api/v1/stable/tenants/{tenant}/durable-tasks/{task}"),
         ("post", "/api/v1/stable/tenants/{tenant}/durable-tasks/branch"),
         ("get", "/api/v1/stable/tenants/{tenant}/traces"),
+        ("delete", "/api/v1/workflows/{workflow}"),
     }
     summary = document["components"]["schemas"]["TaskSummary"]
     required = {"metadata", "createdAt", "displayName", "input", "output", "status", "taskExternalId"}

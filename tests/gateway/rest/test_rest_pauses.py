@@ -1,11 +1,11 @@
-"""Pausing workflows over REST."""
+"""Pausing and deleting workflows over REST."""
 
 import json
 
 import pytest
 
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_actors.messages import PauseWorkflow, UnpauseWorkflow
+from broadaxe_actors.messages import DeleteWorkflow, PauseWorkflow, UnpauseWorkflow
 from tests.factories import new_id
 from tests.gateway.rest import official
 from tests.gateway.rest.fakes import TENANT, Rest
@@ -108,3 +108,24 @@ async def test_the_engines_refusal_is_passed_on(rest):
     rest.engine.refusal = Refused(Code.UNAVAILABLE, "restoring: try again")
     answer = await patch(rest, rest.record.lone.workflow_id, pause())
     assert (answer.status_code, answer.json()["errors"][0]["description"]) == (503, "restoring: try again")
+
+
+async def test_a_deleted_workflow_is_gone_but_not_from_its_runs(rest):
+    workflow_id = rest.record.lone.workflow_id
+    run = rest.record.add(rest.record.lone)
+    answer = await rest.client.delete(f"/api/v1/workflows/{workflow_id}")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert rest.engine.asked[-1] == (DeleteWorkflow, TENANT, workflow_id)
+    assert [row["name"] for row in (await rest.get_json(WORKFLOWS))["rows"]] == ["diamond"]
+    for path in (f"/api/v1/workflows/{workflow_id}", f"/api/v1/workflows/{workflow_id}/versions"):
+        assert (await rest.get(path)).status_code == 404
+    assert (await rest.client.delete(f"/api/v1/workflows/{workflow_id}")).status_code == 404
+    shown = await rest.get_json(f"/api/v1/stable/workflow-runs/{run.id}")
+    assert shown["run"]["displayName"].startswith("only-")
+
+
+async def test_a_workflow_of_another_tenant_is_not_deleted(rest):
+    path = f"/api/v1/workflows/{rest.record.lone.workflow_id}"
+    assert (await rest.client.delete(path, headers={"Authorization": "Bearer foreign"})).status_code == 404
+    assert (await rest.client.delete(path, headers={"Authorization": "Bearer bad"})).status_code == 403
+    assert (await rest.get(path)).status_code == 200

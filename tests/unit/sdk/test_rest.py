@@ -256,6 +256,72 @@ async def test_task_stats_queue_metrics_and_prometheus_metrics_are_read(server):
     assert paths == ["task-stats", "step-run-queue-metrics", "prometheus-metrics"]
 
 
+async def test_task_metrics_are_read_by_status(server):
+    rows = [
+        {"status": name, "count": number} for number, name in enumerate(("CANCELLED", "COMPLETED", "FAILED"))
+    ]
+    rows += [{"status": "QUEUED", "count": 7}, {"status": "RUNNING", "count": 8, "runningDetailCount": {}}]
+    client = answering(server, rows)
+    read = client.metrics.get_task_metrics(SINCE, workflow_ids=["w"], triggering_event_external_id="e")
+    assert (read.cancelled, read.completed, read.failed, read.queued, read.running) == (0, 1, 2, 7, 8)
+    (call,) = server.calls
+    assert call.path == f"/api/v1/stable/tenants/{TENANT}/task-metrics"
+    assert call.query == {
+        "since": ["2026-01-02T02:04:05.678901Z"],
+        "workflow_ids": ["w"],
+        "triggering_event_external_id": ["e"],
+    }
+    assert await client.metrics.aio_get_task_metrics() == read
+
+
+async def test_workflows_are_deleted_by_id_or_by_themselves(server):
+    def answer(call: Call) -> tuple[int, Any]:
+        if call.method == "DELETE":
+            return 204, b""
+        return 200, {"rows": [workflow("flow")] if call.query["offset"] == ["0"] else []}
+
+    server.answer = answer
+    client = client_of(server)
+    client.workflows.delete("id")
+    await client.workflows.aio_delete("id")
+    flow = client.stubs.workflow(name="flow")
+    flow.delete()
+    # Registered again it has another id, so it is asked for again.
+    await flow.aio_delete()
+    assert [call.path for call in server.calls if call.method == "DELETE"] == [
+        *["/api/v1/workflows/id"] * 2,
+        *["/api/v1/workflows/id-of-flow"] * 2,
+    ]
+    assert [call.method for call in server.calls].count("GET") == 2
+
+
+async def test_a_workflow_pauses_itself(server):
+    def answer(call: Call) -> tuple[int, Any]:
+        return 200, workflow("flow") if call.method == "PATCH" else {"rows": [workflow("flow")]}
+
+    server.answer = answer
+    flow = client_of(server).stubs.workflow(name="flow")
+    flow.pause(timedelta(hours=1), paused_workflow_cron_run_queue_behavior="DROP")
+    await flow.aio_unpause()
+    pause, unpause = (call for call in server.calls if call.method == "PATCH")
+    assert pause.path == unpause.path == "/api/v1/workflows/id-of-flow"
+    assert (pause.body["pause"]["pausedWorkflowQueueTTL"], unpause.body["pause"]["action"]) == (
+        "1h",
+        "unpause",
+    )
+
+
+async def test_a_durable_task_is_branched_off(server):
+    client = answering(server, {"taskExternalId": "t", "nodeId": 2, "branchId": 3})
+    assert client.runs.reset_durable_task("t", 2, 1).branch_id == 3
+    (call,) = server.calls
+    assert (call.method, call.body) == ("POST", {"taskExternalId": "t", "nodeId": 2, "branchId": 1})
+    client = answering(server, {"errors": [{"description": "not supported yet"}]}, 501)
+    with pytest.raises(RequestRefusedError, match="not supported yet"):
+        await client.runs.aio_reset_durable_task("t", 2, 1)
+    assert len(server.calls) == 2
+
+
 def workflow(name: str) -> dict[str, Any]:
     return {"metadata": {**META, "id": f"id-of-{name}"}, "name": name, "tenantId": TENANT, "isPaused": False}
 

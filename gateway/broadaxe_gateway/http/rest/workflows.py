@@ -1,10 +1,11 @@
-"""Workflows and their versions, and their pauses (rest 6). Reads the record; the engine pauses.
+"""Workflows and their versions, their pauses and deletion (rest 6). Reads the record; the engine pauses and deletes.
 
 Whether a workflow is paused is read where it was written, also for a listing: it is there once the pause has been answered.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Query, Response
 
 from broadaxe_actors.definitions import duration_us
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_actors.messages import PauseWorkflow, UnpauseWorkflow
+from broadaxe_actors.messages import DeleteWorkflow, PauseWorkflow, UnpauseWorkflow
 from broadaxe_gateway.http.auth import Caller
 from broadaxe_gateway.http.rest.dependencies import (
     Engine,
@@ -128,6 +129,13 @@ async def update_workflow(
         raise unknown("workflow", workflow)
     pauses = await _pauses(tenant, [workflow_id], reads)
     return await answer(_workflow(versions.keep(row), "", pauses.get(workflow_id)))
+
+
+@router.delete("/workflows/{workflow}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_workflow(workflow: UUID, caller: Caller, engine: Engine) -> Response:
+    """Nothing starts a run of it any more. What is live goes on to its end, and runs stay readable."""
+    await engine.ask(DeleteWorkflow, caller.tenant_id, str(workflow))
+    return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 def _settings(pause: PauseRequest) -> tuple[int, str, str]:
