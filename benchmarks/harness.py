@@ -70,6 +70,15 @@ ROWS = (
     Row("far_crons_rss_growth_mb", "engine memory for 1,000,000 crons of next year", "MB", group="triggers"),
     Row("far_crons_idle_cpu_percent", "idle engine with them", "% of a core", below=2, group="triggers"),
     Row("far_crons_restart_s", "start to ready with them", "s", below=5, group="triggers"),
+    Row(
+        "listing_p95_ms", "lists among 2,000,000 runs: p95 of the slowest kind", "ms", below=50, group="reads"
+    ),
+    Row(
+        "metadata_index_wal_bytes",
+        "WAL of the index on metadata, a task with three entries",
+        "bytes",
+        group="reads",
+    ),
     Row("slow_commit_ratio", "fan-out with 5 ms a commit to plain", "", at_least=0.7),
     Row("sql_statements_per_task", "SQL statements a task under fan-out", "", below=0.05),
     Row("wal_bytes_per_task", "WAL a task under fan-out", "bytes"),
@@ -78,6 +87,15 @@ ROWS = (
     Row("queued_1m_rss_growth_mb", "engine memory for 1,000,000 queued tasks", "MB", below=400),
     Row("idle_cpu_percent", "idle engine with 10 workers", "% of a core", below=2),
     Row("idle_sql_statements", "idle engine: statements but the lease", "in 60 s", below=1),
+    Row("push_p99_ms", "100 events/s, each to 10 workflows: push, p99", "ms", below=100, group="triggers"),
+    Row("push_to_body_p99_ms", "the same: push to body, p99", "ms", group="triggers"),
+    Row(
+        "one_of_100k_waiting_p99_ms",
+        "event to one of 100,000 waiting runs: push to body, p99",
+        "ms",
+        below=20,
+        group="triggers",
+    ),
     Row("tenant_b_start_p99_ms", "tenant B beside A's fan-out: call to body, p99", "ms", below=40),
 )
 

@@ -66,6 +66,7 @@ WORK = (
     "sleep ended a wait",
     "event ended a wait",
     "event of before the wait counted",
+    "run started by a filter",
     "on-failure task ran",
     "on-failure task skipped",
     "workflow paused",

@@ -253,10 +253,20 @@ class Check:
             is_over = row.attempt > item.attempt or row.state in FINAL_STATES
             if now - self._crashed_at < CRASH_MOMENT_US:
                 continue
+            self._check_filter(item, row)
             if is_over:
                 self.fail(f"attempt {item.attempt} of {item.task_run_id} was started after its end: {row}")
             elif item.run_id != item.task_run_id:
                 self._started(item, row)
+
+    def _check_filter(self, item: Any, row: TaskRunRow | FinishedTaskRun) -> None:
+        """Tasks without parents are given the payload of the filter that started their run, no others are."""
+        run = self.stored(item.run_id)
+        task = self.record.task_of(row)
+        is_first = not task.parents and task is not self.record.definition_of(row).on_failure_task
+        expected = json.loads(run.filter)["payload"] if run is not None and run.filter and is_first else None
+        if (json.loads(item.filter_payload) if item.filter_payload else None) != expected:
+            self.fail(f"{row} was given the filter payload {item.filter_payload!r}, and not {expected}")
 
     def _started(self, item: Any, row: TaskRunRow | FinishedTaskRun) -> None:
         """A task starts only when all that it needs is committed, and is given what its parents left."""

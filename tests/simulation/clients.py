@@ -31,7 +31,7 @@ from tests.simulation.workflows import (
     RATED,
     SCOPES,
     SINGLES,
-    STARTING_KEY,
+    STARTING_KEYS,
     make_payload,
 )
 
@@ -283,7 +283,7 @@ class Client(Timed):
     # ------------------------------------------------------------ events
 
     async def _push(self) -> None:
-        keys = (STARTING_KEY, "nobody:cares", *EVENT_KEYS, *EVENT_KEYS)
+        keys = (*STARTING_KEYS, "nobody-cares", *EVENT_KEYS, *EVENT_KEYS)
         count = self.rng.choice((1, 1, 3))
         await self.push(
             tuple(

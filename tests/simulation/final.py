@@ -14,7 +14,7 @@ from broadaxe_storage.records import FINAL_STATES, RUN_STEP, FinishedTaskRun, Ta
 from tests.simulation import oracle
 from tests.simulation.oracle import End, Pushed
 from tests.simulation.record import StoredWaits
-from tests.simulation.workflows import MAY_BE_DISPLACED, MAY_TIME_OUT, STARTED_BY_EVENT, STARTING_KEY, kind_of
+from tests.simulation.workflows import FILTERS, LISTENERS, MAY_BE_DISPLACED, MAY_TIME_OUT, kind_of
 
 S = TaskRunState
 LATE_US = 300_000
@@ -333,13 +333,19 @@ class Final:
     # ------------------------------------------------------------ what else must hold
 
     def _check_events(self) -> None:
-        started: dict[str, int] = Counter(
-            row.triggering_event_id or "" for row in self._sim.created.values() if row.id == row.run_id
-        )
+        started: dict[str, Counter[tuple[str, int] | None]] = {}
+        for row in self._sim.created.values():
+            if row.id == row.run_id and row.triggering_event_id is not None:
+                by_filter = None
+                if row.filter is not None:
+                    payload = json.loads(row.filter)["payload"]
+                    by_filter = (payload["of"], payload["number"])
+                    self._sim.chaos.did("run started by a filter")
+                started.setdefault(row.triggering_event_id, Counter())[by_filter] += 1
         for event_id, event in self._check.events.items():
-            expected = len(STARTED_BY_EVENT) if event.key == STARTING_KEY else 0
-            if started[event_id] != expected:
-                self._fail(f"event {event_id} ({event.key}) started {started[event_id]} runs, not {expected}")
+            expected = oracle.runs_of(event, LISTENERS, FILTERS)
+            if started.get(event_id, Counter()) != expected:
+                self._fail(f"event {event_id} ({event}) started {started.get(event_id)}, not {expected}")
 
     def _check_children(self) -> None:
         seen: dict[tuple[str, str], str] = {}
@@ -406,6 +412,8 @@ class Final:
         for router in self._sim.actors(EventRouter):
             if len(router._waits) or router._waits._by_key:
                 self._fail(f"waits are left in the router: {router._waits._by_task_run}")
+            if router._apart or router._wait_for_apart:
+                self._fail(f"pushes are left in the router: {router._apart}, {router._wait_for_apart}")
             if router._uncommitted or router._to_look_up:
                 self._fail(f"events are left in the router: {router._uncommitted}, {router._to_look_up}")
         for queue in self._sim.actors(TenantQueue):

@@ -5,7 +5,9 @@ text of `PARENT_EXPRESSIONS` and `EVENT_EXPRESSIONS` means is said here in Pytho
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import combinations, groupby, permutations
 from typing import Any, NamedTuple
 
@@ -244,10 +246,32 @@ def fits(condition: Mapping[str, Any], event: Pushed) -> bool:
     """Whether an event ends a wait."""
     if condition["event_key"] != event.key or condition["event_scope"] not in (None, event.scope):
         return False
+    return _lets_through(condition["expression"], event.payload)  # an event of another shape ends nothing
+
+
+def runs_of(
+    event: Pushed,
+    listeners: Mapping[str, Sequence[str]],
+    filters: Mapping[str, Sequence[tuple[str, str]]],
+) -> "Counter[tuple[str, int] | None]":
+    """What an event starts: how many runs by each filter (workflow and number), and by none."""
+    found: Counter[tuple[str, int] | None] = Counter()
+    for name, triggers in listeners.items():
+        if not any(fnmatchcase(event.key, trigger) for trigger in triggers):
+            continue
+        if name not in filters:
+            found[None] += 1
+        for number, (scope, expression) in enumerate(filters.get(name, ())):
+            if scope == event.scope and _lets_through(expression, event.payload):
+                found[name, number] += 1
+    return found
+
+
+def _lets_through(expression: str, payload: Mapping[str, Any]) -> bool:
     try:
-        return EVENT_EXPRESSIONS[condition["expression"]](event.payload)
+        return EVENT_EXPRESSIONS[expression](payload)
     except KeyError:
-        return False  # an event of another shape ends nothing
+        return False
 
 
 def subsets(sure: set[int], possible: set[int]) -> Iterator[set[int]]:

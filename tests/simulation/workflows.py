@@ -14,9 +14,23 @@ from tests.simulation.oracle import EVENT_EXPRESSIONS, PARENT_EXPRESSIONS
 
 EVENT_KEYS = ("go", "stop")
 SCOPES = (None, "s1", "s2")
-STARTING_KEY = "order:created"
-"""Events of this key start a run of each workflow that names it."""
-STARTED_BY_EVENT = ("evented", "evented-dag")
+STARTING_KEYS = ("order:created", "order:paid", "bill:created")
+LISTENERS: dict[str, tuple[str, ...]] = {
+    "evented": ("order:created", "order:*ed"),
+    "evented-dag": ("order:*",),
+    "filtered": ("*:created",),
+    "filtered-dag": ("order:paid", "*:*"),
+}
+"""Workflows that events start, and what each listens to."""
+FILTERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "filtered": (
+        ("s1", "input.n > 5.0"),
+        ("s1", "has(input.l) && input.l.exists(x, x > 5.0)"),
+        ("s2", "input.who == 'a'"),
+    ),
+    "filtered-dag": (("s2", "input.who == 'b' && input.n > 5.0"),),
+}
+"""Scope and expression of the filters of those that have any; the payload of a filter tells its workflow and its place here."""
 
 DEFAULTS = {"execution_timeout": "24h", "schedule_timeout": "24h"}
 """A day, so that only what hangs on purpose is ended by a time-out."""
@@ -73,11 +87,7 @@ def make_task(workflow: str, name: str, **fields: Any) -> TaskDefinition:
 def make_workflows(rng: random.Random) -> dict[str, WorkflowDefinition]:
     """The workflows of one simulation."""
     found = [WorkflowDefinition(kind, (make_task(kind, kind),)) for kind in SINGLES]
-    found.append(
-        WorkflowDefinition("evented", (make_task("evented", "slow0"),), event_triggers=(STARTING_KEY,))
-    )
-    pair = (make_task("evented-dag", "fast0"), make_task("evented-dag", "fast1", parents=("fast0",)))
-    found.append(WorkflowDefinition("evented-dag", pair, event_triggers=(STARTING_KEY,)))
+    found += _make_evented()
     found += [_make_lone(rng, f"lone{number}") for number in range(3)]
     found += [make_dag(rng, f"dag{number}") for number in range(4)]
     found.append(_make_crossed())
@@ -87,6 +97,25 @@ def make_workflows(rng: random.Random) -> dict[str, WorkflowDefinition]:
     for definition in found:
         validate(definition)
     return {definition.name: definition for definition in found}
+
+
+def _make_evented() -> Iterator[WorkflowDefinition]:
+    for name, triggers in LISTENERS.items():
+        tasks = (make_task(name, "fast0"), make_task(name, "fast1", parents=("fast0",)))
+        filters = tuple(
+            {
+                "scope": scope,
+                "expression": expression,
+                "payload": json.dumps({"of": name, "number": number}),
+            }
+            for number, (scope, expression) in enumerate(FILTERS.get(name, ()))
+        )
+        yield WorkflowDefinition(
+            name,
+            tasks if name.endswith("-dag") else (make_task(name, "slow0"),),
+            event_triggers=triggers,
+            default_filters=filters,
+        )
 
 
 def _make_once(rng: random.Random) -> Iterator[WorkflowDefinition]:

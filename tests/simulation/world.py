@@ -8,6 +8,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from broadaxe_actors.run_tracker import RunTracker
@@ -64,7 +65,11 @@ class Simulation:
             queue_page=rng.choice((2, 5)),
         )
         self.workflows = make_workflows(rng)
-        self.newer = {"dag0": make_dag(rng, "dag0")}
+        self.newer = {
+            "dag0": make_dag(rng, "dag0"),
+            # Without filters of its own: those of before stay.
+            "filtered": replace(self.workflows["filtered"], default_filters=(), description="newer"),
+        }
         """What is registered in place of an earlier version, some time on."""
         self.actions = tuple(
             sorted(

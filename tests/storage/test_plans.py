@@ -351,3 +351,62 @@ async def test_idempotency_keys_are_found_by_their_index(
         "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables WHERE relname LIKE 'task_run%'"
     )
     assert (scans, read) == (0, 2)
+
+
+EVENTS = "'{0}', now() - interval '1 day', 'infinity'"
+ALL_EVENTS = "NULL, NULL, NULL, NULL, NULL, NULL, 86400000000"
+EVENT_LISTINGS = (
+    # query, arguments, what its plan has, what it has not
+    ("list_events", f"{EVENTS}, {ALL_EVENTS}, 50, 0", "Backward tenant_id_created_at_id_idx", "Sort Bitmap"),
+    ("list_events", f"{EVENTS}, '{{{{s1}}}}', NULL, NULL, NULL, NULL, NULL, 1, 50, 0", "Backward", "Seq"),
+    (
+        "list_events",
+        f"{EVENTS}, NULL, '{{{{{{0}}}}}}', NULL, NULL, NULL, NULL, 1, 50, 0",
+        r"Index.Cond:.\(id.=.ANY",
+        "Backward",
+    ),
+    (
+        "list_events",
+        f"{EVENTS}, NULL, NULL, NULL, NULL, '{{{{{{0}}}}}}', NULL, 1, 50, 0",
+        "triggering_event_id",
+        "Seq",
+    ),
+    (
+        "list_events_of_keys",
+        f"{EVENTS}, {ALL_EVENTS}, 50, 0, '{{{{k1,k2}}}}'",
+        "tenant_id_key_created_at_idx",
+        "created_at_id_idx Seq",
+    ),
+    (
+        "count_events_of_keys",
+        f"{EVENTS}, {ALL_EVENTS}, 1000, '{{{{k1}}}}'",
+        "tenant_id_key_created_at_idx",
+        "created_at_id_idx Seq",
+    ),
+)
+
+
+async def test_events_are_listed_along_their_indexes(database_config: DatabaseConfig) -> None:
+    store = await PostgresStore.open(database_config)
+    other = await asyncpg.connect(database_config.url)
+    try:
+        lives = Lives(store, await store.open_shards())
+        events = [make_event(key=f"k{n % 50}", scope=f"s{n % 7}") for n in range(2 * CROWD)]
+        started = [make_task_run(triggering_event_id=event.id) for event in events[::3]]
+        await lives.commit(Batch(events=tuple(events), created=tuple(started)))
+        await lives.commit(Batch(finished=tuple(map(make_finish, started[::2]))))
+        await other.execute("ANALYZE event; ANALYZE task_run; ANALYZE task_run_history")
+        for name, value in LISTING_SETTINGS.items():
+            await other.execute(f"SET {name} = '{value}'")
+        for number, (name, arguments, used, unused) in enumerate(EVENT_LISTINGS):
+            await other.execute(f"PREPARE asked_{number} AS {load()[name]}")
+            values = arguments.format(TENANT)
+            rows = await other.fetch(f"EXPLAIN EXECUTE asked_{number} ({values})")
+            # Of partitions without rows anything will do.
+            lines = [row[0] for row in rows if "rows=1 " not in row[0] or "Index Cond" in row[0]]
+            plan = "\n".join(lines).replace("Sort Key", "Order")
+            assert all(re.search(part, plan) for part in used.split()), plan
+            assert not any(part in plan for part in unused.split()), plan
+    finally:
+        await other.close()
+        await store.close()
