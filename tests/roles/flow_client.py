@@ -235,7 +235,7 @@ class Commands:
             models = "broadaxe.models" if self._flows.is_ours else "hatchet_sdk.clients.rest.models"
             given["updates"] = importlib.import_module(models).V1UpdateFilterRequest(**given["updates"])
         try:
-            owner = self._flows.by_name.get(part) or getattr(self._client, part)
+            owner = getattr(self._client, part, None) or self._flow(part)
             found = await getattr(owner, f"aio_{method}")(**given)
         except Exception as error:
             return {"raised": f"{type(error).__name__}: {error}"}
