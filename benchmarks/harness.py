@@ -64,6 +64,15 @@ ROWS = (
         at_least=0.5,
         group="flow",
     ),
+    Row(
+        "listing_p95_ms", "lists among 2,000,000 runs: p95 of the slowest kind", "ms", below=50, group="reads"
+    ),
+    Row(
+        "metadata_index_wal_bytes",
+        "WAL of the index on metadata, a task with three entries",
+        "bytes",
+        group="reads",
+    ),
     Row("slow_commit_ratio", "fan-out with 5 ms a commit to plain", "", at_least=0.7),
     Row("sql_statements_per_task", "SQL statements a task under fan-out", "", below=0.05),
     Row("wal_bytes_per_task", "WAL a task under fan-out", "bytes"),

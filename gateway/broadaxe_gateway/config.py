@@ -254,7 +254,7 @@ def _read_server(reader: SettingReader) -> ServerConfig:
             or log.level,
             format=reader.choice("SERVER_LOGGER_FORMAT", ("console", "json")) or log.format,
         ),
-        seed=_read_seed(reader),
+        seed=_read_seed(reader, notices),
         auth=read_auth(reader, notices),
         jwt_keyset=jwt,
         master_keyset=master,
@@ -374,7 +374,7 @@ def _read_prometheus(reader: SettingReader) -> PrometheusConfig:
     return PrometheusConfig(reader.flag("SERVER_PROMETHEUS_ENABLED") or False, host, port, path)
 
 
-def _read_seed(reader: SettingReader) -> SeedConfig:
+def _read_seed(reader: SettingReader, notices: list[str]) -> SeedConfig:
     default = SeedConfig()
     tenant_id = reader.text("DEFAULT_TENANT_ID")
     if tenant_id is not None:
@@ -386,6 +386,11 @@ def _read_seed(reader: SettingReader) -> SeedConfig:
     if "@" not in email:
         reader.refuse("ADMIN_EMAIL", "expected an e-mail address")
     password = reader.secret("ADMIN_PASSWORD") or default.admin_password
+    host = reader.text("BROADAXE_HOST") or "127.0.0.1"
+    if password == default.admin_password and not is_loopback(host):
+        notices.append(
+            f"{email} may have the password that the documents name, and HTTP listens on {host}: set ADMIN_PASSWORD before the first start, or change it"
+        )
     if problem := password_problem(password):
         reader.refuse("ADMIN_PASSWORD", problem, is_secret=True)
     return SeedConfig(

@@ -25,6 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from broadaxe import Broadaxe
 from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.app import ROUTERS
 from tests.gateway.rest.test_rest_server import Server as RestClient
@@ -148,3 +149,11 @@ async def test_the_document_that_is_served_is_the_one_that_is_tested(target: Tar
         served = (await client.get("/api/v1/openapi.json")).json()
     assert served["paths"] == DOCUMENT["paths"]
     assert served["components"] == DOCUMENT["components"]
+
+
+async def test_the_sdk_reads_the_tenant_of_its_token(target: Target) -> None:
+    client = Broadaxe(token=target.token)
+    for tenant in (await client.tenant.aio_get(), await asyncio.to_thread(client.tenant.get)):
+        assert tenant.metadata.id == target.ids["tenant"]
+        assert (tenant.slug, tenant.version) == ("default", "V1")
+        assert tenant.server_url == target.url

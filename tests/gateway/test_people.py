@@ -86,6 +86,16 @@ def test_mistakes_name_the_setting(name, value):
         assert value not in problem
 
 
+def test_a_password_that_everybody_knows_is_warned_of():
+    def warned(**settings):
+        settings["SERVER_TLS_STRATEGY"] = "none"
+        return any("ADMIN_PASSWORD" in notice for notice in load_config(settings).notices)
+
+    assert warned(BROADAXE_HOST="0.0.0.0")
+    assert not warned(BROADAXE_HOST="127.0.0.1")
+    assert not warned(BROADAXE_HOST="0.0.0.0", ADMIN_PASSWORD="Own-Secret-1")
+
+
 def test_what_is_not_there_is_said():
     notices = load_config({"SERVER_AUTH_GOOGLE_ENABLED": "true"}).notices
     assert any("SERVER_AUTH_GOOGLE_ENABLED" in notice for notice in notices)

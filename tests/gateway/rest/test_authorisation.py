@@ -17,9 +17,18 @@ from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.app import ROUTERS
 from broadaxe_gateway.keysets import generate_jwt_keyset, parse_jwt_keyset
 from broadaxe_gateway.tokens import Audience, TokenService
+from broadaxe_storage.records import TaskEventKind, TaskRunState
 from broadaxe_storage.records_accounts import EmailGroupRow, InviteRow
 from tests.conformance.webhooks_suite import make_webhook
-from tests.factories import make_event, make_filter, make_task_run, make_worker, new_id, now_us
+from tests.factories import (
+    make_event,
+    make_filter,
+    make_task_event,
+    make_task_run,
+    make_worker,
+    new_id,
+    now_us,
+)
 from tests.gateway.people import headers_of, join, sign_in
 from tests.gateway.rest.fakes import NOW, OTHER_TENANT, TENANT, Rest
 
@@ -59,7 +68,8 @@ BODIES = {
     "PATCH /api/v1/stable/tenants/{tenant}/webhooks/{webhook}": {"eventKeyExpression": "'changed'"},
 }
 """Of operations whose schema requires nothing."""
-
+SECRET = "swordfish"
+"""Stands in whatever users have put into runs and events."""
 KEYSET = parse_jwt_keyset(generate_jwt_keyset())
 AUDIENCE = Audience("http://test", "test:7070")
 
@@ -126,13 +136,16 @@ class Site:
         await join(self.people, OTHER_TENANT, "OWNER")
         guest = await join(self.people, TENANT, "MEMBER")
         member = await self.store.fetch_member(TENANT, guest.id)
-        run = self.rest.record.add(self.rest.record.lone, created_at=NOW)
+        secret = f'{{"password": "{SECRET}"}}'.encode()
+        ended = {"state": TaskRunState.COMPLETED, "finished_at": NOW, "input": secret, "output": secret}
+        run = self.rest.record.add(self.rest.record.lone, created_at=NOW, **ended)
+        self.rest.record.events.append(make_task_event(run.id, kind=TaskEventKind.FINISHED))
         disk = self.store.disk
         disk.live[run.id] = make_task_run(id=run.id, tenant_id=TENANT)
         worker = make_worker(tenant_id=TENANT)
         disk.workers[worker.id] = worker
         disk.versions[self.rest.record.lone.id] = self.rest.record.lone
-        event, filter_row = make_event(tenant_id=TENANT), make_filter(tenant_id=TENANT)
+        event, filter_row = make_event(tenant_id=TENANT, payload=secret), make_filter(tenant_id=TENANT)
         disk.events.append(event)
         self.rest.record.pushed.append(event)
         self.rest.record.filters.append(filter_row)
@@ -149,6 +162,7 @@ class Site:
             "tenant": TENANT,
             "run": run.id,
             "task": run.id,
+            "dag_ids": run.id,
             "worker": worker.id,
             "workflow": self.rest.record.lone.workflow_id,
             "event": event.id,
@@ -160,8 +174,8 @@ class Site:
             "webhook": webhook.name,
         }
 
-    async def ask(self, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
-        """A whole request for an operation, of what `TENANT` has where the path names it."""
+    async def ask(self, method: str, path: str, headers: dict[str, str], **given: str) -> httpx.Response:
+        """A whole request for an operation, of what `TENANT` has where the path names it; `given` are parameters, where it has them."""
         label, operation = f"{method} {path}", DOCUMENT["paths"][path][method.lower()]
         query = {}
         for parameter in operation.get("parameters", ()):
@@ -170,7 +184,9 @@ class Site:
                 path = path.replace(f"{{{parameter['name']}}}", str(value))
             elif parameter.get("required"):
                 name = parameter["name"]
-                query[name] = self.ids.get(name) or sample(parameter["schema"], name)
+                query[name] = given.get(name) or self.ids.get(name) or sample(parameter["schema"], name)
+            elif parameter["name"] in given:
+                query[parameter["name"]] = given[parameter["name"]]
         body = operation.get("requestBody")
         content = sample(next(iter(body["content"].values()))["schema"]) if body else None
         content = BODIES.get(label, content)
@@ -223,6 +239,7 @@ def check_nothing(answer: httpx.Response, *statuses: int) -> None:
     body = answer.json()
     assert set(body) <= {"message", "errors"}, body
     assert "sample" not in answer.text
+    assert SECRET not in answer.text
     assert "set-cookie" not in answer.headers
 
 
@@ -341,6 +358,29 @@ async def test_with_an_address_that_is_not_verified(site: Site, method: str, pat
     before = site.state()
     check_nothing(await site.ask(method, path, headers_of(site.people, person)), 401)
     assert site.state() == before
+
+
+READING = [parameter for parameter in GUARDED if parameter.values[0] == "GET"]
+WITH_PAYLOADS = {
+    "GET /api/v1/stable/workflow-runs/{run}",
+    "GET /api/v1/stable/workflow-runs/{run}/task-events",
+    "GET /api/v1/stable/tasks/{task}",
+    "GET /api/v1/stable/tenants/{tenant}/workflow-runs",
+    "GET /api/v1/stable/tenants/{tenant}/events",
+    "GET /api/v1/stable/tenants/{tenant}/events/{event}",
+}
+
+
+@pytest.mark.parametrize(("method", "path"), READING)
+async def test_who_may_not_view_payloads_sees_none(site: Site, method: str, path: str) -> None:
+    given = {"include_payloads": "true", "since": "2020-01-01T00:00:00Z"}
+    user = await join(site.people, TENANT, "VIEWER", can_view_payloads=False)
+    viewer = headers_of(site.people, await sign_in(site.people, user))
+    hidden = await site.ask(method, path, viewer, **given)
+    assert SECRET not in hidden.text
+    owner = headers_of(site.people, await sign_in(site.people, await join(site.people, TENANT, "OWNER")))
+    shown = await site.ask(method, path, owner, **given)
+    assert SECRET in shown.text or f"{method} {path}" not in WITH_PAYLOADS, shown.text
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)

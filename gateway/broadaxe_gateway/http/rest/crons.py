@@ -8,7 +8,13 @@ from fastapi import APIRouter, Query, Request, Response
 
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import CreateCron, DeleteTimers, EnableCron, RunTimer
-from broadaxe_gateway.http.rest.dependencies import Engine, Read, Tenant, unknown
+from broadaxe_gateway.http.rest.dependencies import (
+    Engine,
+    Offset,
+    Read,
+    Tenant,
+    unknown,
+)
 from broadaxe_gateway.http.rest.models.common import answer, list_pages, made, meta, raw_object
 from broadaxe_gateway.http.rest.models.timers import (
     CreateCronRequest,
@@ -43,7 +49,7 @@ router = APIRouter(prefix="/api/v1/tenants/{tenant}/workflows")
 async def list_crons(
     tenant: Tenant,
     reads: Read,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(le=MAX_LIMIT)] = DEFAULT_LIMIT,
     workflow_id: Annotated[UUID | None, Query(alias="workflowId")] = None,
     workflow_name: Annotated[str | None, Query(alias="workflowName")] = None,

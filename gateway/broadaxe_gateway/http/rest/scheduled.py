@@ -17,7 +17,14 @@ from broadaxe_actors.messages import (
     TimerProblem,
 )
 from broadaxe_gateway.http.errors import refusal
-from broadaxe_gateway.http.rest.dependencies import Engine, EngineLink, Read, Tenant, unknown
+from broadaxe_gateway.http.rest.dependencies import (
+    Engine,
+    EngineLink,
+    Offset,
+    Read,
+    Tenant,
+    unknown,
+)
 from broadaxe_gateway.http.rest.models.common import (
     answer,
     list_pages,
@@ -80,7 +87,7 @@ router = APIRouter(prefix="/api/v1/tenants/{tenant}/workflows")
 async def list_scheduled_runs(
     tenant: Tenant,
     reads: Read,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     limit: Annotated[int, Query(le=MAX_LIMIT)] = DEFAULT_LIMIT,
     workflow_id: Annotated[UUID | None, Query(alias="workflowId")] = None,
     parent_workflow_run_id: Annotated[UUID | None, Query(alias="parentWorkflowRunId")] = None,

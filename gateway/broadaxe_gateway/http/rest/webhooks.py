@@ -11,6 +11,7 @@ from broadaxe_gateway.http.errors import RequestRefused, message, refusal
 from broadaxe_gateway.http.rest.dependencies import Engine, Tenant
 from broadaxe_gateway.http.rest.models import webhooks as shapes
 from broadaxe_gateway.http.rest.models.common import NIL_ID, Raw, answer, meta, time_text
+from broadaxe_gateway.http.throttle import limited
 from broadaxe_gateway.rpc.convert.checks import check_text
 from broadaxe_gateway.webhooks import definition
 from broadaxe_gateway.webhooks.definition import (
@@ -90,7 +91,7 @@ async def create_webhook(
     return await answer(_webhook(row))
 
 
-@router.get("/{webhook}", response_model=shapes.Webhook)
+@router.get("/{webhook}", response_model=shapes.Webhook, dependencies=[Depends(limited("webhook"))])
 async def get_webhook(tenant: Tenant, webhooks: Directory, name: Name) -> Response:
     row = await webhooks.fetch(tenant, check_text(name, "name"))
     return await answer(_webhook(row or _unknown(name)))

@@ -7,7 +7,14 @@ from uuid import UUID
 
 from pydantic import Field, StrictBool, StrictInt, StrictStr
 
-from broadaxe_gateway.http.rest.models.common import Pagination, Raw, ResourceMeta, Wire
+from broadaxe_gateway.http.rest.models.common import (
+    Pagination,
+    Payload,
+    Raw,
+    ResourceMeta,
+    Wire,
+    WithPayloads,
+)
 
 MAX_BULK = 500
 """Scheduled runs that one bulk request may name."""
@@ -53,7 +60,7 @@ class ScheduledRunStatus(StrEnum):
     SCHEDULED = "SCHEDULED"
 
 
-class Cron(Wire):
+class Cron(WithPayloads):
     """`CronWorkflows`."""
 
     metadata: ResourceMeta
@@ -63,7 +70,7 @@ class Cron(Wire):
     workflow_name: str
     cron: str
     name: str
-    input: Raw
+    input: Payload
     additional_metadata: Raw
     enabled: bool
     method: Method
@@ -101,7 +108,7 @@ class RunCreated(Wire):
     external_id: str
 
 
-class ScheduledRun(Wire):
+class ScheduledRun(WithPayloads):
     """`ScheduledWorkflows`."""
 
     metadata: ResourceMeta
@@ -110,7 +117,7 @@ class ScheduledRun(Wire):
     workflow_id: str
     workflow_name: str
     trigger_at: str
-    input: Raw
+    input: Payload
     additional_metadata: Raw
     workflow_run_created_at: str
     workflow_run_name: str
