@@ -26,6 +26,7 @@ from tests.factories import (
     make_member,
     make_run,
     make_run_finish,
+    make_scheduled_run,
     make_settle,
     make_task_event,
     make_task_run,
@@ -254,6 +255,21 @@ async def test_workers_that_are_gone_go_when_that_is_asked(case: Case) -> None:
     assert (await case.expire(has_workers=True)).workers == 2
     left = {row.id for row in await case.store.history.list_workers(TENANT, 0)}
     assert left == {row.id for row in rows[2:]}
+
+
+async def test_scheduled_runs_go_once_they_have_fired_and_their_runs_are_not_live(case: Case) -> None:
+    live = make_task_run()
+    gone = make_scheduled_run(fired_at=ago(40), run_id=new_id())
+    kept = [
+        make_scheduled_run(fired_at=ago(40), run_id=live.id),
+        make_scheduled_run(fired_at=ago(20), error="why"),
+        make_scheduled_run(trigger_at=ago(40)),
+        make_scheduled_run(fired_at=ago(40), run_id=new_id(), tenant_id=new_id()),
+    ]
+    await case.commit(created=[live], scheduled_runs=[gone, *kept])
+    assert (await case.expire()).scheduled_runs == 1
+    left = {row["id"] for row in await case.sql("SELECT id::text FROM scheduled_run")}
+    assert left == {row.id for row in kept}
 
 
 # ---------------------------------------------------------------- beside others

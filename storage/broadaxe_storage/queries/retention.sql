@@ -20,6 +20,18 @@ SELECT deleted, last_at, last_id::text FROM expire_runs($1, $2, $3, $4, $5);
 -- See the function. $1 tenant, $2 created before, $3 events.
 SELECT expire_events($1, $2, $3);
 
+-- name: expire_scheduled_runs
+-- Delete scheduled runs of a tenant that have fired, and whose runs are not live. $1 tenant, $2 fired before, $3 rows.
+WITH gone AS (
+    DELETE FROM scheduled_run WHERE id = ANY (ARRAY(
+        SELECT s.id FROM scheduled_run AS s
+        WHERE s.tenant_id = $1 AND s.fired_at < $2 AND NOT EXISTS (SELECT FROM task_run AS t WHERE t.id = s.run_id)
+        ORDER BY s.fired_at LIMIT $3
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM gone;
+
 -- name: expire_workers
 -- Delete workers of a tenant that are gone for good, and that no live task run names. $1 tenant, $2 changed before, $3 workers.
 WITH gone AS (
