@@ -91,6 +91,10 @@ bench: install ## Measure: prints a table, and as its last line one JSON object
 bench-flow: install ## Measure flow control: concurrency keys, labels, depth of the queue, fairness
 	$(BIN)/python -m benchmarks.harness --group flow
 
+.PHONY: bench-triggers
+bench-triggers: install ## Measure what starts runs by itself: events to many workflows, and to many that wait
+	$(BIN)/python -m benchmarks.harness --group triggers
+
 .PHONY: wire
 wire: install ## Generate the wire messages again from their .proto files
 	cd sdk && PATH="$(CURDIR)/$(BIN):$$PATH" ../$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --mypy_out=quiet:. \

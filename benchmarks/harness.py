@@ -64,6 +64,21 @@ ROWS = (
         at_least=0.5,
         group="flow",
     ),
+    Row("scheduled_late_p50_ms", "1,000 scheduled runs over 10 s: queued late, p50", "ms", group="triggers"),
+    Row("scheduled_late_p99_ms", "the same, p99", "ms", below=100, group="triggers"),
+    Row("scheduled_late_max_ms", "the same, the latest", "ms", below=100, group="triggers"),
+    Row("far_crons_rss_growth_mb", "engine memory for 1,000,000 crons of next year", "MB", group="triggers"),
+    Row("far_crons_idle_cpu_percent", "idle engine with them", "% of a core", below=2, group="triggers"),
+    Row("far_crons_restart_s", "start to ready with them", "s", below=5, group="triggers"),
+    Row(
+        "listing_p95_ms", "lists among 2,000,000 runs: p95 of the slowest kind", "ms", below=50, group="reads"
+    ),
+    Row(
+        "metadata_index_wal_bytes",
+        "WAL of the index on metadata, a task with three entries",
+        "bytes",
+        group="reads",
+    ),
     Row("slow_commit_ratio", "fan-out with 5 ms a commit to plain", "", at_least=0.7),
     Row("sql_statements_per_task", "SQL statements a task under fan-out", "", below=0.05),
     Row("wal_bytes_per_task", "WAL a task under fan-out", "bytes"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import event_measures, flow_measures
+from benchmarks import event_measures, flow_measures, listing_measures, timer_measures
 from benchmarks.meters import CpuMeter, Postgres, is_lease, rss_mb
 from benchmarks.stack import Bench, median, percentile, spread
 from tests.processes import Process, wait_until
@@ -331,7 +331,12 @@ FLOW: dict[str, Callable[[Bench], Figures]] = {
     "fairness": flow_measures.fairness,
 }
 """Flow control: `make bench-flow`."""
-TRIGGERS: dict[str, Callable[[Bench], Figures]] = {"events": event_measures.events}
+TRIGGERS: dict[str, Callable[[Bench], Figures]] = {
+    "events": event_measures.events,
+    "timers": timer_measures.timers,
+}
 """What starts runs by itself."""
-GROUPS = {"core": CORE, "flow": FLOW, "triggers": TRIGGERS}
+READS: dict[str, Callable[[Bench], Figures]] = {"listings": listing_measures.listings}
+"""What people read: lists among 2,000,000 runs."""
+GROUPS = {"core": CORE, "flow": FLOW, "triggers": TRIGGERS, "reads": READS}
 MEASURES = {name: measure for group in GROUPS.values() for name, measure in group.items()}

@@ -346,9 +346,13 @@ class Timetable(Requests, TimerLimits):
         logger.warning("tenant %s: %s made no run: %s", self._tenant_id, _named(row), error)
         if isinstance(row, CronRow):
             assert start.tick is not None
-            self.record(timers.ticked(row, start.tick, error, now))
-            if start.tick.next_at is not None:
-                self._hint_cron(row.id, max(start.tick.next_at, now + TRY_AGAIN_US))
+            change = timers.ticked(row, start.tick, error, now)
+            if refusal.code == Code.NOT_FOUND:
+                # Its workflow is gone for good.
+                change = change._replace(is_enabled=False, next_at=None)
+            self.record(change)
+            if change.next_at is not None:
+                self._hint_cron(row.id, max(change.next_at, now + TRY_AGAIN_US))
         else:
             self.record(timers.given_up(row, error, now))
 

@@ -105,10 +105,10 @@ class RetentionService:
             self.passed.set()
         if done != Expired():
             logger.info(
-                "deleted what is past its retention period: %d runs, %d events, %d scheduled runs by pages, %d workers, days %s",
+                "deleted what is past its retention period: %d runs and %d events by pages, %d scheduled runs, %d workers, days %s",
                 done.runs,
                 done.events,
-                done.scheduled,
+                done.scheduled_runs,
                 done.workers,
                 ", ".join(done.days) or "none",
             )

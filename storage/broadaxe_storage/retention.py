@@ -4,6 +4,7 @@ May touch asyncpg through `pool`. Facts to know:
 
 - Whole UTC days are kept or not: a run that ended, or an event that came, on a day goes once all of that day is older than the period. So
   there is something to do only when a day passes a period, `next_due`, and an idle system asks nothing in between.
+- Scheduled runs that have fired go by the day on which they did, unless their run is live.
 - Runs go by the day of their end, with their task runs, what happened to those and their log lines; live runs keep all of theirs, and so do
   ended children of live parents, which name them. What must outlive its day is copied to the default partition as the day is taken off.
 - Taking a day off needs a lock that whoever writes waits for: it is tried for 50 ms, and again after a pause that grows. Everything else
@@ -45,9 +46,8 @@ class Expired:
     runs: int = 0
     """By pages; runs that went with their day are not counted."""
     events: int = 0
-    scheduled: int = 0
-    """Scheduled runs that have fired."""
     workers: int = 0
+    scheduled_runs: int = 0
     days: list[str] = field(default_factory=list)
     """Tables of days that were dropped."""
     left: list[str] = field(default_factory=list)
@@ -152,7 +152,7 @@ class Retention:
         done.events += await self._all_pages(
             lambda: self._pool.fetchval("expire_events", tenant_id, until, PAGE)
         )
-        done.scheduled += await self._all_pages(
+        done.scheduled_runs += await self._all_pages(
             lambda: self._pool.fetchval("expire_scheduled_runs", tenant_id, until, PAGE)
         )
         if has_workers:

@@ -390,6 +390,75 @@ def test_task_stats_and_metrics_are_read(features: Features, wire: Wire, bare_wo
     assert f'worker_id="{worker.id}"' in text
 
 
+def test_task_runs_are_counted_by_status(features: Features, wire: Wire, bare_worker: type[Workers]) -> None:
+    name = unique("counts")
+    action = wire.put_workflow(name)
+    (workflow,) = features("workflows.list", workflow_name=name)["rows"]
+    chosen = {"since": an_hour_ago(), "workflow_ids": [workflow["metadata"]["id"]]}
+    runs = [wire.trigger(name) for _ in range(4)]
+    assert features("metrics.get_task_metrics", **chosen)["queued"] == 4
+    worker = bare_worker.of(action, slots=1)
+    wire.complete(worker.next())
+    wire.fail(worker.next(), "no")
+    worker.next()
+    features("runs.cancel", run_id=runs[3])
+    wanted = {"cancelled": 1, "completed": 1, "failed": 1, "queued": 0, "running": 1}
+    wait_until(
+        lambda: features("metrics.get_task_metrics", **chosen) == wanted, what="one task run of each status"
+    )
+    assert features("metrics.get_task_metrics", **chosen, parent_task_external_id=runs[0])["completed"] == 0
+
+
+def test_workflow_is_deleted(features: Features, wire: Wire, bare_worker: type[Workers]) -> None:
+    name = unique("deleted")
+    worker = bare_worker.of(wire.put_workflow(name))
+    run_id = wire.trigger(name)
+    (workflow,) = features("workflows.list", workflow_name=name)["rows"]
+    workflow_id = workflow["metadata"]["id"]
+    assert features("workflows.delete", workflow_id=workflow_id) is None
+    assert features("workflows.list", workflow_name=name)["rows"] == []
+    with pytest.raises(RuntimeError, match="NotFound"):
+        features("workflows.delete", workflow_id=workflow_id)
+    with pytest.raises(RuntimeError, match="not registered"):
+        features("runs.create", workflow_name=name, input={})
+    wire.complete(worker.next(), '{"done": 1}')
+    assert features("runs.get_result", run_id=run_id) == {"done": 1}
+    assert listed(features, workflow_ids=[workflow_id]) == [run_id]
+
+
+def test_ended_runs_are_found_by_metadata_and_workflow_together(
+    features: Features, wire: Wire, bare_worker: type[Workers]
+) -> None:
+    names = [unique("found"), unique("found")]
+    worker = bare_worker.of(*(wire.put_workflow(name) for name in names))
+    mark = unique("mark")
+    runs = []
+    for number in range(6):
+        metadata = f'{{"mark": "{mark}", "number": {number // 2}}}'
+        runs.append(wire.trigger(names[number % 2], additional_metadata=metadata))
+        wire.complete(worker.next())
+    ids = [features("workflows.list", workflow_name=name)["rows"][0]["metadata"]["id"] for name in names]
+    marked = {"additional_metadata": {"mark": mark}}
+    wait_until(
+        lambda: listed(features, statuses=["COMPLETED"], **marked) == runs[::-1],
+        what="all runs to have ended",
+    )
+    assert listed(features, workflow_ids=ids[:1], **marked) == runs[-2::-2]
+    assert listed(features, workflow_ids=ids, limit=2, offset=3, **marked) == runs[2:0:-1]
+    # Entries add up to more: any of them will do.
+    other = {"additional_metadata": {"mark": "none", "number": "1"}}
+    assert listed(features, workflow_ids=ids, **other) == runs[3:1:-1]
+    assert listed(features, statuses=["FAILED"], **marked) == []
+
+
+def test_branch_of_a_durable_task_is_refused_so_far(features: Features, wire: Wire) -> None:
+    name = unique("branch")
+    wire.put_workflow(name)
+    run_id = wire.trigger(name)
+    with pytest.raises(RuntimeError, match="not supported yet"):
+        features("runs.reset_durable_task", task_external_id=run_id, node_id=1, branch_id=1)
+
+
 # ---------------------------------------------------------------- rate limits
 
 

@@ -229,13 +229,14 @@ class Commands:
         return {"event_id": getattr(event, "event_id", None) or getattr(event, "eventId", "")}
 
     async def feature(self, *, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Calls a method of a feature client, such as `filters.create`; what it answers as its wire has it, or what it raised."""
+        """Calls a method of a flow or a feature client, such as `filters.create`; what it answers as its wire has it, or what it raised."""
         part, method = name.split(".")
         if "updates" in given:
             models = "broadaxe.models" if self._flows.is_ours else "hatchet_sdk.clients.rest.models"
             given["updates"] = importlib.import_module(models).V1UpdateFilterRequest(**given["updates"])
         try:
-            found = await getattr(getattr(self._client, part), f"aio_{method}")(**given)
+            owner = getattr(self._client, part, None) or self._flow(part)
+            found = await getattr(owner, f"aio_{method}")(**given)
         except Exception as error:
             return {"raised": f"{type(error).__name__}: {error}"}
         return {"value": found.model_dump(mode="json", by_alias=True)}

@@ -85,6 +85,8 @@ WORK = (
     "slot released",
     "children of a task of several",
     "run read",
+    "tick made a run",
+    "scheduled run made its run",
 )
 """Every kind of work, likewise."""
 

@@ -30,6 +30,7 @@ from tests.simulation import oracle
 from tests.simulation.chaos import Before, Violation
 from tests.simulation.oracle import End, Pushed
 from tests.simulation.record import SKIPPED_OUTPUT, Record
+from tests.simulation.timed import TimerCheck
 
 S = TaskRunState
 CRASH_MOMENT_US = 50_000
@@ -51,6 +52,7 @@ class Check:
         self.cancel_asked: set[str] = set()
         """Ids that somebody wanted cancelled."""
         self.record = Record(sim, self)
+        self.timers = TimerCheck(sim.disk, sim.chaos.did, self.fail)
         self.acknowledged: dict[str, str] = {}
         """Runs whose trigger was acknowledged, with their tenant."""
         self.events: dict[str, Pushed] = {}
@@ -123,6 +125,7 @@ class Check:
             tuple(row.run_id for row in batch.revived),
         )
         self.record.written(batch, before)
+        self.timers.written(batch)
 
     def ledger(self, tracker: Any, given: set[str]) -> None:
         """Nobody is given more than its slots, by the engine's own ledger of held attempts.

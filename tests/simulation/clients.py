@@ -23,6 +23,7 @@ from broadaxe_storage.records import RunFilter, TaskRunState
 from tests.simulation.chaos import Violation
 from tests.simulation.gateway import LinkLost, SimGateway
 from tests.simulation.oracle import Pushed
+from tests.simulation.timed import Timed
 from tests.simulation.workflows import (
     EVENT_KEYS,
     LIMITED,
@@ -53,10 +54,13 @@ WEIGHTS = {
     "replay_filter": 0.25,
     "read": 0.4,
     "pause": 0.15,
+    "schedule": 0.6,
+    "meddle": 0.8,
+    "cron": 0.25,
 }
 
 
-class Client:
+class Client(Timed):
     """One client of a tenant, at one gateway. `run` is its life."""
 
     def __init__(self, sim: Any, tenant_id: str, gateway: SimGateway) -> None:
@@ -407,7 +411,8 @@ class Client:
             [item for (tenant_id, _), item in self.sim.workflow_ids.items() if tenant_id == self.tenant_id]
         )
         self.sim.asking += 1
-        if await self._change_pause(PauseWorkflow, workflow_id, 3_600_000_000):
+        behaviors = (self.rng.choice(("DROP", "QUEUE")), self.rng.choice(("DROP", "QUEUE")))
+        if await self._change_pause(PauseWorkflow, workflow_id, 3_600_000_000, *behaviors):
             self.chaos.did("workflow paused")
         await asyncio.sleep(self.rng.choice((0.05, 0.5, 2.0)) * self.rng.random())
         # Also if the pause was not answered: it may have been made.

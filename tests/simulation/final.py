@@ -49,6 +49,7 @@ class Final:
         self._check_events()
         self._check_children()
         self._check_keys()
+        self._check.timers.final(self._check.stored)
         for gateway in self._sim.gateways:
             for asked, _ in gateway.pending.values():
                 self._fail(f"a request was never answered: {asked}")

@@ -11,6 +11,7 @@ from broadaxe_actors.event_router import EventRouter
 from broadaxe_actors.run_tracker import RunTracker, control, progress, tracker
 from broadaxe_actors.supervisor import Supervisor
 from broadaxe_actors.tenant_queue import TenantQueue
+from broadaxe_actors.timetable import Timetable
 from broadaxe_actors.worker_registry import WorkerRegistry
 from broadaxe_storage.records import TaskRunState
 from tests.simulation.chaos import Violation
@@ -62,6 +63,8 @@ BOMBS = (
             "put_workflow",
         ),
     ),
+    (Timetable, ("ask", "schedule", "read_rows", "rows_read", "deliver", "page_read", "wake")),
+    (RunTracker, ("start_timed",)),
     (EventRouter, ("push", "committed", "add_waits", "drop_waits", "looked_up", "evaluated", "offer_more")),
     (
         Claims,

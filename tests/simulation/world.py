@@ -300,6 +300,8 @@ class Simulation:
         self.check.record.moved_at = self.clock.now()
         while not self._is_quiet() and self._still_for() < PATIENCE_SECONDS:
             await asyncio.sleep(1)
+            for tenant_id in self.tenants:
+                await Client(self, tenant_id, self.gateways[0]).stop_crons()
             if self._still_for() % REST_SECONDS == REST_SECONDS - 1:
                 self.final.check_waiting()
                 for tenant_id in self.tenants:
@@ -317,6 +319,8 @@ class Simulation:
             self.shard is not None
             and not self.asking
             and not self.disk.live
+            and not self.disk.crons
+            and all(row.fired_at is not None for row in self.disk.scheduled_runs.values())
             and not self.check.unfinished()
             and not any(gateway.pending or gateway.watches for gateway in self.gateways)
         )

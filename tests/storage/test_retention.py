@@ -257,17 +257,19 @@ async def test_workers_that_are_gone_go_when_that_is_asked(case: Case) -> None:
     assert left == {row.id for row in rows[2:]}
 
 
-async def test_scheduled_runs_go_after_they_fired(case: Case) -> None:
-    rows = [
-        make_scheduled_run(trigger_at=ago(40), fired_at=ago(40), run_id=new_id()),
-        make_scheduled_run(trigger_at=ago(40), fired_at=ago(40), error="no such workflow"),
+async def test_scheduled_runs_go_once_they_have_fired_and_their_runs_are_not_live(case: Case) -> None:
+    live = make_task_run()
+    gone = make_scheduled_run(fired_at=ago(40), run_id=new_id())
+    kept = [
+        make_scheduled_run(fired_at=ago(40), run_id=live.id),
+        make_scheduled_run(fired_at=ago(20), error="why"),
         make_scheduled_run(trigger_at=ago(40)),
-        make_scheduled_run(trigger_at=ago(20), fired_at=ago(20), run_id=new_id()),
+        make_scheduled_run(fired_at=ago(40), run_id=new_id(), tenant_id=new_id()),
     ]
-    await case.commit(scheduled_runs=rows)
-    assert (await case.expire()).scheduled == 2
-    left = await case.sql("SELECT id::text FROM scheduled_run ORDER BY id")
-    assert [row["id"] for row in left] == sorted(row.id for row in rows[2:])
+    await case.commit(created=[live], scheduled_runs=[gone, *kept])
+    assert (await case.expire()).scheduled_runs == 1
+    left = {row["id"] for row in await case.sql("SELECT id::text FROM scheduled_run")}
+    assert left == {row.id for row in kept}
 
 
 # ---------------------------------------------------------------- beside others

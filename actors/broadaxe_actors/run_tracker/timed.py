@@ -10,7 +10,7 @@ from broadaxe_actors.run_tracker.pausing import Pausing
 from broadaxe_actors.runtime import Handle
 from broadaxe_actors.timers import TimedStart
 from broadaxe_actors.timetable_requests import WorkflowFacts
-from broadaxe_storage.records_timers import TimerKind
+from broadaxe_storage.records_timers import TimerDrop, TimerKind
 
 
 class Timed(Pausing):
@@ -56,6 +56,14 @@ class Timed(Pausing):
         self._tell_timetable(version)
         if found.timers:
             self.send_after_commit(self._timetable.declared, found.timers)
+
+    def _drop_declared_crons(self, versions: list[Version]) -> None:
+        """With their workflow. What was made by API stays, and says that the workflow is gone when its time has come."""
+        if not versions:
+            return
+        latest = max(versions, key=lambda version: version.number)
+        for text in dict.fromkeys(latest.definition.cron_triggers):
+            self.record(TimerDrop(timers.cron_id(latest.workflow_id, text), self._tenant_id))
 
     def _tell_timetable(self, version: Version) -> None:
         self.send_after_commit(self._timetable.set_workflow, version.definition.name, facts_of(version))

@@ -242,13 +242,15 @@ class RunTracker(Attempts, Control, Following, Reading, Stats, Timed):
 
     def delete_workflow(self, gateway: "Handle[Any]", message: DeleteWorkflow) -> None:
         """Take a workflow away: by its name nothing is found from now on. What it has that is live goes on, past a pause too."""
+        versions = self._catalog.of_workflow(message.workflow_id)
         name = self._catalog.delete(message.workflow_id)
         if name is None:
             text = f"workflow {message.workflow_id} is not known"
             self._refuse(gateway, message.request_id, Refused(Code.NOT_FOUND, text))
             return
-        self._end_pause(message.workflow_id, self._catalog.of_workflow(message.workflow_id))
+        self._end_pause(message.workflow_id, versions)
         self.record(WorkflowDeletion(message.workflow_id, self._tenant_id, self.clock.now()))
+        self._drop_declared_crons(versions)
         self.send_after_commit(self._router.forget_workflow, message.workflow_id)
         self.send_after_commit(self._timetable.unset_workflow, name)
         self._reply(gateway, message.request_id, None)

@@ -84,7 +84,7 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RefusedRecords)
     async def not_storable(request: Request, error: RefusedRecords) -> JSONResponse:
         # Checks of the routes should have said which; what they have missed is the caller's mistake all the same.
-        logger.warning("%s %s: %s", request.method, request.url.path, error)
+        logger.warning("%s %r: %s", request.method, request.url.path, error)
         return message(HTTPStatus.BAD_REQUEST, "a value in this request is not one that can be stored")
 
     @app.exception_handler(RouteRefused)
@@ -125,5 +125,5 @@ def _add_handlers_of_the_framework(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %r failed", request.method, request.url.path, exc_info=error)
         return message(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")

@@ -24,9 +24,10 @@ CREATE TABLE cron (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX cron_due ON cron (tenant_id, next_at, id) WHERE next_at IS NOT NULL;
 CREATE UNIQUE INDEX cron_name ON cron (workflow_id, name, expression);
--- Partial in form alone, so that no plan made while the table was empty takes them for a look-up by tenant and id.
-CREATE INDEX cron_list ON cron (tenant_id, created_at, id) WHERE created_at IS NOT NULL;
-CREATE INDEX cron_list_by_workflow ON cron (tenant_id, workflow_name, id) WHERE created_at IS NOT NULL;
+-- Who looks a row up by id compares the tenant as no index serves it, or these would do as well while the table is empty, and be read
+-- through ever after.
+CREATE INDEX cron_list ON cron (tenant_id, created_at, id);
+CREATE INDEX cron_list_by_workflow ON cron (tenant_id, workflow_name, id);
 CREATE INDEX cron_metadata ON cron USING gin (metadata jsonb_path_ops);
 
 CREATE TABLE scheduled_run (
@@ -50,9 +51,11 @@ CREATE TABLE scheduled_run (
     CHECK (CASE WHEN fired_at IS NULL THEN run_id IS NULL AND error IS NULL ELSE (run_id IS NULL) <> (error IS NULL) END)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX scheduled_run_due ON scheduled_run (tenant_id, trigger_at, id) WHERE fired_at IS NULL;
-CREATE INDEX scheduled_run_list ON scheduled_run (tenant_id, trigger_at, id) WHERE created_at IS NOT NULL;
-CREATE INDEX scheduled_run_list_created ON scheduled_run (tenant_id, created_at, id) WHERE created_at IS NOT NULL;
-CREATE INDEX scheduled_run_workflow ON scheduled_run (workflow_id, trigger_at, id) WHERE created_at IS NOT NULL;
+-- For retention.
+CREATE INDEX scheduled_run_fired ON scheduled_run (tenant_id, fired_at) WHERE fired_at IS NOT NULL;
+CREATE INDEX scheduled_run_list ON scheduled_run (tenant_id, trigger_at, id);
+CREATE INDEX scheduled_run_list_created ON scheduled_run (tenant_id, created_at, id);
+CREATE INDEX scheduled_run_workflow ON scheduled_run (workflow_id, trigger_at, id);
 CREATE INDEX scheduled_run_parent ON scheduled_run (parent_run_id) WHERE parent_run_id IS NOT NULL;
 CREATE INDEX scheduled_run_parent_task ON scheduled_run (parent_task_run_id) WHERE parent_task_run_id IS NOT NULL;
 CREATE INDEX scheduled_run_metadata ON scheduled_run USING gin (metadata jsonb_path_ops);

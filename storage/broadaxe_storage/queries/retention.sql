@@ -21,13 +21,13 @@ SELECT deleted, last_at, last_id::text FROM expire_runs($1, $2, $3, $4, $5);
 SELECT expire_events($1, $2, $3);
 
 -- name: expire_scheduled_runs
--- Delete a page of scheduled runs of a tenant that fired before a day, and count them. $1 tenant, $2 the day, $3 rows.
+-- Delete scheduled runs of a tenant that have fired, and whose runs are not live. $1 tenant, $2 fired before, $3 rows.
 WITH gone AS (
-    DELETE FROM scheduled_run WHERE id IN (
+    DELETE FROM scheduled_run WHERE id = ANY (ARRAY(
         SELECT s.id FROM scheduled_run AS s
-        WHERE s.tenant_id = $1 AND s.trigger_at < $2 AND s.fired_at < $2 AND s.created_at >= '-infinity'
-        ORDER BY s.trigger_at, s.id LIMIT $3
-    )
+        WHERE s.tenant_id = $1 AND s.fired_at < $2 AND NOT EXISTS (SELECT FROM task_run AS t WHERE t.id = s.run_id)
+        ORDER BY s.fired_at LIMIT $3
+    ))
     RETURNING 1
 )
 SELECT count(*) FROM gone;

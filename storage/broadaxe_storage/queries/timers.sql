@@ -27,12 +27,12 @@ SELECT
     c.next_at, c.last_tick_at, c.error, c.created_at, c.updated_at, c.metadata,
     CASE WHEN sum(octet_length(c.input)) OVER (ORDER BY w.number) <= $3::bigint OR w.number = 1 THEN c.input END
 FROM unnest($2::uuid[]) WITH ORDINALITY AS w (id, number) JOIN cron AS c ON c.id = w.id
-WHERE c.tenant_id = $1
+WHERE c.tenant_id IS NOT DISTINCT FROM $1
 ORDER BY w.number;
 
 -- name: fetch_cron_by_name
 -- $1 tenant, $2 workflow, $3 name, $4 expression.
-SELECT id::text FROM cron WHERE workflow_id = $2 AND name = $3 AND expression = $4 AND tenant_id = $1;
+SELECT id::text FROM cron WHERE workflow_id = $2 AND name = $3 AND expression = $4 AND tenant_id IS NOT DISTINCT FROM $1;
 
 -- name: fetch_scheduled_runs
 -- As `fetch_crons`.
@@ -41,13 +41,13 @@ SELECT
     s.run_id::text, s.error, s.parent_run_id::text, s.parent_task_run_id::text, s.created_at, s.updated_at, s.metadata,
     CASE WHEN sum(octet_length(s.input)) OVER (ORDER BY w.number) <= $3::bigint OR w.number = 1 THEN s.input END
 FROM unnest($2::uuid[]) WITH ORDINALITY AS w (id, number) JOIN scheduled_run AS s ON s.id = w.id
-WHERE s.tenant_id = $1
+WHERE s.tenant_id IS NOT DISTINCT FROM $1
 ORDER BY w.number;
 
 -- part: wanted_crons
 -- Crons that a listing means. $1 tenant, then each null for all: $2 workflow, $3 its name, $4 name of the cron, $5 metadata, of which
 -- any must be contained.
-c.tenant_id = $1 AND c.created_at IS NOT NULL
+c.tenant_id = $1
     AND ($2::uuid IS NULL OR c.workflow_id = $2)
     AND ($3::text IS NULL OR c.workflow_name = $3)
     AND ($4::text IS NULL OR c.name = $4)
@@ -100,12 +100,12 @@ SELECT count(*) FROM (
 -- name: fetch_cron
 -- $1 tenant, $2 cron.
 SELECT -- include: cron_summary
-WHERE c.id = $2 AND c.tenant_id = $1;
+WHERE c.id = $2 AND c.tenant_id IS NOT DISTINCT FROM $1;
 
 -- part: wanted_scheduled_runs
 -- Scheduled runs that a listing means. $1 tenant, then each null for all: $2 workflow, $3 parent run, $4 parent task run, $5 metadata, of
 -- which any must be contained, $6 states of their runs ($7: those that wait for their time; $8: those that made no run).
-s.tenant_id = $1 AND s.created_at IS NOT NULL
+s.tenant_id = $1
     AND ($2::uuid IS NULL OR s.workflow_id = $2)
     AND ($3::uuid IS NULL OR s.parent_run_id = $3)
     AND ($4::uuid IS NULL OR s.parent_task_run_id = $4)
@@ -174,7 +174,7 @@ LIMIT $10;
 -- name: fetch_scheduled_run
 -- $1 tenant, $2 scheduled run.
 SELECT -- include: scheduled_run_summary
-WHERE s.id = $2 AND s.tenant_id = $1;
+WHERE s.id = $2 AND s.tenant_id IS NOT DISTINCT FROM $1;
 
 -- name: count_timers
 -- Crons of a tenant, and its scheduled runs that have not fired. Any comparison of the creation lets the partial index serve. $1 tenant.

@@ -105,8 +105,7 @@ def test_filters_are_made_changed_and_deleted_over_the_api(flows: FlowsUnderTest
     scope = unique("scope")
     made = feature(
         flows,
-        "filters.create",
-        workflow_id=workflow_id,
+        "by-api.create_filter",
         expression="input.count == 7",
         scope=scope,
         payload={"who": "Anna"},
@@ -208,6 +207,10 @@ def test_an_event_is_replayed_as_a_new_one(flows: FlowsUnderTest) -> None:
     )
     assert again.event_id != event_id
     assert len(seen(flows, plan["tag"], 2)) == 2
+    if flows.is_ours:
+        third = feature(flows, "event.replay", event_id=event_id)
+        assert third["event_id"] not in (event_id, again.event_id)
+        assert len(seen(flows, plan["tag"], 3)) == 3
     first, second = (flows.rest.get(f"T/events/{one}") for one in (event_id, again.event_id))
     for field in ("key", "payload", "scope"):
         assert first[field] == second[field]

@@ -6,6 +6,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from hatchet_sdk.clients.rest.models.otel_span_list import OtelSpanList
     from hatchet_sdk.clients.rest.models.rate_limit_list import RateLimitList
+    from hatchet_sdk.clients.rest.models.tenant_entitlements import TenantEntitlements
     from hatchet_sdk.clients.rest.models.v1_cancelled_tasks import V1CancelledTasks
     from hatchet_sdk.clients.rest.models.v1_cel_debug_response import V1CELDebugResponse
     from hatchet_sdk.clients.rest.models.v1_dag_children import V1DagChildren
@@ -34,6 +35,7 @@ with warnings.catch_warnings():
 __all__ = [
     "OtelSpanList",
     "RateLimitList",
+    "TenantEntitlements",
     "V1CELDebugResponse",
     "V1CancelledTasks",
     "V1DagChildren",

@@ -127,6 +127,7 @@ class Site:
         self.tokens = TokenService(self.store, KEYSET, AUDIENCE, now=lambda: self.now)
         self.rest.app.state.tokens = self.tokens
         self.ids: dict[str, str] = {}
+        self._signed_in: dict[tuple[str, ...], dict[str, str]] = {}
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.rest.app, raise_app_exceptions=False), base_url="http://test"
         )
@@ -194,16 +195,21 @@ class Site:
 
     def state(self) -> Any:
         """All that a request could have changed."""
-        disk = self.store.disk
-        return copy.deepcopy(
-            [
-                {name: value for name, value in vars(disk).items() if isinstance(value, dict | list)},
-                [asked for asked in self.rest.engine.asked if asked[1] == TENANT],
-                self.rest.record.rows,
-                self.rest.record.pauses,
-                self.rest.webhooks.rows,
-            ]
-        )
+        # Rows are tuples: it is enough to copy what holds them.
+        held = [value for value in vars(self.store.disk).values() if isinstance(value, dict | list)]
+        held += [self.rest.record.rows, self.rest.record.pauses, self.rest.webhooks.rows]
+        return [
+            [asked for asked in self.rest.engine.asked if asked[1] == TENANT],
+            *(copy.copy(value) for value in held),
+        ]
+
+    async def headers_as(self, tenant_id: str, role: str, **fields: Any) -> dict[str, str]:
+        """Of somebody with that role who is signed in; the same person each time."""
+        key = (tenant_id, role, *fields)
+        if key not in self._signed_in:
+            user = await join(self.people, tenant_id, role, **fields)
+            self._signed_in[key] = headers_of(self.people, await sign_in(self.people, user))
+        return dict(self._signed_in[key])
 
 
 def furnished() -> Iterator[Site]:
@@ -292,8 +298,8 @@ async def test_without_valid_credentials(site: Site, method: str, path: str, kin
             await site.people.sessions.end(person)
         else:
             sessions = site.store.disk.sessions
-            for digest, session in sessions.items():
-                sessions[digest] = session._replace(expires_at=now_us())
+            (digest,) = [key for key, row in sessions.items() if row.user_id == person.user.id]
+            sessions[digest] = sessions[digest]._replace(expires_at=now_us())
     elif kind != "none":
         headers = {"Authorization": {"garbage": "Bearer x.y.z", "basic": "Basic YTpi"}[kind]}
     before = site.state()
@@ -313,9 +319,9 @@ async def test_with_the_token_of_another_tenant(site: Site, method: str, path: s
     ("method", "path"), [parameter for parameter in GUARDED if parameter.id not in PERSONAL]
 )
 async def test_as_the_owner_of_another_tenant(site: Site, method: str, path: str) -> None:
-    person = await sign_in(site.people, await join(site.people, OTHER_TENANT, "OWNER"))
+    headers = await site.headers_as(OTHER_TENANT, "OWNER")
     before = site.state()
-    check_nothing(await site.ask(method, path, headers_of(site.people, person)), 403, 404)
+    check_nothing(await site.ask(method, path, headers), 403, 404)
     assert site.state() == before
 
 
@@ -323,17 +329,16 @@ async def test_as_the_owner_of_another_tenant(site: Site, method: str, path: str
     ("method", "path"), [parameter for parameter in CHANGING if parameter.id not in PERSONAL]
 )
 async def test_a_viewer_changes_nothing(site: Site, method: str, path: str) -> None:
-    person = await sign_in(site.people, await join(site.people, TENANT, "VIEWER"))
+    headers = await site.headers_as(TENANT, "VIEWER")
     before = site.state()
-    check_nothing(await site.ask(method, path, headers_of(site.people, person)), 401)
+    check_nothing(await site.ask(method, path, headers), 401)
     assert site.state() == before
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGING)
 @pytest.mark.parametrize("kind", ["no proof", "wrong proof", "another site", "another sites frame"])
 async def test_a_cookie_alone_changes_nothing(site: Site, method: str, path: str, kind: str) -> None:
-    person = await sign_in(site.people, await join(site.people, TENANT, "OWNER"))
-    headers = headers_of(site.people, person)
+    headers = await site.headers_as(TENANT, "OWNER")
     if kind == "no proof":
         del headers["X-CSRF-Token"]
     else:
@@ -374,11 +379,10 @@ WITH_PAYLOADS = {
 @pytest.mark.parametrize(("method", "path"), READING)
 async def test_who_may_not_view_payloads_sees_none(site: Site, method: str, path: str) -> None:
     given = {"include_payloads": "true", "since": "2020-01-01T00:00:00Z"}
-    user = await join(site.people, TENANT, "VIEWER", can_view_payloads=False)
-    viewer = headers_of(site.people, await sign_in(site.people, user))
+    viewer = await site.headers_as(TENANT, "VIEWER", can_view_payloads=False)
     hidden = await site.ask(method, path, viewer, **given)
     assert SECRET not in hidden.text
-    owner = headers_of(site.people, await sign_in(site.people, await join(site.people, TENANT, "OWNER")))
+    owner = await site.headers_as(TENANT, "OWNER")
     shown = await site.ask(method, path, owner, **given)
     assert SECRET in shown.text or f"{method} {path}" not in WITH_PAYLOADS, shown.text
 

@@ -541,3 +541,28 @@ async def test_invites_wait_within_bounds(browser_of):
     closed = browser_of(SERVER_ALLOW_INVITES="false")
     await closed.become(await join(closed.rest.people, TENANT, "OWNER"))
     assert "SERVER_ALLOW_INVITES" in description(await closed("POST", INVITES, body))
+
+
+# ---------------------------------------------------------------- bodies
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"email": "\\ud800@example.com", "password": "x"}',
+        b'{"email": "a@example.com", "password": "\\ud800"}',
+        b'{"email": "a@example.com", "password": "\\u0000"}',
+        b'{"email": 1e999, "password": NaN}',
+        b"\xff\xfe",
+        b"null",
+        b"",
+    ],
+)
+@pytest.mark.parametrize("path", ["login", "register"])
+async def test_a_malformed_body_is_the_senders_mistake(browser, path, content):
+    headers = {"Content-Type": "application/json"}
+    answer = await browser.client.post(f"{USERS}/{path}", content=content, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert not browser.rest.people.store.disk.sessions

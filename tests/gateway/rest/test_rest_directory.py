@@ -295,6 +295,7 @@ async def test_document_describes_every_route(rest):
         ("post", "/api/v1/stable/tenants/{tenant}/durable-tasks/branch"),
         ("get", "/api/v1/stable/tenants/{tenant}/traces"),
         ("delete", "/api/v1/workflows/{workflow}"),
+        ("get", "/api/v1/tenants/{tenant}/entitlements"),
     }
     summary = document["components"]["schemas"]["TaskSummary"]
     required = {"metadata", "createdAt", "displayName", "input", "output", "status", "taskExternalId"}

@@ -135,6 +135,18 @@ json_values = st.recursive(
 names = st.from_regex(r"[A-Za-z0-9._-]{1,8}", fullmatch=True)
 
 
+def test_payload_of_a_filter_reaches_workers_of_either_stream():
+    alone = make_assignment(filter_payload='{"who":"Anna"}')
+    both = alone._replace(triggers='{"k":{"amount":3}}')
+    assert json.loads(starts.start_payload(alone))["triggers"] == {"filter_payload": {"who": "Anna"}}
+    expected = {"filter_payload": {"who": "Anna"}, "k": {"amount": 3}}
+    assert json.loads(starts.start_payload(both))["triggers"] == expected
+    assert json.loads(starts.trigger_data(both)) == expected
+    assert json.loads(starts.trigger_data(alone)) == {"filter_payload": {"who": "Anna"}}
+    assert starts.trigger_data(make_assignment()) == b""
+    assert starts.order_bytes(both) > starts.order_bytes(alone) > starts.order_bytes(make_assignment())
+
+
 # Whatever the outputs, triggers and errors are: the payload is JSON, holds each object output as it is and nothing else, and the
 # estimate of its size is none too low.
 @given(

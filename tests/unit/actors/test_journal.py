@@ -7,11 +7,21 @@ from broadaxe_actors.journal import MAX_ROWS_SHARED, RIDER_ROWS, Journal
 from broadaxe_actors.runtime.testing import Probe, Sent, peer
 from broadaxe_storage.errors import CommitUnknown, Fenced, RefusedRecords, Unavailable
 from broadaxe_storage.memory import MemoryStore
-from broadaxe_storage.records import IdempotencyRelease, RateLimitDrop, RunRevival, TaskRunState
+from broadaxe_storage.records import (
+    EventKeyRow,
+    FilterClear,
+    FilterDrop,
+    IdempotencyRelease,
+    RateLimitDrop,
+    RunRevival,
+    TaskRunState,
+)
 from broadaxe_storage.store import shard_of
 from tests.factories import (
     TENANT,
+    WORKFLOW,
     make_claim,
+    make_filter,
     make_finish,
     make_log,
     make_member,
@@ -119,6 +129,31 @@ def test_of_several_records_of_one_rate_limit_the_last_is_written(bench):
     batch = bench.flush()
     assert batch.rate_limits == (later, back)
     assert batch.dropped_rate_limits == (RateLimitDrop(TENANT, "b"),)
+
+
+def test_of_several_records_of_one_filter_the_last_is_written(bench):
+    first, later = make_filter(), make_filter()
+    bench.append(first, later, FilterDrop(TENANT, "known"))
+    bench.append(changed := first._replace(scope="t"), FilterDrop(TENANT, later.id))
+    batch = bench.flush()
+    assert batch.filters == (changed,)
+    assert set(batch.dropped_filters) == {FilterDrop(TENANT, "known"), FilterDrop(TENANT, later.id)}
+
+
+def test_declared_filters_of_two_versions_in_one_flush_are_those_of_the_second(bench):
+    clear = FilterClear(TENANT, WORKFLOW)
+    own, old, new = make_filter(), make_filter(is_declarative=True), make_filter(is_declarative=True)
+    other = make_filter(is_declarative=True, workflow_id=new_id())
+    bench.append(clear, old, own, other)
+    bench.append(clear, new)
+    batch = bench.flush()
+    assert (batch.cleared_filters, batch.filters) == ((clear,), (own, other, new))
+
+
+def test_a_key_of_events_is_written_once(bench):
+    bench.append(EventKeyRow(TENANT, "a"), EventKeyRow(TENANT, "b"))
+    bench.append(EventKeyRow(TENANT, "a"))
+    assert bench.flush().event_keys == (EventKeyRow(TENANT, "a"), EventKeyRow(TENANT, "b"))
 
 
 def test_a_settlement_takes_the_place_of_an_earlier_update(bench):

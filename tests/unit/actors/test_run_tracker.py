@@ -1,6 +1,7 @@
 """The tracker alone: given these runs, on this message, these records and messages go out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,8 @@ from broadaxe_actors.telemetry import Telemetry
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.memory import MemoryStore
 from broadaxe_storage.records import (
+    EventKeyRow,
+    FilterClear,
     LogRow,
     SpilledQueue,
     TaskEventKind,
@@ -44,6 +47,7 @@ from broadaxe_storage.records import (
     TaskRunRow,
     TaskRunState,
     TaskRunUpdate,
+    WorkflowVersionRow,
 )
 from tests.factories import TENANT, make_event, make_task_run, new_id
 
@@ -234,6 +238,52 @@ def test_events_and_the_runs_that_they_start_are_recorded_together():
     assert (row.triggering_event_id, row.triggering_event_key) == (event.id, "k")
     assert json.loads(row.metadata)["hatchet__event_id"] == event.id
     assert bench.answer(said)[0].value.event_ids == (event.id,)
+
+
+def test_a_run_that_a_filter_started_keeps_it_and_gives_its_payload():
+    bench = Bench()
+    event = make_event(key="k", payload=b'{"n":1}')
+    message = PushEvents(5, TENANT, (NewEvent("k", b"{}"),))
+    text = f'{{"id":"{new_id()}","payload":{{"a":1}}}}'
+    starts = (Start(0, "w", text), Start(0, "gone", text), Start(0, "w"))
+    said = bench.call("start_from_events", bench.gateway, message, EventStart((event,), starts, (), ("k",)))
+    assert said.records[:2] == [event, EventKeyRow(TENANT, "k")]
+    filtered, plain = of_kind(said.records, TaskRunRow)
+    assert (filtered.filter, filtered.input, plain.filter) == (text, b'{"n":1}', None)
+    bench.commit(said)
+    for row, payload in ((filtered, '{"a":1}'), (plain, "")):
+        ((tasks,),) = bench.sent(bench.assign(row.id), "start_tasks")
+        assert [start.filter_payload for start in tasks] == [payload]
+
+
+def test_declared_filters_are_recorded_with_the_version_that_declares_them():
+    bench = Bench()
+    definition = bench.probe.actor._catalog.latest("w").definition
+    entry = {"scope": "s", "expression": "input.n > 1", "payload": '{"b": 1, "a": 2}'}
+    with_filters = replace(definition, default_filters=(entry, dict(entry), {**entry, "payload": None}))
+
+    def put(declared):
+        said = bench.call("put_workflow", bench.gateway, PutWorkflow(2, TENANT, declared))
+        return said, [record for record in said.records if not isinstance(record, WorkflowVersionRow)]
+
+    said, records = put(with_filters)
+    workflow_id = bench.version.workflow_id
+    clear, *rows = records
+    assert clear == FilterClear(TENANT, workflow_id)
+    assert [(row.workflow_id, row.scope, row.payload, row.is_declarative) for row in rows] == [
+        (workflow_id, "s", '{"a":2,"b":1}', True),
+        (workflow_id, "s", "{}", True),
+    ]
+    assert bench.sent(said, "set_workflow")[0] == (workflow_id, "w", ("k",), tuple(rows))
+    said, records = put(with_filters)
+    assert records == []
+    assert bench.sent(said, "set_workflow") == []
+    said, records = put(definition)
+    assert records == []
+    assert bench.sent(said, "set_workflow")[0] == (workflow_id, "w", ("k",), ())
+    said, records = put(replace(with_filters, default_filters=({**entry, "expression": "input.("},)))
+    assert said.records == []
+    assert "default filter of scope 's'" in bench.answer(said)[0].message
 
 
 def test_refused_rows_are_taken_back_and_their_caller_is_told():

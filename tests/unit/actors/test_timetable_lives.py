@@ -8,7 +8,7 @@ import pytest
 
 from broadaxe_actors import timers, timetable
 from broadaxe_actors.errors import Code, Refused
-from broadaxe_actors.messages import PauseWorkflow, UnpauseWorkflow
+from broadaxe_actors.messages import DeleteWorkflow, PauseWorkflow, UnpauseWorkflow
 from broadaxe_storage.errors import Unavailable
 from broadaxe_storage.memory import CommitFault, NoFaults
 from broadaxe_storage.records import Batch
@@ -510,11 +510,38 @@ def test_what_cannot_run_says_why_and_is_not_tried_for_ever() -> None:
         await asyncio.sleep(4)
         assert "workflow 'gone'" in (life.scheduled(gone.id).error or "")
         assert "not registered any more" in (life.cron_row(orphan.id).error or "")
+        assert (life.cron_row(orphan.id).is_enabled, life.cron_row(orphan.id).next_at) == (False, None)
         holder = life.scheduled(first).run_id
         assert holder in (life.scheduled(second).error or "")
         assert "idempotency key collision" in (life.scheduled(second).error or "")
         assert "idempotency key could not be told" in (life.scheduled(bad).error or "")
         assert [row.id for row in life.runs()] == [holder]
+        await life.stop()
+
+    live(story)
+
+
+def test_with_a_workflow_go_its_declared_crons_and_what_else_it_has_says_so_in_its_time() -> None:
+    async def story(life: Life) -> None:
+        workflow_id = (await life.put(flow("w", "* * * * * *"))).workflow_id
+        mine = await life.cron("* * * * * *", "mine")
+        (scheduled_id,) = await life.schedule(life.now + 3 * SECOND)
+        await asyncio.sleep(1.5)
+        assert len(life.runs()) == 2
+        await life.hub.ask(DeleteWorkflow, TENANT, workflow_id)
+        assert life.disk.crons.keys() == {mine}
+        with pytest.raises(Refused, match="not found"):
+            await life.schedule(life.now)
+        await asyncio.sleep(4)
+        assert len(life.runs()) == 2
+        assert not life.cron_row(mine).is_enabled
+        for error in (life.cron_row(mine).error, life.scheduled(scheduled_id).error):
+            assert "'w'" in (error or "")
+        # Another workflow of that name is another workflow.
+        await life.put(flow("w", "*/2 * * * * *"))
+        await asyncio.sleep(2.5)
+        assert len(life.disk.crons) == 2
+        assert len(life.runs()) >= 3
         await life.stop()
 
     live(story)

@@ -11,6 +11,8 @@ from broadaxe._resource_clients import MetricsClient
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from hatchet_sdk.features.cel import CELClient
+    from hatchet_sdk.features.filters import FiltersClient
     from hatchet_sdk.features.logs import LogsClient
     from hatchet_sdk.features.metrics import MetricsClient as TheirMetricsClient
     from hatchet_sdk.features.rate_limits import RateLimitsClient
@@ -26,10 +28,12 @@ CLIENTS = (
     (LogsClient, broadaxe.LogsClient),
     (TheirMetricsClient, MetricsClient),
     (RateLimitsClient, broadaxe.RateLimitsClient),
+    (FiltersClient, broadaxe.FiltersClient),
+    (CELClient, broadaxe.CELClient),
 )
 THEIR_OWN = {"client", "admin_client", "workflow_run_listener", "workflow_run_event_listener"}
 """Of their insides, some deprecated there."""
-ON_THE_SERVER = ("list_runs", "pause", "unpause", "delete")
+ON_THE_SERVER = ("create_filter", "list_runs", "pause", "unpause", "delete")
 """What a workflow, or a standalone task, does to itself as the server has it."""
 
 

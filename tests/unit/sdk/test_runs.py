@@ -19,6 +19,7 @@ from broadaxe import (
     InvalidInputError,
     InvalidOutputError,
     Priority,
+    PushEventOptions,
     RunCancelledError,
     RunNotFoundError,
     RunStatus,
@@ -327,3 +328,11 @@ def test_events_are_pushed_with_namespace_and_metadata(engine):
     assert json.loads(first.additional_metadata) == {"a": "b"}
     assert event.event_id
     assert len(engine.events) == 1_501
+
+
+def test_the_namespace_of_an_event_may_be_another_or_none(engine):
+    with make_client(engine, namespace="dev") as client:
+        client.event.push("user:new", {}, PushEventOptions(namespace=""))
+        client.event.push("user:new", {}, PushEventOptions(namespace="Prod"))
+        client.event.bulk_push([BulkPushEventWithMetadata(key="k")] * 2, PushEventOptions(namespace="prod_"))
+    assert [event.key for event in engine.events] == ["user:new", "prod_user:new", "prod_k", "prod_k"]
