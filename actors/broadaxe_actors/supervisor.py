@@ -176,7 +176,7 @@ class Supervisor(Actor):
         queue = spawn(TenantQueue, self._settings.priority_ageing, lane=tenant_id)
         claims = spawn(Claims, tenant_id, self._store, lane=tenant_id)
         router = spawn(EventRouter, tenant_id, self._store, self._evaluator, lane=tenant_id)
-        timetable = spawn(Timetable, tenant_id, self._store, lane=tenant_id)
+        timetable = spawn(Timetable, tenant_id, self._store, self._settings.limits, lane=tenant_id)
         registry = spawn(
             WorkerRegistry, tenant_id, self._runtime, self._settings, queue, tracker, lane=tenant_id
         )

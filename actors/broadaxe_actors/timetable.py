@@ -11,6 +11,7 @@ An idle timetable asks nobody anything: it has one timer, for the first hint. Ma
 
 import logging
 from collections import deque
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from broadaxe_actors import timers
@@ -24,7 +25,9 @@ from broadaxe_actors.messages import (
     RunTimer,
     ScheduleRuns,
 )
+from broadaxe_actors.resource_limits import Limits
 from broadaxe_actors.runtime import Handle
+from broadaxe_actors.timer_limits import TimerLimits
 from broadaxe_actors.timers import Hints
 from broadaxe_actors.timetable_requests import Requests, Round, Start, WorkflowFacts, ids_of, kind_of
 from broadaxe_storage.errors import Unavailable
@@ -60,13 +63,14 @@ class _Found(NamedTuple):
     names: dict[int, str | None]
 
 
-class Timetable(Requests):
+class Timetable(Requests, TimerLimits):
     """See the module."""
 
     _tracker: Handle[Any]
 
-    def __init__(self, tenant_id: str, store: ShardStore) -> None:
+    def __init__(self, tenant_id: str, store: ShardStore, limits: Limits = MappingProxyType({})) -> None:
         super().__init__()
+        self._limit(limits)
         self._tenant_id = tenant_id
         self._store = store
         self._up_since = self.clock.now()
@@ -106,11 +110,27 @@ class Timetable(Requests):
 
     def ask(self, gateway: "Handle[Any]", message: Any) -> None:
         """What is to be done to timers, or a cron to be made: in the next round."""
+        if self._must_be_counted(message):
+            self._count(gateway, message)
+            return
         self._asked.append((gateway, message))
         self._go_on()
 
     def schedule(self, gateway: "Handle[Any]", message: ScheduleRuns) -> None:
         """Runs for later."""
+        if self._must_be_counted(message):
+            self._count(gateway, message)
+        else:
+            self._schedule(gateway, message)
+
+    def _do_counted(self, gateway: "Handle[Any]", message: CreateCron | ScheduleRuns) -> None:
+        if isinstance(message, ScheduleRuns):
+            self._schedule(gateway, message)
+        else:
+            self._asked.append((gateway, message))
+            self._go_on()
+
+    def _schedule(self, gateway: "Handle[Any]", message: ScheduleRuns) -> None:
         facts = self._facts(gateway, message)
         if facts is None:
             return

@@ -8,11 +8,11 @@ counts a day later at most.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
-from broadaxe_gateway.tenant_settings import RetentionConfig
+from broadaxe_gateway.tenant_settings import RetentionConfig, duration_text
 from broadaxe_storage.errors import StorageError
 from broadaxe_storage.retention import Expired, Periods, next_due
 
@@ -31,6 +31,22 @@ class Expiring(Protocol):
     async def load_periods(self, default: int) -> Periods: ...
 
     async def expire(self, now: int, periods: Periods, *, has_workers: bool) -> Expired: ...
+
+
+class RetentionPeriods:
+    """For how long what a tenant has is kept, as people are told."""
+
+    def __init__(self, fetch_period: Callable[[str], Awaitable[int | None]], config: RetentionConfig) -> None:
+        """`fetch_period` gives a tenant's own period, None for the default."""
+        self._fetch_period = fetch_period
+        self._config = config
+
+    async def text_of(self, tenant_id: str) -> str | None:
+        """Such as `720h`; None when nothing is deleted. Raises `Unavailable`."""
+        if not self._config.is_enabled:
+            return None
+        own = await self._fetch_period(tenant_id)
+        return duration_text(self._config.period_us if own is None else own)
 
 
 class RetentionService:

@@ -181,6 +181,8 @@ async def _compose(config: ServerConfig, stack: AsyncExitStack) -> RunningServer
             fetch_version=store.fetch_version,
             webhooks=webhooks,
             deliveries=deliveries,
+            fetch_retention_period=store.retention.fetch_period,
+            count_timers=store.count_timers,
             tokens=tokens,
             people=people,
             telemetry=telemetry,

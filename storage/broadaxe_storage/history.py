@@ -123,7 +123,7 @@ class History(TimerLists):
         return count
 
     async def count_states(self, tenant_id: str, query: RunQuery) -> dict[int, int]:
-        """How many task runs that a query means are in each state. All of them are read: some 2,000,000 a second."""
+        """How many task runs that a query means are in each state. All of them are read."""
         rows = await self._listings.fetch("count_task_states", tenant_id, *_arguments(query), query.worker_id)
         return {row[0]: row[1] for row in rows}
 

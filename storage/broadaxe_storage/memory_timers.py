@@ -13,6 +13,14 @@ from broadaxe_storage.records_timers import CronRow, ScheduledRunRow, Timer, Tim
 class MemoryTimers(MemoryDirectory):
     """See `store.ShardStore` for what each method promises."""
 
+    async def count_timers(self, tenant_id: str) -> tuple[int, int]:
+        await self._reading("count_timers")
+        scheduled = of_tenant(self.disk.scheduled_runs.values(), tenant_id)
+        return (
+            sum(1 for _ in of_tenant(self.disk.crons.values(), tenant_id)),
+            sum(row.fired_at is None for row in scheduled),
+        )
+
     async def page_timers(self, tenant_id: str, after: tuple[int, str] | None, limit: int) -> list[Timer]:
         await self._reading("page_timers")
         crons = [

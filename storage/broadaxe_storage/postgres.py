@@ -211,6 +211,10 @@ class PostgresStore(PostgresAccounts):
         count: int = await self._pool.fetchval("purge_idempotency_keys", now, limit)
         return count
 
+    async def count_timers(self, tenant_id: str) -> tuple[int, int]:
+        (row,) = await self._pool.fetch("count_timers", tenant_id)
+        return row[0], row[1]
+
     async def count_usage(
         self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
     ) -> tuple[int, int]:

@@ -171,6 +171,10 @@ class ShardStore(Protocol):
         """The rate-limit buckets of these keys, in any order; unknown ones are left out."""
         ...
 
+    async def count_timers(self, tenant_id: str) -> tuple[int, int]:
+        """How many crons a tenant has, and scheduled runs that have not fired."""
+        ...
+
     async def count_usage(
         self, tenant_id: str, events_since: int, task_runs_since: int, until: int, most: int
     ) -> tuple[int, int]:

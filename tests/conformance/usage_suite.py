@@ -4,18 +4,36 @@ from broadaxe_storage.records import TaskRunState
 from tests.conformance.store_suite import Store, Writer
 from tests.factories import (
     TENANT,
+    make_cron,
     make_event,
     make_finish,
     make_member,
     make_run,
     make_run_finish,
+    make_scheduled_run,
     make_settle,
     make_task_run,
     new_id,
     now_us,
 )
 
-__all__ = ["test_what_a_tenant_has_made_is_counted"]
+__all__ = ["test_timers_of_a_tenant_are_counted", "test_what_a_tenant_has_made_is_counted"]
+
+
+async def test_timers_of_a_tenant_are_counted(writer: Writer, store: Store) -> None:
+    other = new_id()
+    await writer.commit(
+        crons=[make_cron(), make_cron(is_enabled=False, next_at=None), make_cron(tenant_id=other)],
+        scheduled_runs=[
+            make_scheduled_run(),
+            make_scheduled_run(fired_at=now_us(), run_id=new_id()),
+            make_scheduled_run(tenant_id=other),
+            make_scheduled_run(tenant_id=other),
+        ],
+    )
+    assert await store.count_timers(TENANT) == (2, 1)
+    assert await store.count_timers(other) == (1, 2)
+    assert await store.count_timers(new_id()) == (0, 0)
 
 
 async def test_what_a_tenant_has_made_is_counted(writer: Writer, store: Store) -> None:

@@ -137,6 +137,23 @@ def do_not_look_back(monkeypatch):
     replace_handler(monkeypatch, EventRouter, "add_waits", add_waits)
 
 
+def forget_filters_at_recovery(monkeypatch):
+    """The engine knows no filters after a restart."""
+    replace_handler(monkeypatch, EventRouter, "restore_filters", lambda _router, _rows: None)
+
+
+def take_failed_filters_for_true(monkeypatch):
+    """A filter that cannot be evaluated on an event starts a run."""
+    monkeypatch.setattr(
+        EventRouter, "_note_failure", lambda router, push, question, _: router._start_by(push, question)
+    )
+
+
+def give_filters_to_every_task(monkeypatch):
+    """Tasks below the first ones of a run are given the filter's payload, too."""
+    monkeypatch.setattr(Run, "filter_for", lambda run, _step: run.filter)
+
+
 def end_sleeps_early(monkeypatch):
     """A sleep ends 100 ms before its time."""
     met, next_deadline = Waits.met, Waits.next_deadline

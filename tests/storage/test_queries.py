@@ -61,6 +61,13 @@ async def test_paging_uses_its_indexes(database_url: str) -> None:
                 "'{0}', now(), NULL, NULL, NULL, NULL, NULL, 10",
                 "tenant_id_created_at_id_idx",
             ),
+            ("fetch_webhook", "'{0}', 'x'", "webhook_pkey"),
+            ("count_timers", "'{0}'", "cron_list scheduled_run_due"),
+            (
+                "count_usage",
+                "'{0}', now(), now(), now(), 10, now()",
+                "tenant_id_created_at_id_idx task_run_list_runs task_run_list_tasks",
+            ),
             ("fetch_idempotency_keys", "'{0}', '{{k}}', now()", "idempotency_key_pkey"),
             ("page_timers", "'{0}', now(), '{0}', 10", "cron_due scheduled_run_due"),
             ("fetch_crons", "'{0}', '{{{0}}}', 10", "cron_pkey"),

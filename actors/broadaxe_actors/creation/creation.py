@@ -143,6 +143,7 @@ class Creation(KeyClaims):
         job.trigger_events = [None]
         try:
             self._check(job)
+            self._take(job)
         except Refused as refused:
             self._refuse(job, refused)
             return

@@ -1,8 +1,9 @@
 """The HTTP application: its layers and routes, composed here. Nothing is built at import."""
 
+from collections.abc import Awaitable, Callable
+
 from fastapi import FastAPI
 
-from broadaxe_actors.resource_limits import Resource
 from broadaxe_gateway.config import ServerConfig
 from broadaxe_gateway.http import openapi
 from broadaxe_gateway.http.auth import People
@@ -35,9 +36,11 @@ from broadaxe_gateway.http.rest import (
 )
 from broadaxe_gateway.http.rest import webhooks as webhook_routes
 from broadaxe_gateway.http.rest.dependencies import EngineLink
+from broadaxe_gateway.http.rest.limits import resource_counts
 from broadaxe_gateway.http.rest.reads import Reads
 from broadaxe_gateway.http.rest.versions import FetchVersion, Versions
 from broadaxe_gateway.http.throttle import Throttle
+from broadaxe_gateway.retention import RetentionPeriods
 from broadaxe_gateway.tokens import TokenService
 from broadaxe_gateway.webhooks.deliveries import Deliveries
 from broadaxe_gateway.webhooks.directory import WebhookDirectory
@@ -75,6 +78,8 @@ def create_app(
     fetch_version: FetchVersion,
     webhooks: WebhookDirectory,
     deliveries: Deliveries,
+    fetch_retention_period: Callable[[str], Awaitable[int | None]],
+    count_timers: Callable[[str], Awaitable[tuple[int, int]]],
     tokens: TokenService,
     people: People,
     telemetry: TelemetrySource,
@@ -91,7 +96,8 @@ def create_app(
     app.state.webhooks = webhooks
     app.state.deliveries = deliveries
     app.state.limits = config.limits
-    app.state.resource_counts = {Resource.INCOMING_WEBHOOK: webhooks.count}
+    app.state.retention_periods = RetentionPeriods(fetch_retention_period, config.retention)
+    app.state.resource_counts = resource_counts(webhooks.count, count_timers)
     app.state.is_replay_enabled = config.is_replay_enabled
     app.state.tokens = tokens
     app.state.people = people

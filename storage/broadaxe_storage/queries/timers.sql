@@ -175,3 +175,9 @@ LIMIT $10;
 -- $1 tenant, $2 scheduled run.
 SELECT -- include: scheduled_run_summary
 WHERE s.id = $2 AND s.tenant_id IS NOT DISTINCT FROM $1;
+
+-- name: count_timers
+-- Crons of a tenant, and its scheduled runs that have not fired. Any comparison of the creation lets the partial index serve. $1 tenant.
+SELECT
+    (SELECT count(*) FROM cron WHERE tenant_id = $1 AND created_at >= '-infinity') AS crons,
+    (SELECT count(*) FROM scheduled_run WHERE tenant_id = $1 AND fired_at IS NULL) AS scheduled;

@@ -445,6 +445,7 @@ class Rest:
         self.record = FakeRecord()
         self.engine = FakeEngine(self.record)
         self.webhooks = MemoryWebhooks()
+        self.periods: dict[str, int] = {}
         self.clock = FakeClock()
         keyset = parse_master_keyset(generate_master_keyset())
         directory = WebhookDirectory(self.webhooks, Sealer(keyset), monotonic=self.clock.seconds)
@@ -471,6 +472,8 @@ class Rest:
             fetch_version=self.record.fetch_version,
             webhooks=directory,
             deliveries=self.deliveries,
+            fetch_retention_period=self.fetch_period,
+            count_timers=self.count_timers,
             tokens=FakeTokens(),
             people=self.people,
             telemetry=telemetry,
@@ -483,6 +486,12 @@ class Rest:
         self.client = httpx.AsyncClient(
             transport=transport, base_url="http://test", headers={"Authorization": "Bearer good"}
         )
+
+    async def fetch_period(self, tenant_id: str) -> int | None:
+        return self.periods.get(tenant_id)
+
+    async def count_timers(self, tenant_id: str) -> tuple[int, int]:
+        return (2, 3) if tenant_id == TENANT else (0, 0)
 
     async def get(self, path: str, **params: Any) -> httpx.Response:
         return await self.client.get(path, params=params)

@@ -311,7 +311,7 @@ async def test_who_creates_a_tenant_owns_it(browser):
     rows = (await browser("GET", f"{USERS}/memberships")).json()["rows"]
     assert [(row["role"], row["tenant"]["slug"]) for row in rows][1:] == [("OWNER", "acme")]
     path = f"/api/v1/tenants/{tenant['metadata']['id']}"
-    assert (await browser("GET", path)).json() == tenant
+    assert (await browser("GET", path)).json() == tenant | {"dataRetentionPeriod": "720h"}
     changed = await browser("PATCH", path, {"name": "New", "maxAlertingFrequency": "2h"})
     assert changed.json()["name"] == "New"
     settings = (await browser("GET", f"{path}/alerting/settings")).json()

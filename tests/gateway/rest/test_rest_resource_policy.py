@@ -28,9 +28,10 @@ async def test_limits_and_what_is_used_of_them() -> None:
     }
     assert (await rest.post(f"/api/v1/stable/tenants/{TENANT}/webhooks", body_of())).status_code == 200
     found = {item["resource"]: item for item in (await rest.get_json(PATH))["limits"]}
-    assert list(found) == ["WORKER_SLOT", "EVENT", "INCOMING_WEBHOOK"]
+    assert list(found) == ["WORKER_SLOT", "EVENT", "CRON", "SCHEDULE", "INCOMING_WEBHOOK"]
     ids = {item.pop("metadata")["id"] for item in found.values()}
-    assert len(ids) == 3
+    assert len(ids) == 5
+    assert (found["CRON"]["value"], found["SCHEDULE"]["value"]) == (2, 3)
     assert found["EVENT"] == {
         "resource": "EVENT",
         "limitValue": 10,

@@ -16,6 +16,23 @@ Count = Callable[[str], Awaitable[int]]
 """How many of a resource a tenant has."""
 Counts = Mapping[Resource, Count]
 
+
+def resource_counts(webhooks: Count, timers: Callable[[str], Awaitable[tuple[int, int]]]) -> Counts:
+    """Of what the record tells alone; `timers` gives crons, and scheduled runs to come."""
+
+    async def crons(tenant_id: str) -> int:
+        return (await timers(tenant_id))[0]
+
+    async def scheduled(tenant_id: str) -> int:
+        return (await timers(tenant_id))[1]
+
+    return {
+        Resource.CRON: crons,
+        Resource.SCHEDULE: scheduled,
+        Resource.INCOMING_WEBHOOK: webhooks,
+    }
+
+
 router = APIRouter(prefix="/api/v1")
 
 

@@ -4,7 +4,7 @@ Alerts are settings for now: nothing sends any.
 """
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Protocol, cast
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -37,6 +37,13 @@ MAX_EMAIL_GROUPS = 100
 """Of one tenant."""
 MAX_FREQUENCY_DAYS = 366
 
+
+class Periods(Protocol):
+    """For how long what a tenant has is kept: `broadaxe_gateway.retention.RetentionPeriods`."""
+
+    async def text_of(self, tenant_id: str) -> str | None: ...
+
+
 router = APIRouter(prefix="/api/v1")
 rng = SystemRng()
 
@@ -63,7 +70,9 @@ async def create_tenant(body: CreateTenantRequest, person: Verified, request: Re
 @router.get("/tenants/{tenant}", response_model=Tenant)
 async def get_tenant(tenant: TenantId, request: Request) -> Response:
     people = people_of(request)
-    return await answer(tenant_of(await _fetch(people, tenant), people.server_url))
+    shown = tenant_of(await _fetch(people, tenant), people.server_url)
+    shown.data_retention_period = await cast(Periods, request.app.state.retention_periods).text_of(tenant)
+    return await answer(shown)
 
 
 @router.patch("/tenants/{tenant}", response_model=Tenant)

@@ -111,6 +111,7 @@ class Tenant(Wire):
     version: TenantVersion = TenantVersion.V1
     environment: TenantEnvironment | None = None
     server_url: str | None = None
+    data_retention_period: str | None = None
 
 
 class CreateTenantRequest(Wire):
