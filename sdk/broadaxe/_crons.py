@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 ALIASES = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@hourly")
 _ZONE = re.compile(r"(?:CRON_)?TZ=\S+\s+")
-_FIELD = re.compile(r"[0-9A-Za-z*/,#?-]+", re.ASCII)
+_FIELD = re.compile(
+    r"([0-9*/,#?lw-]|sun|mon|tue|wed|thu|fri|sat|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)+",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class CronClient:

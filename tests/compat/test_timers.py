@@ -90,7 +90,7 @@ def test_scheduled_runs_are_made_moved_listed_and_deleted(
     row = features("scheduled.get", scheduled_id=soon_id)
     assert row["workflowRunId"] == started.workflow_run_id
     assert row["workflowRunStatus"] in {"QUEUED", "RUNNING"}  # an assignment is recorded in the background
-    with pytest.raises(RuntimeError, match=r"BadRequestException.*triggered already"):
+    with pytest.raises(RuntimeError, match=r"(?s)BadRequestException.*triggered already"):
         features("scheduled.update", scheduled_id=soon_id, trigger_at=at(days=1))
     wire.complete(started)
     wait_until(

@@ -6,6 +6,7 @@ import uuid
 import httpx
 import pytest
 
+from broadaxe_actors.cel import InlineEvaluator
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from broadaxe_actors.telemetry import Gauges, Telemetry, WorkerSlots
@@ -14,7 +15,12 @@ from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.metrics import COUNTERS, create_metrics_app
 from broadaxe_gateway.http.rest.present_workers import live_worker
+from broadaxe_gateway.keysets import generate_master_keyset, parse_master_keyset
+from broadaxe_gateway.sealing import Sealer
 from broadaxe_gateway.tokens import Identity, Unauthenticated
+from broadaxe_gateway.webhooks.deliveries import Deliveries
+from broadaxe_gateway.webhooks.directory import WebhookDirectory
+from broadaxe_storage.memory_webhooks import MemoryWebhooks
 from tests.gateway.people import make_people
 from tests.gateway.rest.fakes import FakeRecord
 
@@ -100,10 +106,16 @@ def telemetry():
 @pytest.fixture
 async def client(engine, readiness, telemetry):
     record = FakeRecord()
+    webhooks = WebhookDirectory(
+        MemoryWebhooks(), Sealer(parse_master_keyset(generate_master_keyset())), monotonic=time.monotonic
+    )
+    deliveries = Deliveries(webhooks, engine, InlineEvaluator(), now=time.time, monotonic=time.monotonic)
     app = create_app(
         hub=engine,
         reads=record,
         fetch_version=record.fetch_version,
+        webhooks=webhooks,
+        deliveries=deliveries,
         tokens=FakeTokens(),
         people=make_people(),
         telemetry=source_of(telemetry),

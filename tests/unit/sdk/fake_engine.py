@@ -701,9 +701,21 @@ class FakeEngine:
         )
 
     @cached_property
+    def scheduled(self) -> list[Any]:
+        """Scheduled runs, as they were asked for."""
+        return []
+
+    @cached_property
     def limits(self) -> list[Any]:
         """Rate limits put and paused, as they were asked for."""
         return []
+
+    async def _schedule_workflow(self, request: Any, context: Any) -> Any:
+        self.scheduled.append(request)
+        response = workflows_pb2.WorkflowVersion(id="version", workflow_id="workflow")
+        for number, at in enumerate(request.schedules):
+            response.scheduled_workflows.add(id=f"scheduled-{number}", trigger_at=at)
+        return response
 
     async def _put_rate_limit(self, request: Any, context: Any) -> Any:
         self.limits.append(request)
@@ -986,6 +998,7 @@ class FakeEngine:
             "WorkflowService": {
                 "TriggerWorkflow": self._unary(self._trigger_one, trigger_pb2.TriggerWorkflowRequest),
                 "BulkTriggerWorkflow": self._unary(self._trigger_many, w.BulkTriggerWorkflowRequest),
+                "ScheduleWorkflow": self._unary(self._schedule_workflow, w.ScheduleWorkflowRequest),
                 "PutRateLimit": self._unary(self._put_rate_limit, w.PutRateLimitRequest),
                 "PauseRateLimit": self._unary(self._pause_rate_limit, w.PauseRateLimitRequest),
             },
