@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from broadaxe_actors.resource_limits import Resource
 from broadaxe_gateway.config import HttpConfig, ServerConfig, load_config
 from broadaxe_gateway.keysets import (
     generate_jwt_keyset,
@@ -14,6 +15,7 @@ from broadaxe_gateway.keysets import (
     parse_jwt_keyset,
 )
 from broadaxe_gateway.settings import ConfigError
+from broadaxe_gateway.tenant_settings import RetentionConfig
 from tests.gateway.certificates import Authority
 
 AUTHORITY = Authority()
@@ -273,3 +275,42 @@ def test_configured_keyset_leaves_the_data_directory_alone(tmp_path):
     assert keysets.jwt is jwt
     assert keysets.master is master
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- retention and limits of tenants
+
+
+def test_retention_is_read() -> None:
+    assert load_config({}).retention == RetentionConfig()
+    config = load_config(
+        {
+            "SERVER_LIMITS_DEFAULT_TENANT_RETENTION_PERIOD": "36h",
+            "SERVER_ENABLE_DATA_RETENTION": "false",
+            "SERVER_ENABLE_WORKER_RETENTION": "true",
+        }
+    )
+    assert config.retention == RetentionConfig(False, True, 36 * 3_600_000_000)
+    for value, text in (("30m", "from 1h to 87600h"), ("soon", "expected a duration such as 720h")):
+        (problem,) = problems_of({"SERVER_LIMITS_DEFAULT_TENANT_RETENTION_PERIOD": value})
+        assert problem.startswith(f"SERVER_LIMITS_DEFAULT_TENANT_RETENTION_PERIOD={value!r}: ")
+        assert text in problem
+
+
+def test_limits_of_tenants_are_off_until_they_are_asked_for() -> None:
+    assert load_config({"SERVER_LIMITS_DEFAULT_EVENT_LIMIT": "1"}).limits == {}
+    limits = load_config(
+        {
+            "SERVER_ENFORCE_LIMITS": "true",
+            "SERVER_LIMITS_DEFAULT_EVENT_LIMIT": "10",
+            "SERVER_LIMITS_DEFAULT_EVENT_WINDOW": "1h",
+            "SERVER_LIMITS_DEFAULT_WORKER_LIMIT": "-1",
+            "SERVER_LIMITS_DEFAULT_CRON_ALARM_LIMIT": "-1",
+        }
+    ).limits
+    event, cron, runs = (limits[resource] for resource in (Resource.EVENT, Resource.CRON, Resource.TASK_RUN))
+    assert (event.limit, event.alarm, event.window_us) == (10, 10, 3_600_000_000)
+    assert (cron.limit, cron.alarm, cron.window_us) == (5, None, None)
+    assert (runs.limit, runs.alarm, runs.window_us) == (2_000, 1_500, 86_400_000_000)
+    assert Resource.WORKER not in limits
+    (problem,) = problems_of({"SERVER_LIMITS_DEFAULT_EVENT_LIMIT": "many"})
+    assert problem == "SERVER_LIMITS_DEFAULT_EVENT_LIMIT='many': expected a whole number"

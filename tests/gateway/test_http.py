@@ -9,14 +9,10 @@ import pytest
 from broadaxe_actors.errors import Code, Refused
 from broadaxe_actors.messages import PauseWorker, WorkerInfo
 from broadaxe_actors.telemetry import Gauges, Telemetry, WorkerSlots
-from broadaxe_gateway.config import load_config
-from broadaxe_gateway.http.app import create_app
 from broadaxe_gateway.http.health import Readiness, create_health_app, create_starting_app
 from broadaxe_gateway.http.metrics import COUNTERS, create_metrics_app
 from broadaxe_gateway.http.rest.present_workers import live_worker
-from broadaxe_gateway.tokens import Identity, Unauthenticated
-from tests.gateway.people import make_people
-from tests.gateway.rest.fakes import FakeRecord
+from tests.gateway.rest.fakes import Rest
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 OTHER_TENANT = "22222222-2222-4222-8222-222222222222"
@@ -62,14 +58,6 @@ class FakeEngine:
         return self.worker
 
 
-class FakeTokens:
-    async def verify(self, token, *, is_activity=True):
-        tenant_id = {"good": TENANT, "foreign": OTHER_TENANT}.get(token)
-        if tenant_id is None:
-            raise Unauthenticated("unknown")
-        return Identity(tenant_id, str(uuid.uuid4()), 2**60)
-
-
 def source_of(telemetry):
     async def source(_tenant_id=None):
         return telemetry
@@ -99,22 +87,16 @@ def telemetry():
 
 @pytest.fixture
 async def client(engine, readiness, telemetry):
-    record = FakeRecord()
-    app = create_app(
-        hub=engine,
-        reads=record,
-        fetch_version=record.fetch_version,
-        tokens=FakeTokens(),
-        people=make_people(),
-        telemetry=source_of(telemetry),
-        gateway_figures=lambda: {
+    parts = {
+        "hub": engine,
+        "telemetry": source_of(telemetry),
+        "gateway_figures": lambda: {
             ("broadaxe_grpc_open_streams", None): 2,
             ("broadaxe_grpc_calls_total", None, ("method", "/Dispatcher/Listen"), ("code", "OK")): 5,
         },
-        readiness=readiness,
-        config=load_config({"SERVER_GRPC_MAX_MSG_SIZE": "16384"}),
-        version="v0.79.0",
-    )
+        "readiness": readiness,
+    }
+    app = Rest(parts, SERVER_GRPC_MAX_MSG_SIZE="16384").app
     async with client_of(app) as client:
         client.headers["Authorization"] = "Bearer good"
         yield client

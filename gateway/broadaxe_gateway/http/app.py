@@ -45,7 +45,6 @@ from broadaxe_gateway.tokens import TokenService
 from broadaxe_gateway.webhooks.deliveries import Deliveries
 from broadaxe_gateway.webhooks.directory import WebhookDirectory
 
-OPENAPI_PATH = "/api/v1/openapi.json"
 ROUTERS = (
     meta.router,
     users.router,
@@ -90,7 +89,7 @@ def create_app(
     version: str,
 ) -> FastAPI:
     """The application of the HTTP port. Layers, outermost first: errors to answers, headers, body size, then per route who asks."""
-    app = FastAPI(title="Broadaxe", version=version, openapi_url=OPENAPI_PATH, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Broadaxe", version=version, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.hub = hub
     app.state.reads = reads
     app.state.versions = Versions(fetch_version)

@@ -441,7 +441,8 @@ class FakeRecord:
 class Rest:
     """The application, and what stands behind it."""
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, parts: dict[str, Any] | None = None, **settings: str) -> None:
+        """`parts` of the application stand in for those made here."""
         self.record = FakeRecord()
         self.engine = FakeEngine(self.record)
         self.webhooks = MemoryWebhooks()
@@ -466,22 +467,23 @@ class Rest:
             self.refreshed.append(tenant_id)
             return self.telemetry
 
-        self.app = create_app(
-            hub=self.engine,
-            reads=self.record,
-            fetch_version=self.record.fetch_version,
-            webhooks=directory,
-            deliveries=self.deliveries,
-            fetch_retention_period=self.fetch_period,
-            count_timers=self.count_timers,
-            tokens=FakeTokens(),
-            people=self.people,
-            telemetry=telemetry,
-            gateway_figures=dict,
-            readiness=Readiness(),
-            config=config,
-            version="v0.79.0",
-        )
+        made: dict[str, Any] = {
+            "hub": self.engine,
+            "reads": self.record,
+            "fetch_version": self.record.fetch_version,
+            "webhooks": directory,
+            "deliveries": self.deliveries,
+            "fetch_retention_period": self.fetch_period,
+            "count_timers": self.count_timers,
+            "tokens": FakeTokens(),
+            "people": self.people,
+            "telemetry": telemetry,
+            "gateway_figures": dict,
+            "readiness": Readiness(),
+            "config": config,
+            "version": "v0.79.0",
+        }
+        self.app = create_app(**(made | (parts or {})))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(
             transport=transport, base_url="http://test", headers={"Authorization": "Bearer good"}
