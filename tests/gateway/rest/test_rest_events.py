@@ -186,7 +186,17 @@ async def test_filters_are_listed_with_pages_from_0(rest):
         {"workflowId": WORKFLOW, "expression": "true", "scope": "s", "payload": {"a": "\0"}},
         b"nonsense",
     ],
-    ids=str,
+    # Not by their text: each process has a workflow id of its own, and all have to collect the same tests.
+    ids=[
+        "no workflow",
+        "no id",
+        "no expression",
+        "no scope",
+        "scope",
+        "payload",
+        "text in the payload",
+        "no JSON",
+    ],
 )
 async def test_what_is_wrong_with_a_filter_is_said_and_the_engine_not_asked(rest, body):
     answer = await rest.post(FILTERS, body)
