@@ -67,7 +67,7 @@ TEST_PROCESSES ?= 4
 
 .PHONY: test
 test: lint types compat-venv ## Everything: style, types, tests
-	$(BIN)/python -m pytest tests -m 'not slow' --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest tests -m 'not slow' --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 40
 
 .PHONY: slow
 slow: install compat-venv ## The long proofs

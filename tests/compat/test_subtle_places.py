@@ -13,7 +13,6 @@ import grpc
 import pytest
 
 from broadaxe.wire import dispatcher_pb2 as dispatcher
-from broadaxe.wire import workflows_pb2 as workflows
 from broadaxe.wire.v1 import workflows_pb2 as v1
 from broadaxe.wire.v1.shared import trigger_pb2 as triggers
 from tests.compat.conftest import Workers
@@ -571,13 +570,8 @@ def test_23_workflow_names_are_case_sensitive(wire: Wire, bare_worker: BareWorke
             dispatcher.RestoreEvictedTaskResponse,
         ),
         ("/v1.AdminService/BranchDurableTask", v1.BranchDurableTaskRequest(), v1.BranchDurableTaskResponse),
-        (
-            "/WorkflowService/ScheduleWorkflow",
-            workflows.ScheduleWorkflowRequest(),
-            workflows.WorkflowVersion,
-        ),
     ],
-    ids=["restore", "branch", "schedule"],
+    ids=["restore", "branch"],
 )
 def test_methods_still_missing_say_which(
     wire: Wire, method: str, request_message: object, response: object

@@ -5,6 +5,7 @@ import pickle
 from datetime import timedelta
 
 import pytest
+from pydantic import BaseModel
 
 import broadaxe
 from broadaxe import BroadaxeError, FailedRunError, RetryAfterException, RunCancelledError, TaskRunError
@@ -89,7 +90,9 @@ def test_a_cancelled_run_tells_the_reason():
 
 
 def test_every_public_error_is_in_the_tree():
-    names = [name for name in broadaxe.__all__ if name.endswith(("Error", "Exception"))]
-    assert len(names) >= 14
-    for name in names:
-        assert issubclass(getattr(broadaxe, name), BroadaxeError), name
+    named = [getattr(broadaxe, name) for name in broadaxe.__all__ if name.endswith(("Error", "Exception"))]
+    # A model may be named after errors that an answer tells of.
+    errors = [item for item in named if not issubclass(item, BaseModel)]
+    assert len(errors) >= 14
+    for error in errors:
+        assert issubclass(error, BroadaxeError), error
