@@ -2,7 +2,8 @@
 
 Values are compared as text with the top-level value of a key. Strings that have to be met all together are an object that the metadata
 contain; anything else is a JSON path, in which a value that reads as a number, or as true or false, may be the text or the number; those are compared
-as text once more, as 5.0 equals 5. Objects and arrays have no such form, and more than a few items are not worth one: each row is looked at.
+as text once more, as 5.0 equals 5. Objects and arrays have no such form, nor has the key that the index leaves out, and more than a few items
+are not worth one: each row is looked at.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from broadaxe_storage.summaries import RunQuery
 
 MAX_ITEMS = 50
+UNINDEXED = "traceparent"
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 _BOOLEANS = ("true", "false")
 
@@ -34,7 +36,8 @@ def metadata_filter(query: RunQuery) -> MetadataFilter:
         return MetadataFilter()
     least = len(items) if query.needs_all_metadata else 1
     exact = MetadataFilter(None, None, [key for key, _ in items], [value for _, value in items], least)
-    if len(items) > MAX_ITEMS or any(value.lstrip()[:1] in ("{", "[") for _, value in items):
+    has_no_form = any(key == UNINDEXED or value.lstrip()[:1] in ("{", "[") for key, value in items)
+    if has_no_form or len(items) > MAX_ITEMS:
         return exact
     is_text = not any(_NUMBER.fullmatch(value) or value in _BOOLEANS for _, value in items)
     wanted = dict(items)

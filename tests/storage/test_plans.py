@@ -224,7 +224,7 @@ ORDERED = "task_run_list_runs tenant_id_created_at_id_idx"
 PARENT = "task_run_parent parent_task_run_id_idx"
 FAILED = "tenant_id_created_at_id_state_wor_idx"
 BY_WORKFLOW = "workflow_id_created_at_idx"
-METADATA = "metadata_idx"
+METADATA = "expr_idx"
 NARROWED = {
     "states": "NULL",
     "workflows": "NULL",

@@ -11,8 +11,8 @@ s.tenant_id = $1 AND s.is_run
     AND ($5::smallint[] IS NULL OR s.state = ANY ($5))
     AND ($6::uuid[] IS NULL OR s.workflow_id = ANY ($6))
     AND ($7::uuid IS NULL OR s.workflow_id = $7)
-    AND ($8::jsonb IS NULL OR (s.metadata <> '{}' AND s.metadata @> $8))
-    AND ($9::text IS NULL OR (s.metadata <> '{}' AND s.metadata @@ $9::jsonpath))
+    AND ($8::jsonb IS NULL OR (s.metadata - 'traceparent' <> '{}' AND s.metadata - 'traceparent' @> $8))
+    AND ($9::text IS NULL OR (s.metadata - 'traceparent' <> '{}' AND s.metadata - 'traceparent' @@ $9::jsonpath))
     AND (
         $10::text[] IS NULL
         OR (
